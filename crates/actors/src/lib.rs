@@ -1,0 +1,26 @@
+//! ractor shells around what decides (`control`), judges, calls tools, stores, samples and learns.
+//!
+//! The [`Controller`] supervises every other actor and runs rollouts; the loops in [`training`]
+//! drive a learner through the same handles. Engines are reached through the traits in [`ports`]:
+//! nothing here knows of libtorch or of sockets.
+//!
+//! - **AC-1 (no lost item).** A panic of a tool executor or a judge restarts that actor and the
+//!   call is made again; an item whose driver fails goes back to the ledger.
+//! - **AC-2 (acknowledged means stored).** An item counts as stored only once the store has
+//!   written it through to disk.
+//! - **AC-3 (failure is not a reward).** A call that cannot be completed ends in an error, never in
+//!   an observation, a verdict or a reward.
+
+mod controller;
+mod fleet;
+mod pool;
+pub mod ports;
+mod rollouts;
+pub mod seeds;
+pub mod training;
+mod workers;
+
+pub use controller::Controller;
+pub use fleet::{Fleet, FleetError, FleetPlan, Judges, RestartCounts};
+pub use pool::CallError;
+pub use rollouts::{Progress, RolloutError, RolloutPlan, RolloutReport};

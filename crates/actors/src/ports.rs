@@ -1,0 +1,64 @@
+//! What the actors ask of engines that live outside of them.
+
+use async_trait::async_trait;
+use proto::{
+    Completion, GenerateRequest, Question, SftSample, StateGroup, WeightSnapshot, WeightVersion,
+};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// An engine could not do what it was asked. The words are its own.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct EngineError(pub String);
+
+/// Generates continuations: an engine in this process or behind a connection.
+#[async_trait]
+pub trait Generator: Send + Sync + 'static {
+    /// Samples `request.samples` continuations, in order.
+    async fn generate(&self, request: GenerateRequest) -> Result<Vec<Completion>, EngineError>;
+
+    /// Serves these weights from now on. What was asked before ends with the weights it began with.
+    async fn publish(&self, weights: WeightSnapshot) -> Result<(), EngineError>;
+}
+
+/// Turns a dialogue into token ids, append-only: later turns never change earlier ids.
+pub trait Turns: Send + Sync + 'static {
+    /// The ids of the first prompt, up to where the model's turn begins.
+    fn prompt(&self, question: &Question) -> Vec<u32>;
+
+    /// The ids between the end of a sampled action and the model's next turn, around `text`.
+    /// `sampled` are the action's ids: the turn is closed only if the model has not done so.
+    fn observation(&self, text: &str, sampled: &[u32]) -> Vec<u32>;
+}
+
+/// What one optimisation step reports, by metric name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepReport {
+    /// How many steps the learner has made, this one included.
+    pub step: u64,
+    /// Values in base units.
+    pub metrics: BTreeMap<String, f64>,
+}
+
+/// Makes optimisation steps and gives the weights out.
+#[async_trait]
+pub trait Trainer: Send + Sync + 'static {
+    /// How many steps are done: 0, or more after a resume.
+    async fn steps_done(&self) -> Result<u64, EngineError>;
+
+    /// One supervised step over the whole batch.
+    async fn supervised_step(&self, batch: Vec<SftSample>) -> Result<StepReport, EngineError>;
+
+    /// One policy-gradient step over the whole batch.
+    async fn policy_step(&self, batch: Vec<StateGroup>) -> Result<StepReport, EngineError>;
+
+    /// The current weights, complete and checksummed.
+    async fn snapshot(&self, version: WeightVersion) -> Result<WeightSnapshot, EngineError>;
+
+    /// Writes a checkpoint that training can be resumed from.
+    async fn checkpoint(&self) -> Result<PathBuf, EngineError>;
+
+    /// Writes the weights alone, as a Hugging Face directory.
+    async fn export(&self, folder: PathBuf) -> Result<(), EngineError>;
+}

@@ -1,0 +1,377 @@
+//! Rollouts: items leased to samplers, driven step by step, judged, stored.
+
+use crate::controller::ControllerMessage;
+use crate::fleet::{Fleet, FleetError};
+use crate::ports::Turns;
+use crate::seeds;
+use control::ledger::{Completion as Done, LeaseToken, Ledger, LedgerConfig, WorkerId};
+use control::rollout::{Effect, Limits, Rollout};
+use judge::{JudgeError, StepContext};
+use proto::{
+    Completion, GenerateRequest, ItemId, Question, RunId, SamplingParams, Trajectory, Verdict,
+};
+use ractor::{ActorRef, RpcReplyPort};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+use store::TrajectoryStore;
+use tokio::sync::watch;
+use tools::parser::{ActionTags, malformed_message, parse_action};
+
+/// What is to be generated, and how.
+pub struct RolloutPlan {
+    /// The run the trajectories belong to.
+    pub run: RunId,
+    /// The model's name, stored with each trajectory.
+    pub model: String,
+    /// The questions; ids are distinct.
+    pub questions: Vec<Question>,
+    /// Samples of each question; at least 1.
+    pub samples: u32,
+    /// How actions are drawn; `max_tokens` limits one action.
+    pub params: SamplingParams,
+    /// Every draw follows from this, the item, and the step.
+    pub seed: u64,
+    /// Limits of a trajectory and what becomes of unreadable actions.
+    pub limits: Limits,
+    /// The tags of actions.
+    pub tags: ActionTags,
+    /// Text to ids.
+    pub turns: Arc<dyn Turns>,
+    /// Items that one sampler works on at a time.
+    pub items_per_sampler: u32,
+    /// Deadlines and tries.
+    pub ledger: LedgerConfig,
+    /// Told of every change.
+    pub progress: watch::Sender<Progress>,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Items of the job.
+    pub total: u64,
+    /// Items on disk, those of earlier runs included.
+    pub stored: u64,
+    /// Items given up.
+    pub failed: u64,
+}
+
+/// What became of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RolloutReport {
+    /// Items on disk.
+    pub stored: u64,
+    /// Of these, items that were there before.
+    pub resumed: u64,
+    /// Items that were given up after every try, with the last reason.
+    pub failed: Vec<(ItemId, String)>,
+}
+
+/// Why a job ended early.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RolloutError {
+    /// The store refused a write. Everything acknowledged before is safe; mend the cause (often a
+    /// full disk) and resume.
+    #[error("cannot store trajectories: {0}")]
+    Store(String),
+    /// The controller cannot be started, or died.
+    #[error("the controller failed: {0}")]
+    Controller(String),
+    /// One job at a time.
+    #[error("the controller is busy with another job")]
+    Busy,
+}
+
+/// The report, and the store back in the caller's hands: no actor or task holds it any more.
+pub(crate) type Outcome = Result<(RolloutReport, TrajectoryStore), RolloutError>;
+
+/// A job under way: the ledger decides, this performs.
+pub(crate) struct Job {
+    id: u64,
+    plan: Arc<RolloutPlan>,
+    questions: Arc<BTreeMap<proto::QuestionId, Question>>,
+    fleet: Fleet,
+    ledger: Ledger,
+    started: Instant,
+    resumed: u64,
+    stored: u64,
+    waiting: Vec<Trajectory>,
+    /// Away while a write is under way.
+    store: Option<TrajectoryStore>,
+    error: Option<RolloutError>,
+    reply: Option<RpcReplyPort<Outcome>>,
+}
+
+impl Job {
+    pub(crate) fn new(
+        id: u64,
+        plan: RolloutPlan,
+        store: TrajectoryStore,
+        fleet: Fleet,
+        reply: RpcReplyPort<Outcome>,
+    ) -> Self {
+        let items: Vec<ItemId> = plan
+            .questions
+            .iter()
+            .flat_map(|q| {
+                (0..plan.samples).map(|sample| ItemId {
+                    question: q.id.clone(),
+                    sample,
+                })
+            })
+            .collect();
+        let done: Vec<ItemId> = items
+            .iter()
+            .filter(|item| store.contains(item))
+            .cloned()
+            .collect();
+        let resumed = done.len() as u64;
+        let mut ledger = Ledger::new(plan.ledger.clone(), items, done);
+        for slot in 0..fleet.sampler_count() {
+            ledger.grant_credits(WorkerId(slot as u32), plan.items_per_sampler);
+        }
+        let questions = plan
+            .questions
+            .iter()
+            .map(|q| (q.id.clone(), q.clone()))
+            .collect();
+        Self {
+            id,
+            plan: Arc::new(plan),
+            questions: Arc::new(questions),
+            fleet,
+            ledger,
+            started: Instant::now(),
+            resumed,
+            stored: resumed,
+            waiting: Vec::new(),
+            store: Some(store),
+            error: None,
+            reply: Some(reply),
+        }
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    pub(crate) fn expire(&mut self) {
+        let now = self.now_ms();
+        for item in self.ledger.expire(now) {
+            tracing::warn!(%item, "A lease ran out; the item is given out again.");
+        }
+    }
+
+    pub(crate) fn item_ended(
+        &mut self,
+        token: LeaseToken,
+        result: Result<Box<Trajectory>, String>,
+    ) {
+        match result {
+            Ok(trajectory) => match self.ledger.complete(token) {
+                Done::Accepted(_) => self.waiting.push(*trajectory),
+                Done::Stale => tracing::info!(item = %trajectory.item, "A late result is dropped."),
+            },
+            Err(reason) => {
+                tracing::warn!(reason, "An item failed.");
+                self.ledger.fail(token, reason);
+            }
+        }
+    }
+
+    pub(crate) fn written(&mut self, store: TrajectoryStore, result: Result<u64, String>) {
+        self.store = Some(store);
+        match result {
+            Ok(items) => self.stored += items,
+            Err(error) => self.error = Some(RolloutError::Store(error)),
+        }
+    }
+
+    /// Hands out what can be handed out and writes what waits. True once the job has been answered.
+    pub(crate) fn advance(&mut self, controller: &ActorRef<ControllerMessage>) -> bool {
+        self.plan.progress.send_replace(self.progress());
+        if let Some(error) = self.error.take() {
+            return self.finish(Err(error));
+        }
+        self.write(controller);
+        self.lease(controller);
+        if !self.ledger.is_finished() || !self.waiting.is_empty() {
+            return false;
+        }
+        let Some(store) = self.store.take() else {
+            return false;
+        };
+        let report = RolloutReport {
+            stored: self.stored,
+            resumed: self.resumed,
+            failed: self.ledger.failed_items(),
+        };
+        self.finish(Ok((report, store)))
+    }
+
+    fn finish(&mut self, result: Outcome) -> bool {
+        if let Some(reply) = self.reply.take()
+            && reply.send(result).is_err()
+        {
+            tracing::debug!("nobody waits for the end of this job");
+        }
+        true
+    }
+
+    fn progress(&self) -> Progress {
+        let ledger = self.ledger.progress();
+        Progress {
+            total: ledger.total as u64,
+            stored: self.stored,
+            failed: ledger.failed as u64,
+        }
+    }
+
+    fn lease(&mut self, controller: &ActorRef<ControllerMessage>) {
+        let now = self.now_ms();
+        for slot in 0..self.fleet.sampler_count() {
+            while let Some(lease) = self.ledger.lease(WorkerId(slot as u32), now) {
+                let question = self.questions[&lease.item.question].clone();
+                let (plan, fleet) = (self.plan.clone(), self.fleet.clone());
+                let controller = controller.clone();
+                let (job, token) = (self.id, lease.token);
+                tokio::spawn(async move {
+                    let driver = Driver {
+                        plan: &plan,
+                        fleet: &fleet,
+                        slot,
+                        item: &lease.item,
+                    };
+                    let result = driver.run(question).await;
+                    let result = result.map(Box::new).map_err(|error| error.to_string());
+                    // A controller that is gone has nobody to tell.
+                    let ended = ControllerMessage::ItemEnded { job, token, result };
+                    let _ = controller.send_message(ended);
+                });
+            }
+        }
+    }
+
+    /// One write at a time; whatever is finished meanwhile goes along with the next, so that many
+    /// trajectories share one flush to disk.
+    fn write(&mut self, controller: &ActorRef<ControllerMessage>) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let Some(mut store) = self.store.take() else {
+            return;
+        };
+        let batch = std::mem::take(&mut self.waiting);
+        let (job, controller) = (self.id, controller.clone());
+        tokio::task::spawn_blocking(move || {
+            let result = store.append_all(&batch);
+            let written = ControllerMessage::Written {
+                job,
+                store: Box::new(store),
+                result: result
+                    .map(|()| batch.len() as u64)
+                    .map_err(|error| error.to_string()),
+            };
+            // A controller that is gone has nobody to tell.
+            let _ = controller.send_message(written);
+        });
+    }
+}
+
+/// Performs what one item's rollout asks for.
+struct Driver<'a> {
+    plan: &'a RolloutPlan,
+    fleet: &'a Fleet,
+    slot: usize,
+    item: &'a ItemId,
+}
+
+impl Driver<'_> {
+    async fn run(&self, question: Question) -> Result<Trajectory, FleetError> {
+        let plan = self.plan;
+        let prompt = plan.turns.prompt(&question);
+        let (mut rollout, mut effect) =
+            Rollout::new(self.item.clone(), question, prompt, plan.limits.clone());
+        let mut step = 0u32;
+        loop {
+            effect = match effect {
+                Effect::Sample { prompt, max_tokens } => {
+                    let completion = self.sample(prompt, max_tokens, step).await?;
+                    step += 1;
+                    let parsed = parse_action(&completion.text, completion.finish, &plan.tags);
+                    rollout.sampled(completion, parsed.thought, parsed.action)?
+                }
+                Effect::Execute(call) => {
+                    let reply = self.fleet.execute(&call).await?;
+                    let text = format!("{} -> {}", call.arguments, reply.text);
+                    let tokens = plan.turns.observation(&text, rollout.last_sampled());
+                    rollout.observed(text, tokens, reply.is_error, reply.latency_us)?
+                }
+                Effect::Tell(kind) => {
+                    let text = malformed_message(kind, &plan.tags);
+                    let tokens = plan.turns.observation(&text, rollout.last_sampled());
+                    rollout.observed(text, tokens, true, 0)?
+                }
+                Effect::Finish(_) => break,
+            };
+        }
+        self.judge(rollout.into_trajectory(plan.run.clone(), plan.model.as_str())?)
+            .await
+    }
+
+    async fn sample(
+        &self,
+        prompt: Vec<u32>,
+        max_tokens: u32,
+        step: u32,
+    ) -> Result<Completion, FleetError> {
+        let item = self.item.to_string();
+        let request = GenerateRequest {
+            prompt,
+            samples: 1,
+            params: SamplingParams {
+                max_tokens,
+                ..self.plan.params.clone()
+            },
+            seed: seeds::derive(self.plan.seed, &["rollout", &item, &step.to_string()]),
+        };
+        let completions = self.fleet.sample(self.slot, request).await?;
+        completions.into_iter().next().ok_or_else(|| {
+            FleetError::Engine(crate::ports::EngineError(
+                "the sampler returned nothing".into(),
+            ))
+        })
+    }
+
+    async fn judge(&self, mut trajectory: Trajectory) -> Result<Trajectory, FleetError> {
+        let contexts: Vec<StepContext> = (0..trajectory.steps.len())
+            .map(|i| StepContext::of(&trajectory, i))
+            .collect();
+        let steps = contexts.into_iter().map(|context| self.judge_step(context));
+        let verdicts = futures::future::try_join_all(steps).await?;
+        for (step, verdict) in trajectory.steps.iter_mut().zip(verdicts) {
+            step.verdicts.extend(verdict);
+        }
+        let outcome = self
+            .fleet
+            .judge_outcome(&trajectory.question, trajectory.answer())
+            .await?;
+        trajectory.outcome = Some(outcome);
+        Ok(trajectory)
+    }
+
+    /// The verdict on a step; none where the judge knows too little of this question to have one.
+    /// Such a step counts in no process score, and no filter on steps keeps its trajectory.
+    async fn judge_step(&self, context: StepContext) -> Result<Option<Verdict>, FleetError> {
+        match self.fleet.judge_step(context).await {
+            Ok(verdict) => Ok(Some(verdict)),
+            Err(FleetError::Judge(JudgeError::NoReference { .. })) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

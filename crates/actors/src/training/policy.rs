@@ -1,0 +1,244 @@
+//! Step-wise reinforcement learning (SWiRL, arXiv 2504.04736, section 3): states from stored
+//! trajectories, fresh actions from the current weights, a judge's verdict on each, one gradient
+//! step. No tool runs, and nothing after the action is looked at.
+
+use super::{TrainingError, batches::Batches};
+use crate::fleet::{Fleet, FleetError};
+use crate::ports::StepReport;
+use crate::seeds;
+use judge::StepContext;
+use proto::{
+    Action, Completion, GenerateRequest, RlSample, SamplingParams, StateGroup, StepView,
+    Trajectory, Verdict, WeightVersion,
+};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Instant;
+use tools::parser::{ActionTags, parse_action};
+
+/// How often a state is trained on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateWeighting {
+    /// Each state alike: a trajectory counts by its number of steps.
+    PerState,
+    /// Each trajectory alike: one of its states at a time, so that long ones do not dominate.
+    PerTrajectory,
+}
+
+/// A state: everything before step `step` of a stored trajectory.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// The trajectory.
+    pub trajectory: Arc<Trajectory>,
+    /// The step whose action is sampled afresh.
+    pub step: usize,
+}
+
+/// Every state of the trajectories, grouped by trajectory.
+pub fn states_of(trajectories: impl IntoIterator<Item = Trajectory>) -> Vec<Vec<State>> {
+    trajectories
+        .into_iter()
+        .filter(|t| !t.steps.is_empty())
+        .map(|t| {
+            let trajectory = Arc::new(t);
+            let state = |step| State {
+                trajectory: trajectory.clone(),
+                step,
+            };
+            (0..trajectory.steps.len()).map(state).collect()
+        })
+        .collect()
+}
+
+/// What to train on, and how.
+#[derive(Debug, Clone)]
+pub struct PolicyPlan {
+    /// The states, grouped by trajectory.
+    pub states: Vec<Vec<State>>,
+    /// How often each is trained on.
+    pub weighting: StateWeighting,
+    /// Steps in all, those before a resume included.
+    pub steps: u64,
+    /// States per step.
+    pub states_per_step: usize,
+    /// Fresh actions per state.
+    pub actions_per_state: u32,
+    /// How actions are drawn.
+    pub params: SamplingParams,
+    /// The tags of actions.
+    pub tags: ActionTags,
+    /// Decides states and actions.
+    pub seed: u64,
+    /// Steps between checkpoints; 0 writes none.
+    pub checkpoint_every: u64,
+}
+
+/// Trains until `plan.steps`; `on_step` is told of each.
+///
+/// # Errors
+/// When there is no state, or an engine or judge fails for good: the failure is never taken for a
+/// reward (AC-3).
+pub async fn policy(
+    fleet: &Fleet,
+    plan: &PolicyPlan,
+    mut on_step: impl FnMut(&StepReport),
+) -> Result<(), TrainingError> {
+    let mut picker = Picker::new(plan)?;
+    let mut version = fleet.learner_steps().await?;
+    publish(fleet, version).await?; // TL-2
+    while version < plan.steps {
+        let began = Instant::now();
+        let states = picker.of_step(version);
+        let groups = actions(fleet, plan, version, &states).await?;
+        let sampled = began.elapsed().as_secs_f64();
+        let (groups, well_formed) = judged(fleet, plan, &states, groups).await?;
+        let judged = began.elapsed().as_secs_f64();
+        let mut report = fleet.policy_step(groups).await?;
+        version += 1;
+        publish(fleet, version).await?;
+        report.metrics.insert("sampling_seconds".into(), sampled);
+        report
+            .metrics
+            .insert("judging_seconds".into(), judged - sampled);
+        report
+            .metrics
+            .insert("cycle_seconds".into(), began.elapsed().as_secs_f64());
+        report
+            .metrics
+            .insert("well_formed_share".into(), well_formed);
+        on_step(&report);
+        if plan.checkpoint_every > 0 && version % plan.checkpoint_every == 0 {
+            fleet.checkpoint().await?;
+        }
+    }
+    Ok(())
+}
+
+async fn publish(fleet: &Fleet, version: u64) -> Result<(), FleetError> {
+    fleet
+        .publish(fleet.snapshot(WeightVersion(version)).await?)
+        .await
+}
+
+/// Chooses the states of a step (TL-1).
+struct Picker<'a> {
+    groups: Vec<&'a [State]>,
+    batches: Batches,
+    plan: &'a PolicyPlan,
+}
+
+impl<'a> Picker<'a> {
+    fn new(plan: &'a PolicyPlan) -> Result<Self, TrainingError> {
+        let groups: Vec<&[State]> = match plan.weighting {
+            StateWeighting::PerTrajectory => plan.states.iter().map(Vec::as_slice).collect(),
+            StateWeighting::PerState => plan.states.iter().flat_map(|g| g.chunks(1)).collect(),
+        };
+        if groups.is_empty() {
+            return Err(TrainingError::Empty(
+                "no trajectory passed the filter: generate more, or choose another filter",
+            ));
+        }
+        let batches = Batches::new(seeds::derive(plan.seed, &["states"]), groups.len());
+        Ok(Self {
+            groups,
+            batches,
+            plan,
+        })
+    }
+
+    fn of_step(&mut self, step: u64) -> Vec<&'a State> {
+        let chosen = self.batches.of_step(step, self.plan.states_per_step);
+        chosen
+            .into_iter()
+            .enumerate()
+            .map(|(position, group)| {
+                let group = self.groups[group];
+                let parts = ["state", &step.to_string(), &position.to_string()];
+                let draw = seeds::derive(self.plan.seed, &parts);
+                &group[(draw % group.len() as u64) as usize]
+            })
+            .collect()
+    }
+}
+
+/// Fresh actions of every state, all asked for at once.
+async fn actions(
+    fleet: &Fleet,
+    plan: &PolicyPlan,
+    version: u64,
+    states: &[&State],
+) -> Result<Vec<Vec<Completion>>, FleetError> {
+    let requests = states.iter().enumerate().map(|(position, state)| {
+        let parts = ["action", &version.to_string(), &position.to_string()];
+        let request = GenerateRequest {
+            prompt: state.trajectory.prompt(state.step).to_vec(),
+            samples: plan.actions_per_state,
+            params: plan.params.clone(),
+            seed: seeds::derive(plan.seed, &parts),
+        };
+        fleet.sample(position, request)
+    });
+    futures::future::try_join_all(requests).await
+}
+
+/// The groups with their rewards, and the share of actions that could be read.
+async fn judged(
+    fleet: &Fleet,
+    plan: &PolicyPlan,
+    states: &[&State],
+    completions: Vec<Vec<Completion>>,
+) -> Result<(Vec<StateGroup>, f64), FleetError> {
+    let (mut readable, mut total) = (0u64, 0u64);
+    let mut groups = Vec::with_capacity(states.len());
+    for (state, completions) in states.iter().zip(completions) {
+        let views: Vec<StepView> = completions.iter().map(|c| view(c, &plan.tags)).collect();
+        total += views.len() as u64;
+        readable += views
+            .iter()
+            .filter(|v| !matches!(v.action, Action::Malformed(_)))
+            .count() as u64;
+        let verdicts = views
+            .into_iter()
+            .map(|step| fleet.judge_step(context(state, step)));
+        let verdicts = futures::future::try_join_all(verdicts).await?;
+        groups.push(group(state, completions, &verdicts));
+    }
+    Ok((groups, readable as f64 / total.max(1) as f64))
+}
+
+fn view(completion: &Completion, tags: &ActionTags) -> StepView {
+    let parsed = parse_action(&completion.text, completion.finish, tags);
+    StepView {
+        text: completion.text.clone(),
+        thought: parsed.thought,
+        action: parsed.action,
+        observation: None,
+    }
+}
+
+fn context(state: &State, step: StepView) -> StepContext {
+    let history = state.trajectory.steps[..state.step]
+        .iter()
+        .map(StepView::from)
+        .collect();
+    StepContext::new(state.trajectory.question.clone(), history, step)
+}
+
+fn group(state: &State, completions: Vec<Completion>, verdicts: &[Verdict]) -> StateGroup {
+    let samples = completions
+        .into_iter()
+        .zip(verdicts)
+        .map(|(completion, verdict)| RlSample {
+            tokens: completion.tokens,
+            logprobs: completion.logprobs,
+            reward: verdict.score,
+            weight_version: completion.weight_version,
+        })
+        .collect();
+    StateGroup {
+        state_id: format!("{} step {}", state.trajectory.item, state.step),
+        prompt: state.trajectory.prompt(state.step).to_vec(),
+        samples,
+    }
+}

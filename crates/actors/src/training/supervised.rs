@@ -1,0 +1,51 @@
+//! Imitation of dialogues: the warm start, and the baseline on the model's own trajectories.
+
+use super::{TrainingError, batches::Batches};
+use crate::fleet::Fleet;
+use crate::ports::StepReport;
+use proto::SftSample;
+
+/// What to imitate, and for how long.
+#[derive(Debug, Clone)]
+pub struct SupervisedPlan {
+    /// The dialogues.
+    pub samples: Vec<SftSample>,
+    /// Steps in all, those before a resume included.
+    pub steps: u64,
+    /// Dialogues per step.
+    pub batch: usize,
+    /// Decides the order.
+    pub seed: u64,
+    /// Steps between checkpoints; 0 writes none.
+    pub checkpoint_every: u64,
+}
+
+/// Trains until `plan.steps`; `on_step` is told of each.
+///
+/// # Errors
+/// When there is nothing to imitate, or the learner fails.
+pub async fn supervised(
+    fleet: &Fleet,
+    plan: &SupervisedPlan,
+    mut on_step: impl FnMut(&StepReport),
+) -> Result<(), TrainingError> {
+    if plan.samples.is_empty() {
+        return Err(TrainingError::Empty(
+            "no dialogue was made from the questions",
+        ));
+    }
+    let mut batches = Batches::new(plan.seed, plan.samples.len());
+    for step in fleet.learner_steps().await?..plan.steps {
+        let chosen = batches.of_step(step, plan.batch);
+        let batch = chosen
+            .into_iter()
+            .map(|i| plan.samples[i].clone())
+            .collect();
+        let report = fleet.supervised_step(batch).await?;
+        on_step(&report);
+        if plan.checkpoint_every > 0 && (step + 1) % plan.checkpoint_every == 0 {
+            fleet.checkpoint().await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! The actors that do the work: sampler, tool executor, judge, learner. Each is a mailbox in front
+//! of an engine. Tool executors and judges work inside their handler, so that a panic in a tool or a
+//! judge ends that actor and nothing else; the controller starts another.
+
+use crate::fleet::Judges;
+use crate::ports::{EngineError, Generator, StepReport, Trainer};
+use judge::{JudgeError, StepContext};
+use proto::{
+    Completion, GenerateRequest, Question, SftSample, StateGroup, ToolCall, Verdict,
+    WeightSnapshot, WeightVersion,
+};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tools::registry::{Registry, ToolError, ToolReply};
+
+/// Answers when somebody still waits; a caller that gave up is no error.
+fn answer<T: Send + 'static>(port: RpcReplyPort<T>, value: T) {
+    if port.send(value).is_err() {
+        tracing::debug!("the caller no longer waits for this answer");
+    }
+}
+
+pub(crate) enum SamplerMessage {
+    Generate(
+        GenerateRequest,
+        RpcReplyPort<Result<Vec<Completion>, EngineError>>,
+    ),
+    Publish(WeightSnapshot, RpcReplyPort<Result<(), EngineError>>),
+}
+
+/// Requests run side by side: the engine behind the port batches whatever it is given.
+pub(crate) struct Sampler;
+
+#[ractor::async_trait]
+impl Actor for Sampler {
+    type Msg = SamplerMessage;
+    type State = Arc<dyn Generator>;
+    type Arguments = Arc<dyn Generator>;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        engine: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        Ok(engine)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        engine: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            SamplerMessage::Generate(request, port) => {
+                let engine = engine.clone();
+                tokio::spawn(async move { answer(port, engine.generate(request).await) });
+            }
+            SamplerMessage::Publish(weights, port) => answer(port, engine.publish(weights).await),
+        }
+        Ok(())
+    }
+}
+
+pub(crate) struct ToolMessage {
+    pub call: ToolCall,
+    pub reply: RpcReplyPort<Result<ToolReply, ToolError>>,
+}
+
+pub(crate) struct ToolExecutor;
+
+#[ractor::async_trait]
+impl Actor for ToolExecutor {
+    type Msg = ToolMessage;
+    type State = Arc<Registry>;
+    type Arguments = Arc<Registry>;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        registry: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        Ok(registry)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        registry: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        let result = registry.call(&message.call).await;
+        answer(message.reply, result);
+        Ok(())
+    }
+}
+
+pub(crate) enum JudgeMessage {
+    Step(Box<StepContext>, RpcReplyPort<Result<Verdict, JudgeError>>),
+    Outcome(
+        Box<Question>,
+        Option<String>,
+        RpcReplyPort<Result<Verdict, JudgeError>>,
+    ),
+}
+
+pub(crate) struct Judge;
+
+#[ractor::async_trait]
+impl Actor for Judge {
+    type Msg = JudgeMessage;
+    type State = Judges;
+    type Arguments = Judges;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        judges: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        Ok(judges)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        judges: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            JudgeMessage::Step(context, port) => answer(port, judges.process.judge(&context).await),
+            JudgeMessage::Outcome(question, text, port) => {
+                answer(port, judges.outcome.judge(&question, text.as_deref()).await);
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(crate) enum LearnerMessage {
+    StepsDone(RpcReplyPort<Result<u64, EngineError>>),
+    Supervised(
+        Vec<SftSample>,
+        RpcReplyPort<Result<StepReport, EngineError>>,
+    ),
+    Policy(
+        Vec<StateGroup>,
+        RpcReplyPort<Result<StepReport, EngineError>>,
+    ),
+    Snapshot(
+        WeightVersion,
+        RpcReplyPort<Result<WeightSnapshot, EngineError>>,
+    ),
+    Checkpoint(RpcReplyPort<Result<PathBuf, EngineError>>),
+    Export(PathBuf, RpcReplyPort<Result<(), EngineError>>),
+}
+
+/// One request at a time, in order: each step starts from the weights of the one before.
+pub(crate) struct Learner;
+
+#[ractor::async_trait]
+impl Actor for Learner {
+    type Msg = LearnerMessage;
+    type State = Arc<dyn Trainer>;
+    type Arguments = Arc<dyn Trainer>;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        engine: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        Ok(engine)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        engine: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            LearnerMessage::StepsDone(port) => answer(port, engine.steps_done().await),
+            LearnerMessage::Supervised(batch, port) => {
+                answer(port, engine.supervised_step(batch).await);
+            }
+            LearnerMessage::Policy(batch, port) => answer(port, engine.policy_step(batch).await),
+            LearnerMessage::Snapshot(version, port) => {
+                answer(port, engine.snapshot(version).await);
+            }
+            LearnerMessage::Checkpoint(port) => answer(port, engine.checkpoint().await),
+            LearnerMessage::Export(folder, port) => answer(port, engine.export(folder).await),
+        }
+        Ok(())
+    }
+}

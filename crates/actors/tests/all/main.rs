@@ -1,0 +1,8 @@
+//! The actors from outside, with engines that do what a test plans.
+
+#[cfg(test)]
+mod rollouts;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod training;

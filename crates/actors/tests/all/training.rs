@@ -1,0 +1,260 @@
+//! The step-wise loop through real actors.
+
+use crate::support::{FragileJudge, Recorder, Solver, bytes, fleet, question, sound_judge};
+use actors::training::{PolicyPlan, State, StateWeighting, policy, states_of};
+use actors::{Controller, FleetPlan};
+use proto::{
+    Action, FinishReason, ItemId, Observation, SamplingParams, Span, StateGroup, Step, ToolCall,
+    Trajectory, TrajectoryEnd, WeightVersion,
+};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+use tools::parser::ActionTags;
+
+/// A recorded trajectory of question `n`: `calls` calls, then an answer.
+fn trajectory(n: u32, calls: u32) -> Trajectory {
+    let question = question(n);
+    let mut tokens = bytes(&format!("Q:{}\nA:", question.question));
+    let mut steps = Vec::new();
+    let mut push = |text: String, action: Action, seen: Option<String>| {
+        let start = tokens.len() as u32;
+        tokens.extend(bytes(&text));
+        let sampled = Span {
+            start,
+            end: tokens.len() as u32,
+        };
+        let observation = seen.map(|text| {
+            tokens.extend(bytes(&format!("\nO:{text}\nA:")));
+            let span = Span {
+                start: sampled.end,
+                end: tokens.len() as u32,
+            };
+            Observation {
+                text,
+                span,
+                is_error: false,
+                latency_us: 1,
+            }
+        });
+        steps.push(Step {
+            sampled,
+            logprobs: vec![-1.0; sampled.len()],
+            weight_version: WeightVersion(0),
+            finish: FinishReason::StopText,
+            text,
+            thought: String::new(),
+            action,
+            observation,
+            verdicts: vec![],
+        });
+    };
+    let sum = format!("{n}+1");
+    for _ in 0..calls {
+        let call = ToolCall {
+            tool: "calculator".into(),
+            arguments: sum.clone(),
+        };
+        let seen = Some(format!("{sum} -> {}", n + 1));
+        push(
+            format!("<math_exp>{sum}</math_exp>"),
+            Action::Call(call),
+            seen,
+        );
+    }
+    let answer = (n + 1).to_string();
+    push(
+        format!("<answer>{answer}</answer>"),
+        Action::Answer(answer),
+        None,
+    );
+    let trajectory = Trajectory {
+        run: "test".into(),
+        item: ItemId {
+            question: question.id.clone(),
+            sample: 0,
+        },
+        question,
+        model: "m".into(),
+        tokens,
+        steps,
+        end: TrajectoryEnd::Answered,
+        outcome: None,
+    };
+    trajectory.validate().unwrap();
+    trajectory
+}
+
+fn plan(states: Vec<Vec<State>>, weighting: StateWeighting, steps: u64) -> PolicyPlan {
+    let tags = ActionTags::new([("math_exp".to_owned(), "calculator".to_owned())]);
+    PolicyPlan {
+        states,
+        weighting,
+        steps,
+        states_per_step: 4,
+        actions_per_state: 2,
+        params: SamplingParams {
+            temperature: 1.0,
+            ..SamplingParams::greedy(64, tags.close_tags())
+        },
+        tags,
+        seed: 3,
+        checkpoint_every: 2,
+    }
+}
+
+struct Outcome {
+    groups: Vec<Vec<StateGroup>>,
+    published: Vec<u64>,
+    checkpoints: u32,
+    result: Result<(), String>,
+}
+
+async fn train(plan: PolicyPlan, done: u64, judge: FragileJudge) -> Outcome {
+    let solver = Arc::new(Solver::default());
+    let recorder = Arc::new(Recorder {
+        steps: AtomicU64::new(done),
+        ..Recorder::default()
+    });
+    let fleet = FleetPlan {
+        learner: Some(recorder.clone()),
+        ..fleet(solver.clone(), 0, judge)
+    };
+    let work = async {
+        let controller = Controller::start(fleet).await.unwrap();
+        let result = policy(controller.fleet(), &plan, |_| {})
+            .await
+            .map_err(|e| e.to_string());
+        controller.stop().await;
+        result
+    };
+    let result = tokio::time::timeout(Duration::from_secs(60), work)
+        .await
+        .expect("it ends");
+    Outcome {
+        groups: std::mem::take(&mut recorder.groups.lock().unwrap()),
+        published: std::mem::take(&mut solver.published.lock().unwrap()),
+        checkpoints: recorder.checkpoints.load(Ordering::Relaxed),
+        result,
+    }
+}
+
+fn many() -> Vec<Vec<State>> {
+    states_of((0..9).map(|n| trajectory(n, 1 + n % 3)))
+}
+
+#[tokio::test]
+async fn tl_1_a_resumed_loop_trains_on_what_the_whole_one_would_have() {
+    let whole = train(
+        plan(many(), StateWeighting::PerTrajectory, 6),
+        0,
+        sound_judge(),
+    )
+    .await;
+    let rest = train(
+        plan(many(), StateWeighting::PerTrajectory, 6),
+        4,
+        sound_judge(),
+    )
+    .await;
+    assert_eq!(whole.groups.len(), 6);
+    let ids = |groups: &[Vec<StateGroup>]| -> Vec<Vec<String>> {
+        groups
+            .iter()
+            .map(|g| g.iter().map(|s| s.state_id.clone()).collect())
+            .collect()
+    };
+    assert_eq!(ids(&rest.groups), ids(&whole.groups[4..]));
+}
+
+#[tokio::test]
+async fn tl_2_weights_are_published_before_actions_are_asked_for_and_after_each_step() {
+    let whole = train(plan(many(), StateWeighting::PerState, 3), 0, sound_judge()).await;
+    assert_eq!(whole.published, [0, 1, 2, 3]);
+    let resumed = train(plan(many(), StateWeighting::PerState, 3), 2, sound_judge()).await;
+    assert_eq!(resumed.published, [2, 3]);
+    let versions: Vec<u64> = whole
+        .groups
+        .iter()
+        .flat_map(|step| {
+            step.iter()
+                .flat_map(|g| g.samples.iter().map(|s| s.weight_version.0))
+        })
+        .collect();
+    assert_eq!(
+        versions,
+        [[0; 8], [1; 8], [2; 8]].concat(),
+        "on policy at every step"
+    );
+    assert_eq!(whole.checkpoints, 1);
+}
+
+#[tokio::test]
+async fn rewards_are_the_judges_scores_and_the_prompt_is_the_recorded_state() {
+    let states = states_of([trajectory(5, 2)]);
+    let out = train(
+        plan(states.clone(), StateWeighting::PerState, 4),
+        0,
+        sound_judge(),
+    )
+    .await;
+    out.result.unwrap();
+    for group in out.groups.iter().flatten() {
+        let step: usize = group.state_id.rsplit(' ').next().unwrap().parse().unwrap();
+        assert_eq!(group.prompt, states[0][step].trajectory.prompt(step));
+        // The solver calls from the first state and answers from the others, which is right.
+        assert!(group.samples.iter().all(|s| s.reward == 1.0), "{group:?}");
+        assert_eq!(
+            group.samples[0].tokens.len(),
+            group.samples[0].logprobs.len()
+        );
+    }
+}
+
+#[tokio::test]
+async fn long_trajectories_do_not_dominate_unless_asked_to() {
+    let states = || states_of([trajectory(1, 1), trajectory(2, 9)]);
+    let share_of_long = |out: &Outcome| {
+        let all: Vec<&StateGroup> = out.groups.iter().flatten().collect();
+        let long = all
+            .iter()
+            .filter(|g| g.state_id.starts_with("q002"))
+            .count();
+        long as f64 / all.len() as f64
+    };
+    let alike = train(
+        plan(states(), StateWeighting::PerTrajectory, 12),
+        0,
+        sound_judge(),
+    )
+    .await;
+    assert_eq!(share_of_long(&alike), 0.5);
+    let by_state = train(
+        plan(states(), StateWeighting::PerState, 12),
+        0,
+        sound_judge(),
+    )
+    .await;
+    assert!(share_of_long(&by_state) > 0.8, "10 of 12 states");
+}
+
+#[tokio::test]
+async fn ac_3_a_judge_that_is_down_stops_training_and_gives_no_reward() {
+    let judge = FragileJudge {
+        panics: AtomicU32::new(0),
+        down: AtomicU32::new(u32::MAX),
+    };
+    let out = train(plan(many(), StateWeighting::PerState, 3), 0, judge).await;
+    assert!(out.result.unwrap_err().contains("down"));
+    assert!(out.groups.is_empty(), "no step was made");
+}
+
+#[tokio::test]
+async fn nothing_to_train_on_is_an_error() {
+    let out = train(plan(vec![], StateWeighting::PerState, 3), 0, sound_judge()).await;
+    assert!(
+        out.result
+            .unwrap_err()
+            .contains("no trajectory passed the filter")
+    );
+}

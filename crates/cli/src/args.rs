@@ -1,0 +1,236 @@
+//! The command line.
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Step-wise reinforcement learning for language models that use tools.
+#[derive(Debug, Parser)]
+#[command(name = "swirl", version, arg_required_else_help = true)]
+pub struct Args {
+    /// What to log to stderr, such as `info` or `warn,actors=debug`.
+    #[arg(long, global = true, value_name = "FILTER", env = "SWIRL_LOG")]
+    pub log: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run every stage of a configuration: warm start, trajectories, filter, training, evaluation.
+    Run(RunArgs),
+    /// Measure a model on a file of questions.
+    Eval(EvalArgs),
+    /// Look at, make and export data.
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Import and describe models.
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Check this machine and say what to do about each problem.
+    Doctor(DoctorArgs),
+}
+
+/// Arguments of `swirl run`.
+#[derive(Debug, ClapArgs)]
+pub struct RunArgs {
+    /// Configuration files, later over earlier.
+    #[arg(required = true, value_name = "FILE")]
+    pub configs: Vec<PathBuf>,
+    /// Settings over all files, any number of times; `--train.steps 10` and `train.steps=10` do the same.
+    #[arg(long = "set", short = 's', value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Go on with a run that stopped.
+    #[arg(long, conflicts_with = "clean")]
+    pub resume: bool,
+    /// Delete what an earlier run left, then start.
+    #[arg(long)]
+    pub clean: bool,
+    /// Check the configuration, print it with every default, and stop.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the report as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl RunArgs {
+    /// Settings from the command line, in order.
+    pub fn overrides(&self) -> Vec<String> {
+        self.set.clone()
+    }
+}
+
+/// Arguments of `swirl eval`.
+#[derive(Debug, ClapArgs)]
+pub struct EvalArgs {
+    /// The model: a Hugging Face directory.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// The questions: JSONL, the project's layout or GSM8K's.
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// Only rows of this split.
+    #[arg(long)]
+    pub split: Option<String>,
+    /// Only the first so many.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Samples per question; more than one needs a temperature.
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    pub samples: u32,
+    /// 0 is greedy.
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Offer no tool.
+    #[arg(long)]
+    pub without_tools: bool,
+    /// Keep the trajectories in this folder; without it they are thrown away.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Go on with the trajectories that `--out` holds.
+    #[arg(long, requires = "out")]
+    pub resume: bool,
+    /// Take prompts, judges and limits from this configuration.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Settings over the file: `evaluation.max_steps=5`, any number of times.
+    #[arg(long = "set", short = 's', value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `swirl data …`
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Show a trajectory, or list what a folder holds.
+    Inspect {
+        /// A run folder or a folder of trajectories.
+        folder: PathBuf,
+        /// The item, as `question#sample`; without it a list of items.
+        item: Option<String>,
+    },
+    /// Write trajectories as JSON lines.
+    Export {
+        /// A run folder or a folder of trajectories.
+        folder: PathBuf,
+        /// The file to write.
+        out: PathBuf,
+    },
+    /// Write made questions as JSON lines.
+    Make {
+        /// `wordmath` or `wikihop`.
+        generator: String,
+        /// The file to write.
+        out: PathBuf,
+        /// How many questions.
+        #[arg(long, default_value_t = 100)]
+        count: usize,
+        /// Seed.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
+}
+
+/// `swirl model …`
+#[derive(Debug, Subcommand)]
+pub enum ModelCommand {
+    /// Turn a GGUF file into a Hugging Face directory.
+    Import {
+        /// The GGUF file.
+        gguf: PathBuf,
+        /// The directory to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Describe a model directory.
+    Info {
+        /// A Hugging Face directory.
+        dir: PathBuf,
+    },
+}
+
+/// Arguments of `swirl doctor`.
+#[derive(Debug, ClapArgs)]
+pub struct DoctorArgs {
+    /// The model to look for.
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = ".deps/models/SmolLM2-135M-Instruct"
+    )]
+    pub model: PathBuf,
+    /// Print the findings as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Rewrites settings to `--set KEY=VALUE`: `--train.steps 10`, `--train.steps=10` and
+/// `train.steps=10` alike. A setting has a dot in its key, which no other argument has.
+pub fn with_settings(arguments: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut rewritten = Vec::new();
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        let after_set = matches!(rewritten.last().map(String::as_str), Some("--set" | "-s"));
+        let (dashes, text) = match argument.strip_prefix("--") {
+            Some(text) => (true, text),
+            None => (false, argument.as_str()),
+        };
+        let key = text.split('=').next().unwrap_or_default();
+        let is_key = key.contains('.') && key.split('.').all(is_word);
+        match (text.contains('='), dashes) {
+            _ if after_set || !is_key => rewritten.push(argument),
+            (true, _) => rewritten.extend(["--set".to_owned(), text.to_owned()]),
+            (false, true) => {
+                let value = arguments.next().unwrap_or_default();
+                rewritten.extend(["--set".to_owned(), format!("{text}={value}")]);
+            }
+            (false, false) => rewritten.push(argument),
+        }
+    }
+    rewritten
+}
+
+fn is_word(part: &str) -> bool {
+    !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_may_be_written_in_four_ways() {
+        let cases = [
+            (
+                "run c.toml --train.steps 10",
+                "run c.toml --set train.steps=10",
+            ),
+            (
+                "run c.toml --train.steps=10",
+                "run c.toml --set train.steps=10",
+            ),
+            (
+                "run c.toml train.steps=10",
+                "run c.toml --set train.steps=10",
+            ),
+            (
+                "run c.toml -s train.steps=10",
+                "run c.toml -s train.steps=10",
+            ),
+            ("run ../a.b/c.toml --resume", "run ../a.b/c.toml --resume"),
+            (
+                "run c.toml --resume --model.path x=y",
+                "run c.toml --resume --set model.path=x=y",
+            ),
+            ("run c.toml --train.steps", "run c.toml --set train.steps="),
+        ];
+        for (written, expected) in cases {
+            let arguments = written.split(' ').map(str::to_owned);
+            assert_eq!(with_settings(arguments).join(" "), expected);
+        }
+    }
+}

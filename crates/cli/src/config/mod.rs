@@ -1,0 +1,8 @@
+//! The configuration: TOML files, later over earlier, the command line over all, resolved and
+//! checked once. Nothing behind this module sees a value that means "default".
+
+mod load;
+mod sections;
+
+pub use load::{ConfigError, Loaded, load, load_for};
+pub use sections::*;

@@ -1,0 +1,431 @@
+//! Every setting, with its unit, its default, and what it does.
+
+use actors::training::StateWeighting;
+use data::{DialogueOptions, Selection, WordMathConfig};
+use judge::LlmJudgeConfig;
+use judge::filter::Filter;
+use learner::{ComputeType, LearnerConfig};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use tools::parser::MalformedPolicies;
+use tools::registry::Limits as ToolLimits;
+
+/// The whole configuration of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Name, folder and seed.
+    pub run: RunSection,
+    /// The model to start from, and the device.
+    #[serde(default)]
+    pub model: ModelSection,
+    /// What the model is told.
+    #[serde(default)]
+    pub prompt: PromptSection,
+    /// The questions that trajectories are generated for.
+    pub questions: QuestionSource,
+    /// Tools and their limits.
+    #[serde(default)]
+    pub tools: ToolSection,
+    /// What becomes of actions that cannot be read: `end` or `observe`, by kind.
+    #[serde(default)]
+    pub malformed: MalformedPolicies,
+    /// How trajectories are generated.
+    #[serde(default)]
+    pub rollout: RolloutSection,
+    /// Who judges steps and answers.
+    #[serde(default)]
+    pub judge: JudgeSection,
+    /// Which trajectories are trained on.
+    #[serde(default)]
+    pub filter: FilterSection,
+    /// How many actors of each role.
+    #[serde(default)]
+    pub actors: ActorSection,
+    /// Supervised start on annotated solutions; absent: none.
+    pub warm_start: Option<WarmStartSection>,
+    /// Step-wise reinforcement learning; absent: none.
+    pub train: Option<TrainSection>,
+    /// The paper's baseline: imitation of the same filtered trajectories; absent: none.
+    pub imitation: Option<ImitationSection>,
+    /// What is measured at the end.
+    #[serde(default)]
+    pub evaluation: EvaluationSection,
+}
+
+/// Name, folder and seed of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunSection {
+    /// The run's name, which is the name of its folder.
+    pub name: String,
+    /// The folder that holds run folders.
+    #[serde(default = "default_runs")]
+    pub dir: PathBuf,
+    /// Every random choice follows from it.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+fn default_runs() -> PathBuf {
+    "runs".into()
+}
+
+impl RunSection {
+    /// `dir/name`.
+    pub fn folder(&self) -> PathBuf {
+        self.dir.join(&self.name)
+    }
+}
+
+/// The model to start from, and the device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelSection {
+    /// A Hugging Face directory.
+    pub path: PathBuf,
+    /// The type to compute in.
+    pub dtype: ComputeType,
+    /// `auto` (the first GPU if there is one), `cpu`, or `cuda:N`.
+    pub device: String,
+    /// Threads of libtorch on a CPU; 0 takes one per core.
+    pub threads: usize,
+}
+
+impl Default for ModelSection {
+    fn default() -> Self {
+        Self {
+            path: ".deps/models/SmolLM2-135M-Instruct".into(),
+            dtype: ComputeType::Auto,
+            device: "auto".into(),
+            threads: 0,
+        }
+    }
+}
+
+/// What the model is told before the question.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PromptSection {
+    /// The system message.
+    pub system: String,
+    /// The system message where no tool is offered.
+    pub system_without_tools: String,
+}
+
+impl Default for PromptSection {
+    fn default() -> Self {
+        Self {
+            system: "Solve the problem one step at a time. In each turn do exactly one thing. \
+                     Either calculate, like this: <math_exp>12*3</math_exp>, and you will be told \
+                     the result. Or, once you know it, give the final number, like this: \
+                     <answer>36</answer>"
+                .into(),
+            system_without_tools: "Solve the problem. Think step by step, then give the final \
+                                   number, like this: <answer>36</answer>"
+                .into(),
+        }
+    }
+}
+
+/// Where questions come from: exactly one of `path` and `wordmath`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuestionSource {
+    /// A JSONL file: the project's layout, or GSM8K as published. `$NAME/` at its start is replaced
+    /// by an environment variable.
+    pub path: Option<PathBuf>,
+    /// Made questions: arithmetic word problems.
+    pub wordmath: Option<WordMathConfig>,
+    /// Which of them.
+    #[serde(default)]
+    pub selection: Selection,
+}
+
+/// Tools and their limits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ToolSection {
+    /// Names of the tools that are offered.
+    pub enabled: Vec<String>,
+    /// Limits of one call.
+    pub limits: ToolLimits,
+}
+
+impl Default for ToolSection {
+    fn default() -> Self {
+        Self {
+            enabled: vec!["calculator".into()],
+            limits: ToolLimits::default(),
+        }
+    }
+}
+
+/// How trajectories are generated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RolloutSection {
+    /// Trajectories per question.
+    pub samples: u32,
+    /// Actions per trajectory at most.
+    pub max_steps: u32,
+    /// Tokens per action at most.
+    pub max_action_tokens: u32,
+    /// Tokens per trajectory at most.
+    pub max_context_tokens: u32,
+    /// Logits are divided by it; 0 is greedy.
+    pub temperature: f32,
+    /// Nucleus; 1 is off.
+    pub top_p: f32,
+    /// Most probable tokens kept; 0 is off.
+    pub top_k: u32,
+    /// Items a sampler works on at a time.
+    pub items_per_sampler: u32,
+    /// A lease that is older is given out again, in milliseconds.
+    pub lease_ms: u64,
+    /// Tries of an item before it is reported as failed.
+    pub max_tries: u32,
+}
+
+impl Default for RolloutSection {
+    fn default() -> Self {
+        Self {
+            samples: 1,
+            max_steps: 10,
+            max_action_tokens: 96,
+            max_context_tokens: 1024,
+            temperature: 0.7,
+            top_p: 1.0,
+            top_k: 0,
+            items_per_sampler: 64,
+            lease_ms: 1_800_000,
+            max_tries: 3,
+        }
+    }
+}
+
+/// Who judges steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProcessJudgeKind {
+    /// Label-free rules.
+    Rules,
+    /// The annotated intermediate values: for machines without a judge model.
+    Reference,
+    /// A language model behind an OpenAI-compatible endpoint.
+    Llm,
+}
+
+/// Who judges answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutcomeJudgeKind {
+    /// Equality after the usual normalisations.
+    Match,
+    /// A language model behind an OpenAI-compatible endpoint.
+    Llm,
+}
+
+/// Who judges steps and answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JudgeSection {
+    /// Who judges steps.
+    pub process: ProcessJudgeKind,
+    /// Who judges answers.
+    pub outcome: OutcomeJudgeKind,
+    /// The endpoint, needed by `llm`.
+    pub llm: Option<LlmJudgeConfig>,
+}
+
+impl Default for JudgeSection {
+    fn default() -> Self {
+        Self {
+            process: ProcessJudgeKind::Rules,
+            outcome: OutcomeJudgeKind::Match,
+            llm: None,
+        }
+    }
+}
+
+/// Which trajectories are trained on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FilterSection {
+    /// `none`, `process`, `outcome` or `process_and_outcome`.
+    pub keep: Filter,
+    /// Keep this many of those that pass, drawn by the run's seed: makes filters comparable.
+    pub limit: Option<usize>,
+}
+
+impl Default for FilterSection {
+    fn default() -> Self {
+        Self {
+            keep: Filter::None,
+            limit: None,
+        }
+    }
+}
+
+/// How many actors of each role.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ActorSection {
+    /// Samplers, each with its own copy of the weights.
+    pub samplers: usize,
+    /// Tool executors.
+    pub tools: usize,
+    /// Judges: how many steps are judged at once.
+    pub judges: usize,
+}
+
+impl Default for ActorSection {
+    fn default() -> Self {
+        Self {
+            samplers: 1,
+            tools: 2,
+            judges: 4,
+        }
+    }
+}
+
+/// Supervised start on annotated solutions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WarmStartSection {
+    /// Questions with known solutions.
+    pub questions: QuestionSource,
+    /// How solutions become dialogues.
+    #[serde(default)]
+    pub dialogue: DialogueOptions,
+    /// Optimisation steps.
+    pub steps: u64,
+    /// Dialogues per step.
+    pub batch: usize,
+    /// Dialogues longer than this many tokens are left out.
+    #[serde(default = "default_dialogue_tokens")]
+    pub max_tokens: usize,
+    /// Steps between checkpoints.
+    #[serde(default = "default_checkpoint_every")]
+    pub checkpoint_every: u64,
+    /// The optimizer.
+    #[serde(default)]
+    pub learner: LearnerConfig,
+}
+
+fn default_dialogue_tokens() -> usize {
+    512
+}
+
+fn default_checkpoint_every() -> u64 {
+    50
+}
+
+/// Step-wise reinforcement learning.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainSection {
+    /// One learner is trained per seed, from the same start on the same trajectories.
+    #[serde(default = "default_seeds")]
+    pub seeds: Vec<u64>,
+    /// Optimisation steps.
+    pub steps: u64,
+    /// States per step.
+    pub states_per_step: usize,
+    /// Fresh actions per state.
+    pub actions_per_state: u32,
+    /// Temperature of fresh actions. Top-p and top-k are off here: the learner's log-probabilities
+    /// are those of the full distribution.
+    #[serde(default = "default_temperature")]
+    pub temperature: f32,
+    /// Tokens per action at most.
+    #[serde(default = "default_action_tokens")]
+    pub max_action_tokens: u32,
+    /// Whether long trajectories count for more.
+    #[serde(default = "default_weighting")]
+    pub weighting: StateWeighting,
+    /// Steps between checkpoints.
+    #[serde(default = "default_checkpoint_every")]
+    pub checkpoint_every: u64,
+    /// The optimizer, the baseline and the KL term.
+    #[serde(default)]
+    pub learner: LearnerConfig,
+}
+
+fn default_seeds() -> Vec<u64> {
+    vec![1]
+}
+
+fn default_temperature() -> f32 {
+    0.8
+}
+
+fn default_action_tokens() -> u32 {
+    96
+}
+
+fn default_weighting() -> StateWeighting {
+    StateWeighting::PerTrajectory
+}
+
+/// Imitation of the filtered trajectories.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImitationSection {
+    /// Which trajectories are imitated; absent: those that reinforcement learning trains on.
+    pub keep: Option<Filter>,
+    /// Optimisation steps.
+    pub steps: u64,
+    /// Trajectories per step.
+    pub batch: usize,
+    /// Steps between checkpoints.
+    #[serde(default = "default_checkpoint_every")]
+    pub checkpoint_every: u64,
+    /// The optimizer.
+    #[serde(default)]
+    pub learner: LearnerConfig,
+}
+
+/// What is measured at the end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluationSection {
+    /// The question sets.
+    pub sets: Vec<EvaluationSet>,
+    /// Samples per question.
+    pub samples: u32,
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// Actions per trajectory at most.
+    pub max_steps: u32,
+    /// Tokens per action at most.
+    pub max_action_tokens: u32,
+    /// Also measure the model the run started from.
+    pub base: bool,
+    /// Also measure every model with no tool.
+    pub without_tools: bool,
+}
+
+impl Default for EvaluationSection {
+    fn default() -> Self {
+        Self {
+            sets: Vec::new(),
+            samples: 1,
+            temperature: 0.0,
+            max_steps: 10,
+            max_action_tokens: 96,
+            base: true,
+            without_tools: false,
+        }
+    }
+}
+
+/// A named set of questions to measure on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluationSet {
+    /// Name in the report.
+    pub name: String,
+    /// The questions.
+    pub questions: QuestionSource,
+}

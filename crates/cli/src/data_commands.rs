@@ -1,0 +1,208 @@
+//! `swirl data …`: look at trajectories, export them, make questions.
+
+use crate::args::DataCommand;
+use anyhow::{Context, Result, bail};
+use proto::{Action, ItemId, Label, Step, Trajectory};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use store::TrajectoryStore;
+
+/// Performs the command.
+///
+/// # Errors
+/// When the folder holds no trajectories, the item is not there, or a file cannot be written.
+pub fn run(command: DataCommand) -> Result<ExitCode> {
+    match command {
+        DataCommand::Inspect {
+            folder,
+            item: Some(item),
+        } => show(&folder, &item)?,
+        DataCommand::Inspect { folder, item: None } => list(&folder)?,
+        DataCommand::Export { folder, out } => export(&folder, &out)?,
+        DataCommand::Make {
+            generator,
+            out,
+            count,
+            seed,
+        } => make(&generator, &out, count, seed)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A run folder's trajectories, or the folder itself.
+fn open(folder: &Path) -> Result<TrajectoryStore> {
+    let inner = folder.join("trajectories");
+    let folder: PathBuf = if inner.is_dir() {
+        inner
+    } else {
+        folder.to_owned()
+    };
+    if !folder.is_dir() {
+        bail!("{} is no folder of trajectories", folder.display());
+    }
+    Ok(TrajectoryStore::open(&folder)?)
+}
+
+fn list(folder: &Path) -> Result<()> {
+    let store = open(folder)?;
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    for trajectory in store.iter() {
+        let t = trajectory?;
+        let good = t.outcome.as_ref().map_or("-", |v| label(v.label));
+        let answer = t.answer().unwrap_or("-");
+        writeln!(
+            out,
+            "{:<28} {:>2} steps  {:<13} outcome {good:<4}  answer {answer}",
+            t.item.to_string(),
+            t.steps.len(),
+            t.end.name()
+        )?;
+    }
+    Ok(())
+}
+
+fn show(folder: &Path, item: &str) -> Result<()> {
+    let (question, sample) = item.rsplit_once('#').unwrap_or((item, "0"));
+    let sample = sample
+        .parse()
+        .with_context(|| format!("{item:?} is not question#sample"))?;
+    let id = ItemId {
+        question: question.into(),
+        sample,
+    };
+    let store = open(folder)?;
+    let trajectory = store.get(&id)?.with_context(|| {
+        format!(
+            "{id} is not there: list the items with `swirl data inspect {}`",
+            folder.display()
+        )
+    })?;
+    print!("{}", render(&trajectory));
+    Ok(())
+}
+
+/// A trajectory for people.
+fn render(t: &Trajectory) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        text,
+        "{}  data set {}  model {}  run {}",
+        t.item, t.question.dataset, t.model, t.run
+    );
+    let _ = writeln!(text, "Question: {}", t.question.question);
+    let _ = writeln!(text, "Answer key: {}\n", t.question.answer);
+    for (index, step) in t.steps.iter().enumerate() {
+        render_step(&mut text, index, step);
+    }
+    let trained = t.loss_mask().iter().filter(|&&m| m == 1).count();
+    let _ = writeln!(
+        text,
+        "End: {}  {} tokens, {trained} of them sampled",
+        t.end.name(),
+        t.tokens.len()
+    );
+    if let Some(v) = &t.outcome {
+        let _ = writeln!(
+            text,
+            "Outcome: {} by {} {}",
+            label(v.label),
+            v.judge,
+            v.rationale
+        );
+    }
+    text
+}
+
+fn render_step(text: &mut String, index: usize, step: &Step) {
+    let mean = step.logprobs.iter().sum::<f32>() / step.logprobs.len().max(1) as f32;
+    let _ = writeln!(
+        text,
+        "Step {} [{} tokens, mean log-probability {mean:.3}, {}, weights {}]",
+        index + 1,
+        step.sampled.len(),
+        match step.action {
+            Action::Call(_) => "call",
+            Action::Answer(_) => "answer",
+            Action::Malformed(kind) => kind.name(),
+        },
+        step.weight_version
+    );
+    let _ = writeln!(text, "  {}", step.text.trim().replace('\n', "\n  "));
+    if let Some(observation) = &step.observation {
+        let mark = if observation.is_error { "!" } else { ">" };
+        let _ = writeln!(
+            text,
+            "  {mark} {} ({} µs)",
+            observation.text, observation.latency_us
+        );
+    }
+    for v in &step.verdicts {
+        let _ = writeln!(
+            text,
+            "  {} by {} ({:.2}) {}",
+            label(v.label),
+            v.judge,
+            v.score,
+            v.rationale
+        );
+    }
+    text.push('\n');
+}
+
+fn label(label: Label) -> &'static str {
+    match label {
+        Label::Good => "GOOD",
+        Label::Bad => "BAD",
+    }
+}
+
+fn export(folder: &Path, out: &Path) -> Result<()> {
+    let file = File::create(out).with_context(|| format!("cannot create {}", out.display()))?;
+    let count = open(folder)?.export_jsonl(BufWriter::new(file))?;
+    eprintln!("{count} trajectories written to {}", out.display());
+    Ok(())
+}
+
+fn make(generator: &str, out: &Path, count: usize, seed: u64) -> Result<()> {
+    let config = data::WordMathConfig {
+        count,
+        seed,
+        ..data::WordMathConfig::default()
+    };
+    let world = data::WikiHopConfig {
+        count,
+        seed,
+        ..data::WikiHopConfig::default()
+    };
+    let questions = match generator {
+        "wordmath" => data::wordmath(&config)?,
+        "wikihop" => {
+            let world = data::wikihop(&world)?;
+            let articles = out.with_extension("articles.jsonl");
+            lines(&articles, &world.articles)?;
+            eprintln!(
+                "{} articles written to {}",
+                world.articles.len(),
+                articles.display()
+            );
+            world.questions
+        }
+        other => bail!("unknown generator {other:?}: there are wordmath and wikihop"),
+    };
+    lines(out, &questions)?;
+    eprintln!("{} questions written to {}", questions.len(), out.display());
+    Ok(())
+}
+
+fn lines<T: serde::Serialize>(path: &Path, rows: &[T]) -> Result<()> {
+    let mut text = Vec::new();
+    for row in rows {
+        serde_json::to_writer(&mut text, row)?;
+        text.push(b'\n');
+    }
+    crate::files::write_atomically(path, &text)
+}

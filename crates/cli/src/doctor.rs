@@ -1,0 +1,236 @@
+//! `swirl doctor`: what this machine has, and what to do about what it lacks.
+
+use crate::args::DoctorArgs;
+use crate::machine_memory::gib;
+use serde::Serialize;
+use std::path::Path;
+use std::process::ExitCode;
+use sysinfo::{Disks, System};
+
+/// Least free disk for a run of a small model with checkpoints.
+const LEAST_DISK_BYTES: u64 = 5 << 30;
+
+/// Least memory for SmolLM2-135M with sampler, learner and reference.
+const LEAST_MEMORY_BYTES: u64 = 6 << 30;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Status {
+    Ok,
+    /// Works, but something is missing that a user may want.
+    Note,
+    Problem,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    what: &'static str,
+    status: Status,
+    found: String,
+    /// What to do; empty where nothing is to be done.
+    remedy: String,
+}
+
+impl Finding {
+    fn ok(what: &'static str, found: impl Into<String>) -> Self {
+        Self {
+            what,
+            status: Status::Ok,
+            found: found.into(),
+            remedy: String::new(),
+        }
+    }
+
+    fn but(what: &'static str, status: Status, found: impl Into<String>, remedy: &str) -> Self {
+        Self {
+            what,
+            status,
+            found: found.into(),
+            remedy: remedy.to_owned(),
+        }
+    }
+}
+
+/// Prints the findings; fails where one is a problem.
+pub fn run(args: &DoctorArgs) -> ExitCode {
+    let findings = [
+        Finding::ok("swirl", env!("CARGO_PKG_VERSION")),
+        libtorch(),
+        cuda(),
+        nccl(),
+        cores(),
+        bf16(),
+        memory(),
+        disk(),
+        model(&args.model),
+        test_data(),
+    ];
+    if args.json {
+        let text = serde_json::to_string(&findings).expect("findings are plain records");
+        println!("{text}");
+    } else {
+        for finding in &findings {
+            let mark = match finding.status {
+                Status::Ok => "ok     ",
+                Status::Note => "note   ",
+                Status::Problem => "PROBLEM",
+            };
+            println!("{mark} {:<10} {}", finding.what, finding.found);
+            if !finding.remedy.is_empty() {
+                println!("{:19}{}", "", finding.remedy);
+            }
+        }
+    }
+    match findings.iter().any(|f| f.status == Status::Problem) {
+        true => ExitCode::from(1),
+        false => ExitCode::SUCCESS,
+    }
+}
+
+fn libtorch() -> Finding {
+    let sum = tch::Tensor::ones([2, 2], (tch::Kind::Float, tch::Device::Cpu)).sum(tch::Kind::Float);
+    match f64::try_from(sum) {
+        Ok(4.0) => Finding::ok("libtorch", "loaded, computes"),
+        other => Finding::but(
+            "libtorch",
+            Status::Problem,
+            format!("2 + 2 gave {other:?}"),
+            "Run `cargo xtask setup` again, or point LIBTORCH at an intact libtorch 2.13.",
+        ),
+    }
+}
+
+fn cuda() -> Finding {
+    match tch::Cuda::device_count() {
+        0 => Finding::but(
+            "CUDA",
+            Status::Note,
+            "no GPU found; runs use the CPU",
+            "With a GPU: install its driver, then run `cargo xtask setup --cuda`.",
+        ),
+        n => Finding::ok("CUDA", format!("{n} GPUs")),
+    }
+}
+
+fn nccl() -> Finding {
+    let names = ["libnccl.so.2", "libnccl.so"];
+    let folders = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+    let known = [
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/local/cuda/lib64",
+        "/usr/lib64",
+        "/usr/lib",
+    ];
+    let found = folders
+        .split(':')
+        .filter(|folder| !folder.is_empty())
+        .chain(known)
+        .flat_map(|folder| names.map(|name| Path::new(folder).join(name)))
+        .find(|path| path.exists());
+    match found {
+        Some(path) => Finding::ok("NCCL", path.display().to_string()),
+        None => Finding::but(
+            "NCCL",
+            Status::Note,
+            "libnccl.so not found; only several GPUs need it",
+            "Install libnccl2, or put its folder into LD_LIBRARY_PATH.",
+        ),
+    }
+}
+
+fn cores() -> Finding {
+    let n = std::thread::available_parallelism().map_or(1, |n| n.get());
+    Finding::ok("cores", n.to_string())
+}
+
+fn bf16() -> Finding {
+    match learner::cpu_has_fast_bf16() {
+        true => Finding::ok("bf16", "multiplied in hardware by this CPU"),
+        false => Finding::but(
+            "bf16",
+            Status::Note,
+            "not multiplied in hardware by this CPU; runs on it compute in f32",
+            "A CPU with AVX-512 BF16 or AMX, or a GPU, is about four times faster.",
+        ),
+    }
+}
+
+fn memory() -> Finding {
+    let mut system = System::new();
+    system.refresh_memory();
+    let (available, total) = (system.available_memory(), system.total_memory());
+    let found = format!("{} of {} available", gib(available), gib(total));
+    if available >= LEAST_MEMORY_BYTES {
+        return Finding::ok("memory", found);
+    }
+    Finding::but(
+        "memory",
+        Status::Problem,
+        found,
+        "SmolLM2-135M with sampler, learner and reference takes about 6 GiB: close other programs.",
+    )
+}
+
+fn disk() -> Finding {
+    let here = std::env::current_dir().unwrap_or_else(|_| "/".into());
+    let disks = Disks::new_with_refreshed_list();
+    let disk = disks
+        .iter()
+        .filter(|disk| here.starts_with(disk.mount_point()))
+        .max_by_key(|disk| disk.mount_point().as_os_str().len());
+    let Some(disk) = disk else {
+        return Finding::but(
+            "disk",
+            Status::Note,
+            "cannot tell how much is free here",
+            "",
+        );
+    };
+    let found = format!("{} free at {}", gib(disk.available_space()), here.display());
+    if disk.available_space() >= LEAST_DISK_BYTES {
+        return Finding::ok("disk", found);
+    }
+    Finding::but(
+        "disk",
+        Status::Problem,
+        found,
+        "A run with checkpoints takes several GiB: free some, or set run.dir to another disk.",
+    )
+}
+
+fn model(dir: &Path) -> Finding {
+    match model::spec_of(dir) {
+        Ok(spec) => Finding::ok(
+            "model",
+            format!(
+                "{} ({}, {} M parameters)",
+                dir.display(),
+                spec.model_type,
+                spec.parameter_count() / 1_000_000
+            ),
+        ),
+        Err(error) => Finding::but(
+            "model",
+            Status::Problem,
+            error.to_string(),
+            "Run `cargo xtask setup`, or name another model with --model DIR.",
+        ),
+    }
+}
+
+fn test_data() -> Finding {
+    let remedy = "Set SWIRL_TEST_DATA to a folder with gsm8k_train.jsonl and svamp_dev.jsonl for \
+                  configs/gsm8k-smollm2.toml and for the tests on real data.";
+    match std::env::var("SWIRL_TEST_DATA") {
+        Ok(folder) if Path::new(&folder).join("gsm8k_train.jsonl").exists() => {
+            Finding::ok("data", folder)
+        }
+        Ok(folder) => Finding::but(
+            "data",
+            Status::Problem,
+            format!("{folder} has no gsm8k_train.jsonl"),
+            remedy,
+        ),
+        Err(_) => Finding::but("data", Status::Note, "built-in questions only", remedy),
+    }
+}

@@ -1,0 +1,247 @@
+//! The engines behind the actors: libtorch on one owner thread per device.
+
+use crate::config::ModelSection;
+use actors::ports::{EngineError, Generator, StepReport, Trainer, Turns};
+use anyhow::{Context, Result, bail};
+use async_trait::async_trait;
+use learner::Learner;
+use model::{DeviceHandle, DeviceThread, Tokenizer, TurnCodec};
+use proto::{
+    Completion, GenerateRequest, Question, SftSample, StateGroup, WeightSnapshot, WeightVersion,
+};
+use sampler::{Engine, EngineConfig, SamplerHandle};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use tch::{Device, Kind};
+
+/// Jobs that wait for the device; callers beyond that wait for room.
+const QUEUED_JOBS: usize = 64;
+
+/// The device of a run, its owner thread, and the type to compute in.
+#[derive(Clone)]
+pub struct Machine {
+    /// Where tensors live.
+    pub device: Device,
+    /// The type the sampler and the reference compute in.
+    pub kind: Kind,
+    handle: DeviceHandle,
+}
+
+impl Machine {
+    /// Takes the device that the configuration names.
+    ///
+    /// # Errors
+    /// When it does not exist on this machine.
+    pub fn new(section: &ModelSection) -> Result<Self> {
+        let device = device(&section.device)?;
+        let threads = match section.threads {
+            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+            threads => threads,
+        };
+        tch::set_num_threads(threads as i32);
+        let kind = section.dtype.kind(device);
+        let thread = DeviceThread::spawn("device", QUEUED_JOBS)
+            .context("the operating system gives no thread for the device")?;
+        Ok(Self {
+            device,
+            kind,
+            handle: thread.handle(),
+        })
+    }
+
+    /// A sampler with the weights of `dir`.
+    ///
+    /// # Errors
+    /// When the model cannot be loaded, or does not fit.
+    pub async fn sampler(&self, dir: &Path, config: EngineConfig) -> Result<SamplerHandle> {
+        let (dir, device, kind) = (dir.to_owned(), self.device, self.kind);
+        let engine = self
+            .handle
+            .run(move || -> Result<Engine> {
+                let tokenizer = Arc::new(Tokenizer::load(&dir)?);
+                let decoder = model::load(&dir, device, kind)?;
+                Ok(Engine::new(decoder, tokenizer, WeightVersion(0), config)?)
+            })
+            .await??;
+        Ok(SamplerHandle::spawn(engine, self.handle.clone()))
+    }
+
+    /// Runs `job` on the device's thread.
+    ///
+    /// # Errors
+    /// When the job panicked.
+    pub async fn run<R: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<R> {
+        Ok(self.handle.run(job).await?)
+    }
+}
+
+fn device(name: &str) -> Result<Device> {
+    let gpus = tch::Cuda::device_count();
+    match name {
+        "cpu" => Ok(Device::Cpu),
+        "auto" if gpus > 0 => Ok(Device::Cuda(0)),
+        "auto" => Ok(Device::Cpu),
+        _ => {
+            let index: usize = name
+                .strip_prefix("cuda:")
+                .and_then(|index| index.parse().ok())
+                .with_context(|| format!("model.device = {name:?}: write auto, cpu or cuda:N"))?;
+            if index as i64 >= gpus {
+                bail!(
+                    "model.device = {name:?}, but libtorch finds {gpus} GPUs: run `swirl doctor`"
+                );
+            }
+            Ok(Device::Cuda(index))
+        }
+    }
+}
+
+/// A sampler as the actors see it.
+pub struct SamplerPort(pub SamplerHandle);
+
+#[async_trait]
+impl Generator for SamplerPort {
+    async fn generate(&self, request: GenerateRequest) -> Result<Vec<Completion>, EngineError> {
+        self.0
+            .generate(request)
+            .await
+            .map_err(|error| EngineError(error.to_string()))
+    }
+
+    async fn publish(&self, weights: WeightSnapshot) -> Result<(), EngineError> {
+        self.0
+            .publish(weights)
+            .await
+            .map_err(|error| EngineError(error.to_string()))
+    }
+}
+
+/// A learner as the actors see it.
+pub struct LearnerPort {
+    machine: Machine,
+    learner: Arc<Mutex<Learner>>,
+    checkpoints: PathBuf,
+}
+
+impl LearnerPort {
+    /// A learner that writes its checkpoints below `checkpoints`.
+    pub fn new(machine: Machine, learner: Learner, checkpoints: PathBuf) -> Self {
+        Self {
+            machine,
+            learner: Arc::new(Mutex::new(learner)),
+            checkpoints,
+        }
+    }
+
+    async fn with<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Learner) -> Result<R> + Send + 'static,
+    ) -> Result<R, EngineError> {
+        let learner = self.learner.clone();
+        let run = move || {
+            let mut learner = learner
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
+            job(&mut learner)
+        };
+        let result = self.machine.run(run).await.and_then(|result| result);
+        result.map_err(|error| EngineError(format!("{error:#}")))
+    }
+}
+
+#[async_trait]
+impl Trainer for LearnerPort {
+    async fn steps_done(&self) -> Result<u64, EngineError> {
+        self.with(|learner| Ok(learner.step())).await
+    }
+
+    async fn supervised_step(&self, batch: Vec<SftSample>) -> Result<StepReport, EngineError> {
+        self.with(move |learner| {
+            let metrics = learner.sft_step(&batch)?;
+            Ok(StepReport {
+                step: learner.step(),
+                metrics: metrics.values(),
+            })
+        })
+        .await
+    }
+
+    async fn policy_step(&self, batch: Vec<StateGroup>) -> Result<StepReport, EngineError> {
+        self.with(move |learner| {
+            let metrics = learner.rl_step(&batch)?;
+            Ok(StepReport {
+                step: learner.step(),
+                metrics: metrics.values(),
+            })
+        })
+        .await
+    }
+
+    async fn snapshot(&self, version: WeightVersion) -> Result<WeightSnapshot, EngineError> {
+        self.with(move |learner| Ok(learner.snapshot(version)))
+            .await
+    }
+
+    async fn checkpoint(&self) -> Result<PathBuf, EngineError> {
+        let root = self.checkpoints.clone();
+        self.with(move |learner| Ok(learner.save_checkpoint(&root)?))
+            .await
+    }
+
+    async fn export(&self, folder: PathBuf) -> Result<(), EngineError> {
+        self.with(move |learner| Ok(learner.export(&folder)?)).await
+    }
+}
+
+/// Dialogues in the model's own chat template.
+pub struct ChatTurns {
+    codec: TurnCodec,
+    system: String,
+}
+
+impl ChatTurns {
+    /// The template and tokenizer of `dir`, opened by `system`.
+    ///
+    /// # Errors
+    /// When the directory has no usable tokenizer or template.
+    pub fn load(dir: &Path, system: &str) -> Result<Self> {
+        Ok(Self {
+            codec: TurnCodec::load(dir)?,
+            system: system.to_owned(),
+        })
+    }
+
+    /// A dialogue to imitate: prompt, then actions (trained on, each with its end of turn) and
+    /// observations (not).
+    pub fn dialogue(&self, question: &Question, turns: &[data::Turn]) -> SftSample {
+        let mut tokens = self.prompt(question);
+        let mut mask = vec![0; tokens.len()];
+        let mut action: Vec<u32> = Vec::new();
+        for turn in turns {
+            let (ids, trained) = match turn {
+                data::Turn::Assistant(text) => {
+                    action = self.codec.action(text);
+                    (action.clone(), 1)
+                }
+                data::Turn::Observation(text) => (self.observation(text, &action), 0),
+            };
+            mask.resize(mask.len() + ids.len(), trained);
+            tokens.extend(ids);
+        }
+        SftSample { tokens, mask }
+    }
+}
+
+impl Turns for ChatTurns {
+    fn prompt(&self, question: &Question) -> Vec<u32> {
+        self.codec.prompt(Some(&self.system), &question.question)
+    }
+
+    fn observation(&self, text: &str, sampled: &[u32]) -> Vec<u32> {
+        let closed = sampled.last() == Some(&self.codec.end_of_turn());
+        self.codec.observation(text, closed)
+    }
+}

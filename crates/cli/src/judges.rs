@@ -1,0 +1,77 @@
+//! Judges as the configuration asks for them.
+
+use crate::config::{JudgeSection, OutcomeJudgeKind, ProcessJudgeKind};
+use actors::Judges;
+use anyhow::{Context, Result};
+use judge::{
+    AnswerMatch, LlmEndpoint, LlmJudge, LlmOutcomeJudge, OutcomeJudge, ProcessJudge,
+    ReferenceJudge, RulesJudge, StepContext,
+};
+use proto::{Action, Question, StepView};
+use std::sync::Arc;
+
+/// Asks a judge model for one verdict before hours of work depend on it; judges without a model
+/// need no asking.
+///
+/// # Errors
+/// What the endpoint said, or that it cannot be reached.
+pub async fn probe(section: &JudgeSection) -> Result<()> {
+    let judges = build(section)?;
+    let question = Question {
+        id: "probe".into(),
+        dataset: "probe".into(),
+        split: "probe".into(),
+        question: "A box holds 3 pens. How many pens do 4 boxes hold?".into(),
+        answer: "12".into(),
+        answer_aliases: Vec::new(),
+        reference_steps: Vec::new(),
+    };
+    if section.process == ProcessJudgeKind::Llm {
+        let step = StepView {
+            text: "<answer>12</answer>".into(),
+            thought: String::new(),
+            action: Action::Answer("12".into()),
+            observation: None,
+        };
+        judges
+            .process
+            .judge(&StepContext::new(question.clone(), Vec::new(), step))
+            .await?;
+    }
+    if section.outcome == OutcomeJudgeKind::Llm {
+        judges.outcome.judge(&question, Some("12")).await?;
+    }
+    Ok(())
+}
+
+/// Builds the judges.
+///
+/// # Errors
+/// When the LLM judge's endpoint, key or rubric is missing.
+pub fn build(section: &JudgeSection) -> Result<Judges> {
+    // One endpoint for both, so that its rate and concurrency limits hold for them together.
+    let llm = match &section.llm {
+        Some(config) => Some((LlmEndpoint::new(config)?, config)),
+        None => None,
+    };
+    let llm = || llm.clone().context("[judge.llm] is missing");
+    let process: Arc<dyn ProcessJudge> = match section.process {
+        ProcessJudgeKind::Rules => Arc::new(RulesJudge::default()),
+        ProcessJudgeKind::Reference => Arc::new(ReferenceJudge::new()),
+        ProcessJudgeKind::Llm => {
+            let (endpoint, config) = llm()?;
+            Arc::new(LlmJudge::on(endpoint, config.rubric.as_deref())?)
+        }
+    };
+    let outcome: Arc<dyn OutcomeJudge> = match section.outcome {
+        OutcomeJudgeKind::Match => Arc::new(AnswerMatch::new()),
+        OutcomeJudgeKind::Llm => {
+            let (endpoint, config) = llm()?;
+            Arc::new(LlmOutcomeJudge::on(
+                endpoint,
+                config.outcome_rubric.as_deref(),
+            )?)
+        }
+    };
+    Ok(Judges { process, outcome })
+}

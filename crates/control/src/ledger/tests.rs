@@ -1,0 +1,467 @@
+use super::*;
+use proptest::prelude::*;
+
+const WORKER: WorkerId = WorkerId(0);
+
+fn item(n: u32) -> ItemId {
+    ItemId {
+        question: format!("q{}", n / 2).as_str().into(),
+        sample: n % 2,
+    }
+}
+
+fn items(n: u32) -> Vec<ItemId> {
+    (0..n).map(item).collect()
+}
+
+fn ledger(n: u32, max_tries: u32) -> Ledger {
+    let mut ledger = Ledger::new(
+        LedgerConfig {
+            lease_ms: 100,
+            max_tries,
+        },
+        items(n),
+        [],
+    );
+    ledger.grant_credits(WORKER, 10);
+    ledger
+}
+
+fn take(ledger: &mut Ledger, now_ms: u64) -> Lease {
+    ledger
+        .lease(WORKER, now_ms)
+        .expect("an item waits and there is credit")
+}
+
+/// Recounts everything the ledger keeps account of (RL-1, RL-3).
+fn check(ledger: &Ledger) {
+    let mut count = Progress {
+        total: ledger.slots.len(),
+        ..Progress::default()
+    };
+    let mut held: HashMap<WorkerId, usize> = HashMap::new();
+    let mut deadlines = BTreeSet::new();
+    for (index, slot) in ledger.slots.iter().enumerate() {
+        let queued = ledger
+            .queue
+            .iter()
+            .filter(|&&s| s as usize == index)
+            .count();
+        match &slot.state {
+            State::Unleased => {
+                count.unleased += 1;
+                assert_eq!(queued, 1, "an unleased item waits once");
+            }
+            State::Leased {
+                worker,
+                deadline_ms,
+            } => {
+                count.leased += 1;
+                *held.entry(*worker).or_default() += 1;
+                deadlines.insert((*deadline_ms, index as u32));
+                assert!(ledger.workers[worker].leases.contains(&(index as u32)));
+                assert_eq!(queued, 0, "a leased item does not wait");
+            }
+            State::Done => count.done += 1,
+            State::Failed { .. } => count.failed += 1,
+        }
+        assert!(slot.tries <= ledger.config.max_tries);
+    }
+    assert_eq!(count, ledger.progress());
+    assert_eq!(
+        count.total,
+        count.unleased + count.leased + count.done + count.failed
+    );
+    assert_eq!(deadlines, ledger.deadlines);
+    for (id, worker) in &ledger.workers {
+        assert_eq!(worker.leases.len(), held.get(id).copied().unwrap_or(0));
+    }
+}
+
+#[test]
+fn items_are_leased_in_order_and_retries_go_to_the_back() {
+    let mut ledger = ledger(3, 5);
+    let first = take(&mut ledger, 0);
+    assert_eq!(
+        (first.item.clone(), first.attempt, first.deadline_ms),
+        (item(0), 1, 100)
+    );
+    assert_eq!(
+        ledger.fail(first.token, "x".into()),
+        Failure::Retry { attempt: 1 }
+    );
+    let order: Vec<_> = (0..3)
+        .map(|_| take(&mut ledger, 0))
+        .map(|l| (l.item, l.attempt))
+        .collect();
+    assert_eq!(order, [(item(1), 1), (item(2), 1), (item(0), 2)]);
+}
+
+#[test]
+fn resume_skips_what_is_done_and_collapses_duplicates() {
+    let config = LedgerConfig {
+        lease_ms: 1,
+        max_tries: 1,
+    };
+    let given = [item(0), item(1), item(0), item(2)];
+    let mut ledger = Ledger::new(config, given, [item(1), item(1), item(9)]);
+    ledger.grant_credits(WORKER, 9);
+    let progress = Progress {
+        unleased: 2,
+        done: 1,
+        total: 3,
+        ..Progress::default()
+    };
+    assert_eq!((ledger.progress(), ledger.unknown_done()), (progress, 1));
+    assert_eq!(take(&mut ledger, 0).item, item(0));
+    assert_eq!(take(&mut ledger, 0).item, item(2));
+    assert_eq!(ledger.lease(WORKER, 0), None);
+    check(&ledger);
+}
+
+#[test]
+fn an_empty_job_is_finished() {
+    assert!(
+        Ledger::new(
+            LedgerConfig {
+                lease_ms: 1,
+                max_tries: 1
+            },
+            [],
+            []
+        )
+        .is_finished()
+    );
+}
+
+#[test]
+fn rl_1_every_item_is_in_one_state_along_its_way() {
+    let mut ledger = ledger(3, 2);
+    check(&ledger);
+    let (a, b) = (take(&mut ledger, 0), take(&mut ledger, 5));
+    check(&ledger);
+    assert!(matches!(ledger.complete(a.token), Completion::Accepted(_)));
+    check(&ledger);
+    ledger.fail(b.token, "engine died".into());
+    check(&ledger);
+    let c = take(&mut ledger, 6);
+    assert_eq!(ledger.next_deadline_ms(), Some(106));
+    assert_eq!(ledger.expire(105), []);
+    assert_eq!(ledger.expire(106), [c.item]);
+    check(&ledger);
+    let progress = Progress {
+        unleased: 2,
+        done: 1,
+        total: 3,
+        ..Progress::default()
+    };
+    assert_eq!(ledger.progress(), progress);
+}
+
+#[test]
+fn rl_2_each_item_is_done_at_most_once() {
+    let mut ledger = ledger(1, 9);
+    let old = take(&mut ledger, 0);
+    assert_eq!(ledger.expire(100), [item(0)]);
+    let new = take(&mut ledger, 100);
+    assert_eq!(
+        ledger.complete(old.token),
+        Completion::Stale,
+        "leased to somebody else"
+    );
+    assert_eq!(ledger.complete(new.token), Completion::Accepted(item(0)));
+    assert_eq!(ledger.complete(new.token), Completion::Stale);
+    assert_eq!(ledger.fail(new.token, "late".into()), Failure::Stale);
+    assert_eq!(
+        ledger.complete(LeaseToken::new(7, 1)),
+        Completion::Stale,
+        "of another ledger"
+    );
+    assert!(ledger.is_finished());
+    check(&ledger);
+}
+
+#[test]
+fn rl_2_a_late_result_is_kept_while_nobody_else_has_the_item() {
+    let mut ledger = ledger(2, 9);
+    let late = take(&mut ledger, 0);
+    ledger.expire(100);
+    assert_eq!(
+        ledger.fail(late.token, "late failure".into()),
+        Failure::Stale
+    );
+    assert_eq!(ledger.complete(late.token), Completion::Accepted(item(0)));
+    assert_eq!(take(&mut ledger, 100).item, item(1));
+    assert_eq!(
+        ledger.lease(WORKER, 100),
+        None,
+        "the done item is not leased again"
+    );
+    assert_eq!(
+        ledger.credits(WORKER),
+        9,
+        "the credit of the late lease came back once"
+    );
+}
+
+#[test]
+fn rl_3_no_lease_without_credit_and_every_ending_gives_it_back() {
+    type Ending = fn(&mut Ledger, LeaseToken);
+    let endings: [Ending; 3] = [
+        |l, t| assert_ne!(l.complete(t), Completion::Stale),
+        |l, t| assert_ne!(l.fail(t, "x".into()), Failure::Stale),
+        |l, _| assert_eq!(l.expire(u64::MAX).len(), 1),
+    ];
+    for ending in endings {
+        let mut ledger = Ledger::new(
+            LedgerConfig {
+                lease_ms: 1,
+                max_tries: 2,
+            },
+            items(4),
+            [],
+        );
+        assert_eq!(ledger.lease(WORKER, 0), None, "nothing was granted");
+        ledger.grant_credits(WORKER, 1);
+        let lease = take(&mut ledger, 0);
+        assert_eq!((ledger.lease(WORKER, 0), ledger.credits(WORKER)), (None, 0));
+        ending(&mut ledger, lease.token);
+        assert_eq!(ledger.credits(WORKER), 1);
+        check(&ledger);
+    }
+}
+
+#[test]
+fn rl_3_a_lost_worker_loses_its_leases_and_its_credits() {
+    let mut ledger = ledger(3, 2);
+    let (a, b) = (take(&mut ledger, 0), take(&mut ledger, 0));
+    assert_eq!(ledger.worker_lost(WORKER), [a.item, b.item]);
+    assert_eq!((ledger.credits(WORKER), ledger.lease(WORKER, 0)), (0, None));
+    assert_eq!(ledger.worker_lost(WorkerId(5)), []);
+    check(&ledger);
+}
+
+#[test]
+fn rl_4_an_item_that_never_returns_is_given_up_after_its_tries() {
+    for (max_tries, leases) in [(0, 1), (1, 1), (3, 3)] {
+        let mut ledger = ledger(1, max_tries);
+        let mut count = 0;
+        while let Some(lease) = ledger.lease(WORKER, count * 100) {
+            count += 1;
+            assert_eq!(u64::from(lease.attempt), count);
+            ledger.expire(count * 100);
+        }
+        assert_eq!(count, leases);
+        assert!(ledger.is_finished());
+        assert_eq!(
+            ledger.failed_items(),
+            [(item(0), "no result within 100 ms".to_owned())]
+        );
+    }
+}
+
+#[test]
+fn rl_5_no_failure_makes_an_item_done() {
+    let mut ledger = ledger(3, 1);
+    let lease = take(&mut ledger, 0);
+    assert_eq!(
+        ledger.fail(lease.token, "judge is down".into()),
+        Failure::GaveUp
+    );
+    let _expired = take(&mut ledger, 0);
+    ledger.expire(100);
+    let _lost = take(&mut ledger, 100);
+    ledger.worker_lost(WORKER);
+    let progress = Progress {
+        failed: 3,
+        total: 3,
+        ..Progress::default()
+    };
+    assert_eq!(ledger.progress(), progress);
+    let reasons: Vec<_> = ledger
+        .failed_items()
+        .into_iter()
+        .map(|(_, reason)| reason)
+        .collect();
+    assert_eq!(
+        reasons,
+        [
+            "judge is down",
+            "no result within 100 ms",
+            "worker 0 was lost"
+        ]
+    );
+    assert_eq!(
+        ledger.complete(lease.token),
+        Completion::Stale,
+        "failed is final"
+    );
+}
+
+#[test]
+fn two_hundred_thousand_items_with_failures_all_end() {
+    const ITEMS: u32 = 200_000;
+    let config = LedgerConfig {
+        lease_ms: 10,
+        max_tries: 3,
+    };
+    let mut ledger = Ledger::new(config, items(ITEMS), (0..ITEMS).step_by(10).map(item));
+    for worker in 0..4 {
+        ledger.grant_credits(WorkerId(worker), 5_000);
+    }
+    let (mut now, mut done) = (0, 0);
+    while !ledger.is_finished() {
+        now += 1;
+        let leases: Vec<Lease> = (0..4)
+            .filter_map(|worker| ledger.lease(WorkerId(worker), now))
+            .collect();
+        for (n, lease) in leases.into_iter().enumerate() {
+            match (now + n as u64) % 7 {
+                0 => assert_ne!(ledger.fail(lease.token, "fault".into()), Failure::Stale),
+                1 => {}
+                _ => done += usize::from(ledger.complete(lease.token) != Completion::Stale),
+            }
+        }
+        ledger.expire(now);
+    }
+    let progress = ledger.progress();
+    assert_eq!(progress.done, done + (ITEMS / 10) as usize);
+    assert_eq!(progress.done + progress.failed, ITEMS as usize);
+    assert_eq!(ledger.failed_items().len(), progress.failed);
+}
+
+/// What may happen to a ledger, in any order.
+#[derive(Debug, Clone)]
+enum Event {
+    Grant(u32, u32),
+    Lease(u32),
+    Complete(usize),
+    Fail(usize),
+    Wait(u64),
+    Expire,
+    Lose(u32),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        1 => (0..3u32, 0..3u32).prop_map(|(worker, n)| Event::Grant(worker, n)),
+        6 => (0..3u32).prop_map(Event::Lease),
+        3 => any::<usize>().prop_map(Event::Complete),
+        2 => any::<usize>().prop_map(Event::Fail),
+        2 => (0..80u64).prop_map(Event::Wait),
+        2 => Just(Event::Expire),
+        1 => (0..3u32).prop_map(Event::Lose),
+    ]
+}
+
+/// A ledger, and what a bystander knows of it.
+struct World {
+    ledger: Ledger,
+    now_ms: u64,
+    /// Every token ever given out, so that stale ones are tried too.
+    tokens: Vec<LeaseToken>,
+    granted: HashMap<u32, u32>,
+    accepted: BTreeSet<ItemId>,
+}
+
+impl World {
+    fn token(&self, pick: usize) -> Option<LeaseToken> {
+        (!self.tokens.is_empty()).then(|| self.tokens[pick % self.tokens.len()])
+    }
+
+    fn happens(&mut self, event: Event) {
+        let before = self.ledger.progress().done;
+        match event {
+            Event::Grant(worker, n) => {
+                self.ledger.grant_credits(WorkerId(worker), n);
+                *self.granted.entry(worker).or_default() += n;
+            }
+            Event::Lease(worker) => {
+                if let Some(lease) = self.ledger.lease(WorkerId(worker), self.now_ms) {
+                    assert!(
+                        !self.accepted.contains(&lease.item),
+                        "a done item was leased"
+                    );
+                    assert!(
+                        !self.tokens.contains(&lease.token),
+                        "a token was used twice"
+                    );
+                    self.tokens.push(lease.token);
+                }
+            }
+            Event::Complete(pick) => {
+                if let Some(token) = self.token(pick)
+                    && let Completion::Accepted(item) = self.ledger.complete(token)
+                {
+                    assert!(self.accepted.insert(item), "RL-2: done twice");
+                }
+            }
+            Event::Fail(pick) => {
+                if let Some(token) = self.token(pick) {
+                    self.ledger.fail(token, "fault".into());
+                }
+            }
+            Event::Wait(ms) => self.now_ms += ms,
+            Event::Expire => drop(self.ledger.expire(self.now_ms)),
+            Event::Lose(worker) => {
+                self.ledger.worker_lost(WorkerId(worker));
+                self.granted.remove(&worker);
+            }
+        }
+        assert!(self.ledger.progress().done >= before, "RL-2: done is final");
+        self.check();
+    }
+
+    fn check(&self) {
+        check(&self.ledger);
+        assert_eq!(
+            self.ledger.progress().done,
+            self.accepted.len(),
+            "RL-5: done by a result only"
+        );
+        for worker in 0..3 {
+            let granted = self.granted.get(&worker).copied().unwrap_or(0) as usize;
+            let leases = self
+                .ledger
+                .workers
+                .get(&WorkerId(worker))
+                .map_or(0, |w| w.leases.len());
+            let free = self.ledger.credits(WorkerId(worker)) as usize;
+            assert_eq!(leases + free, granted, "RL-3: a credit was lost or made");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn rl_invariants_hold_under_any_events_and_every_job_ends(
+        count in 0..12u32,
+        max_tries in 1..4u32,
+        events in proptest::collection::vec(event(), 0..120),
+    ) {
+        let config = LedgerConfig { lease_ms: 100, max_tries };
+        let mut world = World {
+            ledger: Ledger::new(config, items(count), []),
+            now_ms: 0,
+            tokens: Vec::new(),
+            granted: HashMap::new(),
+            accepted: BTreeSet::new(),
+        };
+        for event in events {
+            world.happens(event);
+        }
+        // RL-4: from wherever that led, a worker that never answers still brings every item to an
+        // end, within the tries of all items.
+        world.happens(Event::Grant(0, 1));
+        for _ in 0..=count * max_tries {
+            world.happens(Event::Wait(100));
+            world.happens(Event::Expire);
+            world.happens(Event::Lease(0));
+        }
+        world.happens(Event::Wait(100));
+        world.happens(Event::Expire);
+        prop_assert!(world.ledger.is_finished());
+        let progress = world.ledger.progress();
+        prop_assert_eq!(progress.done + progress.failed, count as usize);
+    }
+}

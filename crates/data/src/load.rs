@@ -1,0 +1,144 @@
+//! Reading question files.
+
+use crate::rows::{self, FileNames};
+use proto::Question;
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+};
+
+/// Why a question file could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// The file is not there or may not be read: check the path.
+    #[error("cannot open question file {}: {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Reading stopped within the file: it is not UTF-8 text, or the disk failed.
+    #[error("{}:{line}: cannot read the line as UTF-8 text: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The line is not a JSON value: the file is not JSON Lines, or it was cut off.
+    #[error("{}:{line}: not JSON ({source}); expected one JSON object per line", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Where in the line.
+        source: serde_json::Error,
+    },
+    /// The line is JSON, but not a question.
+    #[error("{}:{line}: {problem}", path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong and what is expected.
+        problem: String,
+    },
+    /// Two rows have one id, so results could not be told apart: rename one.
+    #[error("{}:{line}: id `{id}` is already taken by line {first}; ids must be unique", path.display())]
+    DuplicateId {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// The id.
+        id: String,
+        /// The line that has it first.
+        first: usize,
+    },
+    /// No line of the file is a question.
+    #[error("{} holds no question; expected JSON Lines with one question per line", .0.display())]
+    Empty(PathBuf),
+}
+
+/// Loads every question of a JSON Lines file, in order. Blank lines are passed over.
+///
+/// Two layouts are told apart row by row:
+/// - **rows with fields**: `question` and `answer` (text or number), and where known `id`,
+///   `dataset`, `split`, `answer_aliases`. Steps of a known solution are taken from the first of
+///   `reference_steps` (this project's own), `solution` (GSM8K's annotated text), `decomposition`
+///   (MuSiQue's, with `#1` for the first answer), `steps` (titles and snippets per step) and
+///   `equation` (SVAMP's bracketed arithmetic; other notations give no steps) that is there;
+/// - **GSM8K as published** (Cobbe et al. 2021): `question`, and an `answer` that is the annotated
+///   solution and ends in a line `#### 72`.
+///
+/// What a row does not say is taken from the file's name: `dataset` is `gsm8k` for the second
+/// layout and the file's stem for the first; `split` is `train`, `val`, `dev` or `test` if the name
+/// has such a word, else `all`; `id` is `<dataset>-<split>-<row from 0, five digits>`, without the
+/// split where that is `all`.
+///
+/// # Errors
+/// Names file and line of the first thing that is wrong, and what is expected there. A file without
+/// any question is an error, too.
+pub fn load(path: &Path) -> Result<Vec<Question>, DataError> {
+    let open = |source| DataError::Open {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(open)?;
+    let names = FileNames::of(path);
+    let mut questions = Vec::new();
+    let mut lines_by_id = HashMap::new();
+    for (index, text) in BufReader::new(file).lines().enumerate() {
+        let line = index + 1;
+        let text = text.map_err(|source| DataError::Read {
+            path: path.to_owned(),
+            line,
+            source,
+        })?;
+        let text = text.trim_start_matches('\u{feff}').trim();
+        if text.is_empty() {
+            continue;
+        }
+        let question = parse_line(path, line, text, &names, questions.len())?;
+        if let Some(first) = lines_by_id.insert(question.id.clone(), line) {
+            let (path, id) = (path.to_owned(), question.id.0);
+            return Err(DataError::DuplicateId {
+                path,
+                line,
+                id,
+                first,
+            });
+        }
+        questions.push(question);
+    }
+    if questions.is_empty() {
+        return Err(DataError::Empty(path.to_owned()));
+    }
+    Ok(questions)
+}
+
+fn parse_line(
+    path: &Path,
+    line: usize,
+    text: &str,
+    names: &FileNames,
+    row: usize,
+) -> Result<Question, DataError> {
+    let value = serde_json::from_str(text).map_err(|source| DataError::Json {
+        path: path.to_owned(),
+        line,
+        source,
+    })?;
+    rows::question(value, names, row).map_err(|problem| DataError::Row {
+        path: path.to_owned(),
+        line,
+        problem,
+    })
+}

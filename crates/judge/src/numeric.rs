@@ -1,0 +1,231 @@
+//! When two numbers are the same, and which number a text says.
+
+use num_traits::{One, Signed, Zero, pow};
+use tools::number::{NumberSpan, Rational, number_spans, number_words, parse_number};
+
+/// A value with more decimals than this may be written rounded; a shorter one is written out.
+const ROUNDED_BEYOND_PLACES: u32 = 2;
+/// More decimals than this are not counted: the calculator rounds before them.
+const MAX_PLACES: u32 = 12;
+
+/// Whether somebody who writes `written`, with `places` decimals, may mean `value`:
+/// - they are equal;
+/// - or one of them is no integer and they differ by at most one millionth of the value (what is
+///   left of a rounding in an earlier step);
+/// - or `value` has more than two decimals and more than `places`, and `written` is it rounded to
+///   `places`, of which there is at least one. So 3.33 may mean 10/3, and neither 33 nor 1.5 may
+///   mean anything but itself where the value is 100/3 or 1.46.
+pub(crate) fn agrees(written: &Rational, places: u32, value: &Rational) -> bool {
+    let off = (written - value).abs();
+    if off.is_zero() {
+        return true;
+    }
+    let fractional = !written.is_integer() || !value.is_integer();
+    if fractional && &off * ten_to(6) <= value.abs() {
+        return true;
+    }
+    let beyond = places.max(ROUNDED_BEYOND_PLACES);
+    let long = beyond < MAX_PLACES && !(value * ten_to(beyond)).is_integer();
+    let half_unit_at_most = off * ten_to(places) * Rational::from_integer(2.into());
+    places >= 1 && long && half_unit_at_most <= Rational::one()
+}
+
+/// How many decimals a number has; `None` where more than twelve.
+pub(crate) fn decimals(value: &Rational) -> Option<u32> {
+    (0..=MAX_PLACES).find(|places| (value * ten_to(*places)).is_integer())
+}
+
+fn ten_to(exponent: u32) -> Rational {
+    pow(Rational::from_integer(10.into()), exponent as usize)
+}
+
+/// A number as a text says it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Amount {
+    /// Its value: 1/2 for `50%`.
+    pub value: Rational,
+    /// What stands before the percent sign, if there is one: 50 for `50%`.
+    pub percent: Option<Rational>,
+    /// How many decimals are written, trailing zeros included; 0 for fractions, exponents and
+    /// percentages, which are never taken to be rounded.
+    pub places: u32,
+}
+
+impl Amount {
+    fn of(text: &str, span: &NumberSpan) -> Self {
+        let written = text[span.range.clone()].to_lowercase();
+        let is_percent = ["%", "per", "pct"]
+            .iter()
+            .any(|sign| written.contains(sign));
+        let hundred = Rational::from_integer(100.into());
+        let is_plain = !written.contains(|c: char| c.is_alphabetic() || c == '/' || c == '%');
+        let fraction = written
+            .split_once('.')
+            .filter(|_| is_plain)
+            .map_or("", |(_, after)| after);
+        Self {
+            value: span.value.clone(),
+            percent: is_percent.then(|| &span.value * hundred),
+            places: fraction.chars().filter(char::is_ascii_digit).count() as u32,
+        }
+    }
+
+    /// A value that is known exactly.
+    pub fn exact(value: Rational) -> Self {
+        Self {
+            value,
+            percent: None,
+            places: 0,
+        }
+    }
+
+    /// The number that a text is, with currency and percent signs and nothing else, save for a
+    /// currency's name.
+    pub fn exactly(text: &str) -> Option<Self> {
+        const CURRENCIES: [&str; 5] = [" dollars", " dollar", " usd", " euros", " euro"];
+        let text = text.trim();
+        let lower = text.to_ascii_lowercase();
+        let cut = CURRENCIES
+            .iter()
+            .find(|name| lower.ends_with(*name))
+            .map_or(0, |name| name.len());
+        let text = &text[..text.len() - cut];
+        parse_number(text)?;
+        Self::only(text)
+    }
+
+    /// The one number that occurs in a text, amid any words: said twice it is still one. A number
+    /// in words counts where there are no digits and the text begins with it: `ten dollars`.
+    pub fn only(text: &str) -> Option<Self> {
+        let spans = number_spans(text);
+        if let Some((first, others)) = spans.split_first() {
+            let same = others.iter().all(|span| span.value == first.value);
+            return same.then(|| Self::of(text, first));
+        }
+        let first = text
+            .trim()
+            .split(char::is_whitespace)
+            .next()
+            .unwrap_or_default();
+        match number_words(text).as_slice() {
+            [value] if !number_words(first).is_empty() => Some(Self::exact(value.clone())),
+            _ => None,
+        }
+    }
+
+    /// Whether `other` says this number. A percent sign on one side only may be a factor or a unit:
+    /// `50%` agrees with 0.5 and with 50. On both sides the values decide.
+    pub fn agrees(&self, other: &Self) -> bool {
+        if agrees(&self.value, self.places, &other.value) {
+            return true;
+        }
+        match (&self.percent, &other.percent) {
+            (Some(percent), None) => agrees(percent, 0, &other.value),
+            (None, Some(percent)) => agrees(&self.value, self.places, percent),
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ratio(text: &str) -> Rational {
+        text.parse().expect(text)
+    }
+
+    #[test]
+    fn rounding() {
+        // written, places, value, agrees
+        let rows = [
+            ("10", 0, "10", true),
+            ("10", 0, "11", false),
+            ("1000000", 0, "1000001", false),
+            ("24", 0, "23999999999/1000000000", true),
+            ("33", 0, "100/3", false),
+            ("333/100", 2, "10/3", true),
+            ("33/10", 1, "10/3", true),
+            ("334/100", 2, "10/3", false),
+            ("367/100", 2, "11/3", true),
+            ("366/100", 2, "11/3", false),
+            ("15/10", 1, "146/100", false),
+            ("15/10", 1, "1449/1000", false),
+            ("15/10", 1, "1450/1000", false),
+            ("15/10", 1, "1454/1000", true),
+            ("15/10", 2, "1496/1000", true),
+            ("15/10", 2, "149/100", false),
+            ("10/3", 0, "333333333333/100000000000", true),
+            ("10/3", 0, "333/100", false),
+            ("-333/100", 2, "-10/3", true),
+            ("0", 0, "1/1000000000", false),
+            ("-10", 0, "10", false),
+        ];
+        for (written, places, value, wanted) in rows {
+            let found = agrees(&ratio(written), places, &ratio(value));
+            assert_eq!(found, wanted, "{written} ({places}) {value}");
+        }
+    }
+
+    #[test]
+    fn decimals_of_a_number() {
+        let rows = [
+            ("5", Some(0)),
+            ("1/2", Some(1)),
+            ("-1/8", Some(3)),
+            ("1/3", None),
+        ];
+        for (value, wanted) in rows {
+            assert_eq!(decimals(&ratio(value)), wanted, "{value}");
+        }
+    }
+
+    #[test]
+    fn amounts() {
+        // text, value, places
+        let rows = [
+            ("$10.50", Some(("21/2", 2))),
+            ("10.", Some(("10", 0))),
+            ("about 1,234.5 km", Some(("2469/2", 1))),
+            ("50%", Some(("1/2", 0))),
+            ("12.5 percent", Some(("1/8", 0))),
+            ("1/2", Some(("1/2", 0))),
+            ("1.5e3", Some(("1500", 0))),
+            ("$10 (10 dollars)", Some(("10", 0))),
+            ("ten dollars", Some(("10", 0))),
+            ("Twenty-five", Some(("25", 0))),
+            ("no one", None),
+            ("nobody", None),
+            ("3 or 4", None),
+            ("1,0", None),
+            ("", None),
+        ];
+        for (text, wanted) in rows {
+            let found = Amount::only(text).map(|a| (a.value, a.places));
+            assert_eq!(
+                found,
+                wanted.map(|(value, places)| (ratio(value), places)),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn exactly_a_number() {
+        for text in ["10", "$10", "10 dollars", " 1,000 ", "50 %", "-3", "5 USD"] {
+            assert!(Amount::exactly(text).is_some(), "{text}");
+        }
+        for text in [
+            "ten",
+            "Apollo 11",
+            "10:30",
+            "3 apples",
+            "",
+            "dollars",
+            "July 4",
+            "50 Cent",
+        ] {
+            assert!(Amount::exactly(text).is_none(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Batches from outside, checked and turned into sequences.
+
+use crate::pass::StepError;
+use algo::loss::GlobalCounts;
+use algo::pack::{MicroBatch, PackError, Sequence, Tree, pack};
+use model::DecoderSpec;
+use proto::{SftSample, StateGroup};
+
+/// What the model cannot be given.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub vocabulary: i64,
+    pub context: i64,
+}
+
+impl Limits {
+    pub(crate) fn of(spec: &DecoderSpec) -> Self {
+        Self {
+            vocabulary: spec.vocab_size,
+            context: spec.max_context,
+        }
+    }
+
+    fn check(self, name: &str, tokens: &[u32]) -> Result<(), StepError> {
+        let refuse = |problem| {
+            Err(StepError::Sample {
+                sample: name.to_owned(),
+                problem,
+            })
+        };
+        if tokens.len() as i64 > self.context {
+            let (length, context) = (tokens.len(), self.context);
+            return refuse(format!(
+                "{length} tokens do not fit into the context of {context}"
+            ));
+        }
+        match tokens.iter().find(|id| i64::from(**id) >= self.vocabulary) {
+            Some(id) => {
+                let size = self.vocabulary;
+                refuse(format!("token id {id} is not in the vocabulary of {size}"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// One sequence per dialogue, numbered in order, and how many tokens of each are trained.
+pub(crate) fn dialogues(samples: &[SftSample], limits: Limits) -> Result<Vec<Sequence>, StepError> {
+    let mut sequences = Vec::with_capacity(samples.len());
+    for (index, sample) in samples.iter().enumerate() {
+        let name = format!("dialogue {index}");
+        limits.check(&name, &sample.tokens)?;
+        if let Some(odd) = sample.mask.iter().find(|m| **m > 1) {
+            let problem = format!("a mask entry is {odd}; it must be 0 or 1");
+            return Err(StepError::Sample {
+                sample: name,
+                problem,
+            });
+        }
+        let trained = sample.mask.iter().map(|m| *m == 1).collect();
+        sequences.push(Sequence {
+            sample: index,
+            tokens: sample.tokens.clone(),
+            trained,
+        });
+    }
+    Ok(sequences)
+}
+
+/// One sequence per action, numbered through all groups.
+pub(crate) fn actions(
+    groups: &[StateGroup],
+    limits: Limits,
+) -> Result<Vec<Vec<Sequence>>, StepError> {
+    let mut number = 0;
+    let mut of_group = |group: &StateGroup| {
+        let sequences = group.samples.iter().enumerate().map(|(index, sample)| {
+            let name = format!("{}, action {index}", group.state_id);
+            if let Some(problem) = odd_action(&group.prompt, &sample.tokens, &sample.logprobs) {
+                return Err(StepError::Sample {
+                    sample: name,
+                    problem,
+                });
+            }
+            let sequence = Sequence::action(number, &group.prompt, &sample.tokens);
+            limits.check(&name, &sequence.tokens)?;
+            number += 1;
+            Ok(sequence)
+        });
+        sequences.collect()
+    };
+    groups.iter().map(&mut of_group).collect()
+}
+
+fn odd_action(prompt: &[u32], tokens: &[u32], logprobs: &[f32]) -> Option<String> {
+    if prompt.is_empty() {
+        return Some("the state has no tokens to act upon".to_owned());
+    }
+    if tokens.is_empty() {
+        return Some("the action has no tokens".to_owned());
+    }
+    if logprobs.len() != tokens.len() {
+        let (given, needed) = (logprobs.len(), tokens.len());
+        return Some(format!(
+            "{given} log-probabilities for {needed} tokens; send one for each"
+        ));
+    }
+    let bad = logprobs.iter().find(|l| !l.is_finite())?;
+    Some(format!(
+        "a log-probability is {bad}; the sampler must send finite ones"
+    ))
+}
+
+/// Packs groups of sequences; those of one group share what they have in common.
+pub(crate) fn packed(
+    groups: &[Vec<Sequence>],
+    budget: usize,
+) -> Result<Vec<MicroBatch>, PackError> {
+    let mut trees = Vec::new();
+    for group in groups {
+        trees.extend(Tree::build(group, budget)?);
+    }
+    Ok(pack(&trees, budget))
+}
+
+/// Trained tokens of each sequence, and what the batch holds of them.
+pub(crate) fn counts<'a>(
+    sequences: impl Iterator<Item = &'a Sequence>,
+) -> (Vec<usize>, GlobalCounts) {
+    let tokens: Vec<usize> = sequences
+        .map(|s| s.trained.iter().filter(|trained| **trained).count())
+        .collect();
+    let counts = GlobalCounts {
+        tokens: tokens.iter().sum(),
+        sequences: tokens.iter().filter(|count| **count > 0).count(),
+    };
+    (tokens, counts)
+}

@@ -1,0 +1,371 @@
+//! Every hyperparameter of a learner.
+
+use crate::schedule::Schedule;
+use algo::advantage::Baseline;
+use algo::loss::{Importance, KlTerm, Normalisation};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind};
+
+/// The type that forward and backward passes compute in. Master weights, moments, gradient sums
+/// and losses are f32 or wider in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ComputeType {
+    /// bf16 on a GPU and on CPUs that multiply it in hardware, f32 elsewhere.
+    #[default]
+    Auto,
+    /// bfloat16.
+    Bf16,
+    /// 32-bit floating point.
+    F32,
+}
+
+impl ComputeType {
+    /// The type on `device`.
+    pub fn kind(self, device: Device) -> Kind {
+        match self {
+            Self::Bf16 => Kind::BFloat16,
+            Self::F32 => Kind::Float,
+            Self::Auto if device.is_cuda() || cpu_has_fast_bf16() => Kind::BFloat16,
+            Self::Auto => Kind::Float,
+        }
+    }
+}
+
+/// Whether this CPU multiplies bf16 matrices in hardware. Every CPU with AMX has AVX-512 BF16 too.
+pub fn cpu_has_fast_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
+/// How strongly, and by which estimate, the policy is held near the model it started from.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KlConfig {
+    /// Weight of the KL divergence in nats, against rewards of the order of 1. 0 turns it off, and
+    /// the reference model is not loaded then.
+    pub coefficient: f64,
+    /// The estimate, and with it whether it is part of the reward or of the loss.
+    pub term: KlTerm,
+}
+
+impl Default for KlConfig {
+    fn default() -> Self {
+        Self {
+            coefficient: 0.01,
+            term: KlTerm::default(),
+        }
+    }
+}
+
+/// Whether stale actions are reweighted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImportanceMode {
+    /// Every action counts as if the current weights had sampled it.
+    #[default]
+    Off,
+    /// Tokens weigh by their probability ratio, up to the cap.
+    Truncated,
+}
+
+/// Importance correction per token.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ImportanceConfig {
+    /// Off suits actions sampled from the current weights.
+    pub mode: ImportanceMode,
+    /// Largest weight of a token under `truncated`; at least 1.
+    pub cap: f64,
+}
+
+impl Default for ImportanceConfig {
+    fn default() -> Self {
+        Self {
+            mode: ImportanceMode::Off,
+            cap: 2.0,
+        }
+    }
+}
+
+impl ImportanceConfig {
+    pub(crate) fn weighting(self) -> Importance {
+        match self.mode {
+            ImportanceMode::Off => Importance::Off,
+            ImportanceMode::Truncated => Importance::Truncated { cap: self.cap },
+        }
+    }
+}
+
+/// Hyperparameters of a learner. Those of reinforcement learning have no effect on supervised
+/// steps: `kl`, `baseline`, `normalise_std`, `importance`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LearnerConfig {
+    /// Peak learning rate of AdamW.
+    pub learning_rate: f64,
+    /// Steps over which the rate rises linearly from 0; the first step has 1/n of the peak.
+    pub warmup_steps: u64,
+    /// How the rate goes on after that.
+    pub schedule: Schedule,
+    /// Where `linear` and `cosine` end, in steps from the first; not used by `constant`.
+    pub total_steps: u64,
+    /// The rate at `total_steps` and after, as a share of the peak, in [0, 1].
+    pub min_lr_ratio: f64,
+    /// Decay of AdamW's first moment, in [0, 1).
+    pub beta1: f64,
+    /// Decay of AdamW's second moment, in [0, 1).
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay per step, times the rate. Matrices only: norms and biases are not
+    /// decayed.
+    pub weight_decay: f64,
+    /// A gradient whose global norm is larger is scaled down to it; 0 is off.
+    pub clip_grad_norm: f64,
+    /// The type to compute in.
+    pub dtype: ComputeType,
+    /// Tokens per forward and backward pass at most; activations take memory in proportion. A
+    /// single sequence may be longer and then runs alone.
+    pub micro_batch_tokens: usize,
+    /// Predicted positions whose logits exist at once: each takes vocabulary × 2 bytes in bf16.
+    pub loss_chunk_tokens: usize,
+    /// How tokens of different sequences weigh against each other.
+    pub normalisation: Normalisation,
+    /// What a reward is compared with.
+    pub baseline: Baseline,
+    /// Divide advantages by the standard deviation of rewards.
+    pub normalise_std: bool,
+    /// Treatment of actions that older weights sampled.
+    pub importance: ImportanceConfig,
+    /// KL regularisation towards the start model.
+    pub kl: KlConfig,
+    /// The sampler's temperature: logits are divided by it in policy steps, so that both speak of
+    /// the same distribution. Above 0. Supervised steps use 1.
+    pub temperature: f32,
+    /// Seed of the learner's random numbers, which the caller draws batches from.
+    pub seed: u64,
+    /// Refuse whatever would keep a resumed run from repeating an uninterrupted one bit for bit: a
+    /// GPU, bf16, another number of threads than before.
+    pub deterministic: bool,
+    /// Give up after this many steps in a row whose gradient is not finite; at least 1.
+    pub max_bad_steps: u32,
+    /// Parameters that stay as they are, by the beginning of their name, such as `embedding` or
+    /// `layers.0.`.
+    pub freeze: Vec<String>,
+    /// How many checkpoints are kept; at least 1.
+    pub keep_last: usize,
+}
+
+impl Default for LearnerConfig {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-5,
+            warmup_steps: 0,
+            schedule: Schedule::Constant,
+            total_steps: 0,
+            min_lr_ratio: 0.0,
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            clip_grad_norm: 1.0,
+            dtype: ComputeType::Auto,
+            micro_batch_tokens: 1024,
+            loss_chunk_tokens: 512,
+            normalisation: Normalisation::TokenMean,
+            baseline: Baseline::LeaveOneOut,
+            normalise_std: false,
+            importance: ImportanceConfig::default(),
+            kl: KlConfig::default(),
+            temperature: 1.0,
+            seed: 0,
+            deterministic: false,
+            max_bad_steps: 5,
+            freeze: Vec::new(),
+            keep_last: 2,
+        }
+    }
+}
+
+/// A hyperparameter is out of its range.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("learner.{key} = {value}: it must be {rule}")]
+pub struct ConfigError {
+    /// The key, as it is written in the configuration.
+    pub key: &'static str,
+    /// What it is.
+    pub value: String,
+    /// What it has to be.
+    pub rule: &'static str,
+}
+
+impl LearnerConfig {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// Names the first key that is out of its range, with the rule.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let positive = |v: f64| v.is_finite() && v > 0.0;
+        let not_negative = |v: f64| v.is_finite() && v >= 0.0;
+        let decay = |v: f64| (0.0..1.0).contains(&v);
+        let ends = self.schedule == Schedule::Constant || self.total_steps > self.warmup_steps;
+        let rules: [(&'static str, &dyn ToString, bool, &'static str); 16] = [
+            (
+                "learning_rate",
+                &self.learning_rate,
+                positive(self.learning_rate),
+                "above 0",
+            ),
+            (
+                "total_steps",
+                &self.total_steps,
+                ends,
+                "above warmup_steps for this schedule",
+            ),
+            (
+                "min_lr_ratio",
+                &self.min_lr_ratio,
+                (0.0..=1.0).contains(&self.min_lr_ratio),
+                "in [0, 1]",
+            ),
+            ("beta1", &self.beta1, decay(self.beta1), "in [0, 1)"),
+            ("beta2", &self.beta2, decay(self.beta2), "in [0, 1)"),
+            ("eps", &self.eps, positive(self.eps), "above 0"),
+            (
+                "weight_decay",
+                &self.weight_decay,
+                not_negative(self.weight_decay),
+                "0 or more",
+            ),
+            (
+                "clip_grad_norm",
+                &self.clip_grad_norm,
+                not_negative(self.clip_grad_norm),
+                "0 or more",
+            ),
+            (
+                "micro_batch_tokens",
+                &self.micro_batch_tokens,
+                self.micro_batch_tokens > 0,
+                "above 0",
+            ),
+            (
+                "loss_chunk_tokens",
+                &self.loss_chunk_tokens,
+                self.loss_chunk_tokens > 0,
+                "above 0",
+            ),
+            (
+                "importance.cap",
+                &self.importance.cap,
+                self.importance.cap >= 1.0,
+                "at least 1",
+            ),
+            (
+                "kl.coefficient",
+                &self.kl.coefficient,
+                not_negative(self.kl.coefficient),
+                "0 or more",
+            ),
+            (
+                "temperature",
+                &self.temperature,
+                positive(f64::from(self.temperature)),
+                "above 0: a greedy sampler gives no gradient",
+            ),
+            (
+                "max_bad_steps",
+                &self.max_bad_steps,
+                self.max_bad_steps > 0,
+                "at least 1",
+            ),
+            (
+                "keep_last",
+                &self.keep_last,
+                self.keep_last > 0,
+                "at least 1",
+            ),
+            (
+                "dtype",
+                &"bf16",
+                !(self.deterministic && self.dtype == ComputeType::Bf16),
+                "f32 or auto with deterministic = true",
+            ),
+        ];
+        match rules.into_iter().find(|(_, _, holds, _)| !holds) {
+            Some((key, value, _, rule)) => Err(ConfigError {
+                key,
+                value: value.to_string(),
+                rule,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// The type to compute in on `device`: f32 if results have to be repeatable.
+    pub(crate) fn kind(&self, device: Device) -> Kind {
+        if self.deterministic {
+            Kind::Float
+        } else {
+            self.dtype.kind(device)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid_and_come_back_from_json() {
+        let config = LearnerConfig::default();
+        config.validate().unwrap();
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(
+            serde_json::from_str::<LearnerConfig>(&text).unwrap(),
+            config
+        );
+        assert_eq!(serde_json::from_str::<LearnerConfig>("{}").unwrap(), config);
+    }
+
+    #[test]
+    fn unknown_keys_are_refused() {
+        for text in [
+            r#"{"learning_rat": 1}"#,
+            r#"{"kl": {"coeff": 1}}"#,
+            r#"{"kl": {"term": "k1_loss"}}"#,
+        ] {
+            assert!(
+                serde_json::from_str::<LearnerConfig>(text).is_err(),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        for (text, key) in [
+            (r#"{"learning_rate": 0}"#, "learning_rate"),
+            (r#"{"schedule": "cosine"}"#, "total_steps"),
+            (
+                r#"{"schedule": "linear", "warmup_steps": 5, "total_steps": 5}"#,
+                "total_steps",
+            ),
+            (r#"{"beta1": 1.0}"#, "beta1"),
+            (r#"{"clip_grad_norm": -1}"#, "clip_grad_norm"),
+            (
+                r#"{"importance": {"mode": "truncated", "cap": 0.5}}"#,
+                "importance.cap",
+            ),
+            (r#"{"temperature": 0}"#, "temperature"),
+            (r#"{"micro_batch_tokens": 0}"#, "micro_batch_tokens"),
+            (r#"{"deterministic": true, "dtype": "bf16"}"#, "dtype"),
+        ] {
+            let config: LearnerConfig = serde_json::from_str(text).unwrap();
+            assert_eq!(config.validate().unwrap_err().key, key, "{text}");
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! The learner itself: what it owns, and how gradients become weights.
+
+use crate::checkpoint::{self, CheckpointError};
+use crate::config::{ConfigError, LearnerConfig};
+use crate::files;
+use crate::flat::FlatParameters;
+use crate::metrics::{StepMetrics, timed};
+use crate::optimizer::{AdamW, Update, global_norm};
+use crate::pass::{self, Gradients, PassOptions, StepError, Trained, output_name};
+use crate::schedule::Plan;
+use algo::loss::TokenLoss;
+use algo::pack::{MicroBatch, Target};
+use model::Decoder;
+use proto::{WeightSnapshot, WeightVersion};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind};
+
+/// Why a learner could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum LearnerError {
+    /// A hyperparameter is out of its range.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The model cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] model::LoadError),
+    /// The checkpoint to resume from cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// An entry of `freeze` names no parameter.
+    #[error("learner.freeze: no parameter's name begins with {0:?}; names are like {1}")]
+    Freeze(String, String),
+    /// Every parameter is frozen.
+    #[error("learner.freeze leaves no parameter to train")]
+    AllFrozen,
+    /// Results cannot be repeated bit for bit on this device.
+    #[error(
+        "learner.deterministic: results are repeatable on a CPU only; use device cpu or turn it off"
+    )]
+    NotRepeatable,
+}
+
+/// The frozen model that the KL term compares with.
+#[derive(Debug)]
+enum Reference {
+    /// Not needed yet.
+    Folder(PathBuf),
+    Loaded(Box<Decoder>),
+}
+
+/// Trains one decoder on one device. Blocking; belongs on the thread that owns the device.
+#[derive(Debug)]
+pub struct Learner {
+    config: LearnerConfig,
+    decoder: Decoder,
+    reference: Reference,
+    pub(crate) flat: FlatParameters,
+    gradients: Gradients,
+    pub(crate) optimizer: AdamW,
+    pub(crate) rng: ChaCha8Rng,
+    pub(crate) cursor: Vec<u8>,
+    pub(crate) step: u64,
+    pub(crate) bad_steps: u32,
+    /// The Hugging Face folder whose configuration and tokenizer exports take along.
+    source: PathBuf,
+}
+
+impl Learner {
+    /// A learner that starts from the Hugging Face folder `start`, or goes on from the newest
+    /// checkpoint below `checkpoints` if there is one. The reference of the KL term is `start` in
+    /// both cases; it is loaded when the first policy step needs it.
+    ///
+    /// # Errors
+    /// When the configuration, the model or the checkpoint cannot be used.
+    pub fn open(
+        start: &Path,
+        checkpoints: &Path,
+        device: Device,
+        config: LearnerConfig,
+    ) -> Result<Self, LearnerError> {
+        match checkpoint::newest_checkpoint(checkpoints)? {
+            Some(folder) => Self::resume(&folder, start, device, config),
+            None => Self::new(start, device, config),
+        }
+    }
+
+    /// A learner that starts from the Hugging Face folder `start`, which is the KL term's reference
+    /// too.
+    ///
+    /// # Errors
+    /// When the configuration or the model cannot be used.
+    pub fn new(start: &Path, device: Device, config: LearnerConfig) -> Result<Self, LearnerError> {
+        config.validate()?;
+        let decoder = model::load(start, device, Kind::Float)?;
+        Self::from_decoder(decoder, start, start, config)
+    }
+
+    /// A learner that goes on exactly where `checkpoint`, written by
+    /// [`Learner::save_checkpoint`], left off.
+    ///
+    /// # Errors
+    /// When the checkpoint is damaged, or was made for other parameters than `config` trains.
+    pub fn resume(
+        checkpoint: &Path,
+        reference: &Path,
+        device: Device,
+        config: LearnerConfig,
+    ) -> Result<Self, LearnerError> {
+        config.validate()?;
+        checkpoint::verify(checkpoint)?;
+        let decoder = model::load(checkpoint, device, Kind::Float)?;
+        // Exports take configuration and tokenizer from the start model: a checkpoint goes once
+        // newer ones are there.
+        let mut learner = Self::from_decoder(decoder, reference, reference, config)?;
+        learner.restore(checkpoint)?;
+        tracing::info!(step = learner.step, from = %checkpoint.display(), "Training goes on.");
+        Ok(learner)
+    }
+
+    /// A learner around `decoder`, whose weights should be f32. `source` is the Hugging Face folder
+    /// whose configuration and tokenizer exports take along.
+    ///
+    /// # Errors
+    /// When the configuration cannot be used with it.
+    pub fn from_decoder(
+        decoder: Decoder,
+        reference: &Path,
+        source: &Path,
+        config: LearnerConfig,
+    ) -> Result<Self, LearnerError> {
+        config.validate()?;
+        check_device(&config, decoder.device())?;
+        check_freeze(&config, &decoder)?;
+        let kind = config.kind(decoder.device());
+        let (decoder, flat) = FlatParameters::adopt(decoder, kind, &config.freeze);
+        if flat.layout.entries.is_empty() {
+            return Err(LearnerError::AllFrozen);
+        }
+        Ok(Self {
+            gradients: gradients(&decoder, &flat),
+            optimizer: AdamW::new(&flat),
+            rng: ChaCha8Rng::seed_from_u64(config.seed),
+            reference: Reference::Folder(reference.to_owned()),
+            source: source.to_owned(),
+            cursor: Vec::new(),
+            step: 0,
+            bad_steps: 0,
+            config,
+            decoder,
+            flat,
+        })
+    }
+
+    /// The hyperparameters.
+    pub fn config(&self) -> &LearnerConfig {
+        &self.config
+    }
+
+    /// The decoder with its current weights, in the compute type.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// Steps made, skipped ones included.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// Random numbers that checkpoints carry: what the caller shuffles and picks with.
+    pub fn rng(&mut self) -> &mut ChaCha8Rng {
+        &mut self.rng
+    }
+
+    /// The caller's place in its data, as last set; empty at first.
+    pub fn cursor(&self) -> &[u8] {
+        &self.cursor
+    }
+
+    /// Sets what checkpoints keep as the caller's place in its data.
+    pub fn set_cursor(&mut self, cursor: Vec<u8>) {
+        self.cursor = cursor;
+    }
+
+    /// The current weights in host memory, in the compute type.
+    pub fn snapshot(&self, version: WeightVersion) -> WeightSnapshot {
+        model::snapshot(&self.decoder, version)
+    }
+
+    /// Writes the weights as a Hugging Face folder, in the compute type. The folder appears when it
+    /// is complete; an older one is replaced.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn export(&self, folder: &Path) -> Result<(), CheckpointError> {
+        files::write_folder(folder, |part| self.save_model(part))
+    }
+
+    pub(crate) fn save_model(&self, folder: &Path) -> Result<(), CheckpointError> {
+        let parameters = self.decoder.parameters();
+        model::save(folder, parameters, self.decoder.kind(), &self.source)
+            .map_err(|error| CheckpointError::Model(Box::new(error)))
+    }
+
+    /// The reference model, loaded on first use.
+    pub(crate) fn reference(&mut self) -> Result<&Decoder, StepError> {
+        if let Reference::Folder(folder) = &self.reference {
+            let decoder = model::load(folder, self.decoder.device(), self.decoder.kind())?;
+            self.reference = Reference::Loaded(Box::new(decoder));
+        }
+        match &self.reference {
+            Reference::Loaded(decoder) => Ok(decoder),
+            Reference::Folder(_) => unreachable!("it was just loaded"),
+        }
+    }
+
+    /// Adds the gradient of `batches`.
+    pub(crate) fn backward(
+        &mut self,
+        batches: &[MicroBatch],
+        temperature: f64,
+        metrics: &mut StepMetrics,
+        loss: impl FnMut(&Target, f64) -> TokenLoss,
+    ) {
+        let options = PassOptions {
+            temperature,
+            chunk_tokens: self.config.loss_chunk_tokens,
+        };
+        pass::backward(
+            &self.decoder,
+            &mut self.gradients,
+            batches,
+            options,
+            metrics,
+            loss,
+        );
+    }
+
+    /// Turns the summed gradient into new weights, or leaves them if it is not finite (LE-3).
+    pub(crate) fn apply(&mut self, metrics: &mut StepMetrics) -> Result<(), StepError> {
+        let mut seconds = 0.0;
+        metrics.learning_rate = self.plan().rate(self.step);
+        self.step += 1;
+        metrics.step = self.step;
+        metrics.grad_norm = timed(&mut seconds, || global_norm(&self.flat.gradient));
+        if metrics.grad_norm.is_finite() {
+            self.bad_steps = 0;
+            timed(&mut seconds, || self.update(metrics));
+        } else {
+            self.bad_steps += 1;
+            metrics.skipped = true;
+            let _ = self.flat.gradient.zero_();
+            tracing::warn!(
+                step = self.step,
+                "The gradient is not finite; the step is left out."
+            );
+        }
+        metrics.seconds.optimizer += seconds;
+        match self.bad_steps {
+            bad if bad >= self.config.max_bad_steps => Err(StepError::TooManyBadSteps(bad)),
+            _ => Ok(()),
+        }
+    }
+
+    fn update(&mut self, metrics: &mut StepMetrics) {
+        let limit = self.config.clip_grad_norm;
+        metrics.clipped = limit > 0.0 && metrics.grad_norm > limit;
+        let update = Update {
+            learning_rate: metrics.learning_rate,
+            beta1: self.config.beta1,
+            beta2: self.config.beta2,
+            eps: self.config.eps,
+            weight_decay: self.config.weight_decay,
+            gradient_scale: if metrics.clipped {
+                limit / metrics.grad_norm
+            } else {
+                1.0
+            },
+        };
+        self.optimizer.update(&self.flat, update);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_micro_batch_tokens(&mut self, tokens: usize) {
+        self.config.micro_batch_tokens = tokens;
+    }
+
+    fn plan(&self) -> Plan {
+        Plan {
+            peak: self.config.learning_rate,
+            schedule: self.config.schedule,
+            warmup_steps: self.config.warmup_steps,
+            total_steps: self.config.total_steps,
+            min_ratio: self.config.min_lr_ratio,
+        }
+    }
+}
+
+fn check_device(config: &LearnerConfig, device: Device) -> Result<(), LearnerError> {
+    if config.deterministic && device != Device::Cpu {
+        return Err(LearnerError::NotRepeatable);
+    }
+    Ok(())
+}
+
+fn check_freeze(config: &LearnerConfig, decoder: &Decoder) -> Result<(), LearnerError> {
+    let names: Vec<&str> = decoder
+        .parameters()
+        .iter()
+        .map(|p| p.slot.name.as_str())
+        .collect();
+    let unknown = |prefix: &&String| !names.iter().any(|name| name.starts_with(prefix.as_str()));
+    match config.freeze.iter().find(unknown) {
+        Some(prefix) => Err(LearnerError::Freeze(
+            prefix.clone(),
+            names[..names.len().min(3)].join(", "),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Pairs what the decoder computes with and where its gradients are summed.
+fn gradients(decoder: &Decoder, flat: &FlatParameters) -> Gradients {
+    let output = output_name(decoder);
+    let in_body = |name: &str| decoder.spec().tied_embeddings || name != output;
+    let body = decoder
+        .parameters()
+        .iter()
+        .filter(|parameter| in_body(&parameter.slot.name))
+        .filter_map(|parameter| {
+            let sum = flat.gradient_of(&parameter.slot.name)?;
+            Some(Trained {
+                leaf: parameter.tensor.shallow_clone(),
+                sum,
+            })
+        })
+        .collect();
+    Gradients {
+        body,
+        output: flat.gradient_of(output),
+    }
+}

@@ -1,0 +1,43 @@
+//! One optimisation step on one device: supervised or policy-gradient, with f32 master weights,
+//! AdamW, and checkpoints that training resumes from exactly.
+//!
+//! [`Learner`] is the entry point. A step packs its batch into token tries, runs each micro-batch
+//! forward and backward, sums gradients in one flat f32 buffer, and updates flat master weights.
+//!
+//! - **LE-1 (how it is cut does not matter).** Losses are normalised by counts of the whole batch,
+//!   so micro-batching and packing change the gradient by rounding only.
+//! - **LE-2 (only actions are trained).** The tokens of a state or an observation get no loss.
+//! - **LE-3 (a bad step changes nothing).** A step whose gradient is not finite leaves weights and
+//!   moments as they were.
+//! - **LE-4 (resume is exact).** On a CPU in f32 with `deterministic`, a resumed run makes the same
+//!   weights, bit for bit, as one that was never stopped.
+//! - **LE-5 (no half checkpoint).** A checkpoint's folder appears under its name only when it is
+//!   complete and on disk.
+//!
+//! Knows nothing about actors or nodes.
+
+mod attention;
+mod batch;
+mod checkpoint;
+mod config;
+mod files;
+mod flat;
+mod learner;
+mod metrics;
+mod optimizer;
+mod pass;
+mod policy;
+mod schedule;
+mod supervised;
+#[cfg(test)]
+mod tests;
+
+pub use checkpoint::{CheckpointError, newest_checkpoint};
+pub use config::{
+    ComputeType, ConfigError, ImportanceConfig, ImportanceMode, KlConfig, LearnerConfig,
+    cpu_has_fast_bf16,
+};
+pub use learner::{Learner, LearnerError};
+pub use metrics::{PhaseSeconds, PolicyMetrics, StepMetrics};
+pub use pass::StepError;
+pub use schedule::Schedule;

@@ -1,0 +1,143 @@
+//! What a step reports.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// Where the time of a step went, in seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct PhaseSeconds {
+    /// Checking and packing.
+    pub pack: f64,
+    /// Scoring under the reference model.
+    pub reference: f64,
+    /// Forward passes up to the last hidden state.
+    pub forward: f64,
+    /// Logits, losses, and their gradients by hidden states and output matrix.
+    pub loss: f64,
+    /// Backward passes.
+    pub backward: f64,
+    /// Gradient norm and AdamW.
+    pub optimizer: f64,
+    /// The whole step.
+    pub total: f64,
+}
+
+/// Runs `work` and adds how long it took.
+pub(crate) fn timed<R>(seconds: &mut f64, work: impl FnOnce() -> R) -> R {
+    let start = Instant::now();
+    let result = work();
+    *seconds += start.elapsed().as_secs_f64();
+    result
+}
+
+/// What a policy-gradient step reports beyond the rest.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PolicyMetrics {
+    /// Actions in the batch.
+    pub actions: usize,
+    /// Mean reward, as the judge gave it.
+    pub reward_mean: f64,
+    /// Standard deviation of the rewards.
+    pub reward_std: f64,
+    /// Mean advantage over actions.
+    pub advantage_mean: f64,
+    /// Standard deviation of the advantages.
+    pub advantage_std: f64,
+    /// Share of states whose actions were all rewarded alike.
+    pub zero_variance_share: f64,
+    /// Estimate k3 of KL(policy ‖ reference) in nats per token, over all action tokens; `None`
+    /// without a reference.
+    pub kl: Option<f64>,
+    /// Mean |log π − log μ| between learner and sampler, in nats, over the tokens that were run.
+    pub logprob_difference_mean: f64,
+    /// The largest of them. Large values on fresh actions mean that sampler and learner disagree.
+    pub logprob_difference_max: f64,
+    /// Share of those tokens whose importance weight the cap held back.
+    pub importance_capped_share: f64,
+}
+
+/// What a step reports.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepMetrics {
+    /// Steps made, this one included.
+    pub step: u64,
+    /// The loss that was descended, normalised over the batch.
+    pub loss: f64,
+    /// Mean entropy in nats of the distributions that predict a trained token.
+    pub entropy: f64,
+    /// Global norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Whether the gradient was scaled down.
+    pub clipped: bool,
+    /// Whether the step was left out because its gradient was not finite.
+    pub skipped: bool,
+    /// Learning rate of the step.
+    pub learning_rate: f64,
+    /// Tokens with a loss, in the whole batch.
+    pub trained_tokens: usize,
+    /// Tokens that ran through the model.
+    pub packed_tokens: usize,
+    /// Tokens that would have run without sharing prefixes.
+    pub sequence_tokens: usize,
+    /// Forward and backward passes.
+    pub micro_batches: usize,
+    /// Where the time went.
+    pub seconds: PhaseSeconds,
+    /// Policy-gradient steps only.
+    pub policy: Option<PolicyMetrics>,
+}
+
+impl StepMetrics {
+    /// How many times fewer tokens ran than without sharing prefixes; 1 if nothing ran.
+    pub fn sharing_factor(&self) -> f64 {
+        if self.packed_tokens == 0 {
+            return 1.0;
+        }
+        self.sequence_tokens as f64 / self.packed_tokens as f64
+    }
+
+    /// Everything as numbers by name, in base units; flags are 0 or 1.
+    pub fn values(&self) -> BTreeMap<String, f64> {
+        let flag = |on: bool| f64::from(u8::from(on));
+        let seconds = &self.seconds;
+        let mut values = vec![
+            ("loss", self.loss),
+            ("entropy_nats", self.entropy),
+            ("grad_norm", self.grad_norm),
+            ("clipped", flag(self.clipped)),
+            ("skipped", flag(self.skipped)),
+            ("learning_rate", self.learning_rate),
+            ("trained_tokens", self.trained_tokens as f64),
+            ("packed_tokens", self.packed_tokens as f64),
+            ("sequence_tokens", self.sequence_tokens as f64),
+            ("sharing_factor", self.sharing_factor()),
+            ("micro_batches", self.micro_batches as f64),
+            ("pack_seconds", seconds.pack),
+            ("reference_seconds", seconds.reference),
+            ("forward_seconds", seconds.forward),
+            ("loss_seconds", seconds.loss),
+            ("backward_seconds", seconds.backward),
+            ("optimizer_seconds", seconds.optimizer),
+            ("step_seconds", seconds.total),
+        ];
+        if let Some(policy) = &self.policy {
+            values.extend([
+                ("actions", policy.actions as f64),
+                ("reward_mean", policy.reward_mean),
+                ("reward_std", policy.reward_std),
+                ("advantage_mean", policy.advantage_mean),
+                ("advantage_std", policy.advantage_std),
+                ("zero_variance_share", policy.zero_variance_share),
+                ("logprob_difference_mean", policy.logprob_difference_mean),
+                ("logprob_difference_max", policy.logprob_difference_max),
+                ("importance_capped_share", policy.importance_capped_share),
+            ]);
+            values.extend(policy.kl.map(|kl| ("kl", kl)));
+        }
+        values
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
+    }
+}

@@ -1,0 +1,184 @@
+//! Forward and backward over micro-batches.
+
+use crate::attention::ForestAttention;
+use crate::metrics::{StepMetrics, timed};
+use algo::advantage::RewardError;
+use algo::logprob::{self, Head};
+use algo::loss::TokenLoss;
+use algo::pack::{MicroBatch, PackError, Target};
+use model::Decoder;
+use tch::{Kind, Tensor, no_grad};
+
+/// Why a step was not made. The weights are as before.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// No token of the batch is trained: there is nothing to learn from it.
+    #[error("the batch holds no trained token; give at least one")]
+    EmptyBatch,
+    /// A sample cannot be trained on: leave it out or mend what made it.
+    #[error("{sample}: {problem}")]
+    Sample {
+        /// Which sample.
+        sample: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A reward is not finite.
+    #[error("{state}: {error}")]
+    Reward {
+        /// The group's state.
+        state: String,
+        /// Which reward.
+        error: RewardError,
+    },
+    /// A mask does not fit its tokens.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// The reference model of the KL term cannot be loaded.
+    #[error("the reference model of the KL term: {0}")]
+    Reference(#[from] model::LoadError),
+    /// Training has come apart: go back to a checkpoint with a smaller learning rate.
+    #[error(
+        "the gradient was not finite {0} steps in a row; resume from an earlier checkpoint with a \
+         smaller learning_rate"
+    )]
+    TooManyBadSteps(u32),
+}
+
+/// The output matrix of `decoder` and how its logits are read.
+pub(crate) fn head(decoder: &Decoder, temperature: f64) -> Head<'_> {
+    let output = decoder
+        .parameters()
+        .iter()
+        .find(|p| p.slot.name == output_name(decoder));
+    Head {
+        weight: &output.expect("every decoder has an embedding").tensor,
+        softcap: decoder.spec().logit_softcap,
+        temperature,
+    }
+}
+
+/// Which parameter the output matrix is.
+pub(crate) fn output_name(decoder: &Decoder) -> &'static str {
+    if decoder.spec().tied_embeddings {
+        "embedding"
+    } else {
+        "output"
+    }
+}
+
+/// Hidden states where `batch` predicts, `[P, H]`.
+fn hidden(decoder: &Decoder, batch: &MicroBatch) -> Tensor {
+    let device = decoder.device();
+    let row = |values: &[i64]| Tensor::from_slice(values).unsqueeze(0).to_device(device); // [1, T]
+    let mut forest = ForestAttention::new(batch, device);
+    let hidden = decoder.forward(&row(&batch.tokens), &row(&batch.positions), &mut forest);
+    let predictors = Tensor::from_slice(&batch.predictors).to_device(device);
+    hidden.squeeze_dim(0).index_select(0, &predictors)
+}
+
+/// Log-probability of each target of `batches`, given to `record`. No gradient.
+pub(crate) fn score(
+    decoder: &Decoder,
+    batches: &[MicroBatch],
+    temperature: f64,
+    chunk_tokens: usize,
+    mut record: impl FnMut(&Target, f64),
+) {
+    for batch in batches {
+        let scores = no_grad(|| {
+            let hidden = hidden(decoder, batch);
+            logprob::score(
+                &hidden,
+                head(decoder, temperature),
+                &batch.targets,
+                chunk_tokens as i64,
+            )
+        });
+        batch
+            .targets
+            .iter()
+            .zip(scores.logprobs)
+            .for_each(|(target, l)| record(target, l));
+    }
+}
+
+/// A trained parameter as backward needs it.
+#[derive(Debug)]
+pub(crate) struct Trained {
+    /// What the decoder computes with.
+    pub leaf: Tensor,
+    /// Where its gradient is summed, in f32.
+    pub sum: Tensor,
+}
+
+/// What backward passes add to.
+#[derive(Debug)]
+pub(crate) struct Gradients {
+    /// Parameters that hidden states depend on.
+    pub body: Vec<Trained>,
+    /// Sum of the output matrix, unless it is frozen.
+    pub output: Option<Tensor>,
+}
+
+/// How a pass reads logits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PassOptions {
+    pub temperature: f64,
+    pub chunk_tokens: usize,
+}
+
+/// Runs `batches` and adds their gradients; `loss` gives the weighted loss of each target.
+pub(crate) fn backward(
+    decoder: &Decoder,
+    gradients: &mut Gradients,
+    batches: &[MicroBatch],
+    options: PassOptions,
+    metrics: &mut StepMetrics,
+    mut loss: impl FnMut(&Target, f64) -> TokenLoss,
+) {
+    let (mut total, mut entropy, mut rows) = (0.0, 0.0, 0);
+    for batch in batches {
+        let hidden = timed(&mut metrics.seconds.forward, || hidden(decoder, batch));
+        let (pull, scores) = timed(&mut metrics.seconds.loss, || {
+            logprob::backward(
+                &hidden,
+                head(decoder, options.temperature),
+                &batch.targets,
+                options.chunk_tokens as i64,
+                gradients.output.as_mut(),
+                |index, logprob| {
+                    let loss = loss(&batch.targets[index], logprob);
+                    total += loss.value;
+                    loss.derivative
+                },
+            )
+        });
+        timed(&mut metrics.seconds.backward, || {
+            carry_back(&hidden, &pull, &mut gradients.body)
+        });
+        entropy += scores.entropies.iter().sum::<f64>();
+        rows += scores.entropies.len();
+        metrics.packed_tokens += batch.tokens.len();
+        metrics.sequence_tokens += batch.sequence_tokens;
+    }
+    metrics.micro_batches += batches.len();
+    metrics.loss += total;
+    metrics.entropy = entropy / rows.max(1) as f64;
+}
+
+/// Backward from hidden states, whose gradient is `pull`, into the sums of `body`.
+fn carry_back(hidden: &Tensor, pull: &Tensor, body: &mut [Trained]) {
+    if !hidden.requires_grad() {
+        return;
+    }
+    // The derivative of this sum by `hidden` is `pull`.
+    let carrier = (hidden * pull).sum(Kind::Float);
+    let leaves: Vec<&Tensor> = body.iter().map(|trained| &trained.leaf).collect();
+    let found = Tensor::run_backward(&[carrier], &leaves, false, false);
+    no_grad(|| {
+        for (trained, gradient) in body.iter_mut().zip(found) {
+            trained.sum += gradient; // widened before it is added
+        }
+    });
+}

@@ -1,0 +1,197 @@
+//! The one forward pass.
+
+use crate::attention::Attend;
+use crate::rope::{Rotary, Rotation};
+use crate::spec::{Activation, DecoderSpec};
+use crate::weights::{LayerWeights, Parameter, slots};
+use tch::{Device, Kind, Tensor};
+
+/// A decoder with its weights on one device.
+#[derive(Debug)]
+pub struct Decoder {
+    spec: DecoderSpec,
+    parameters: Vec<Parameter>,
+    layers: Vec<LayerWeights>,
+    embedding: Tensor,
+    norm: Tensor,
+    output: Tensor,
+    ropes: Vec<Rotary>,
+}
+
+impl Decoder {
+    /// Wraps parameters; `tensors` follow [`slots`] in order and shape.
+    ///
+    /// # Panics
+    /// When a tensor is missing or of another shape: loaders check that with an error of their own.
+    pub fn new(spec: DecoderSpec, tensors: Vec<Tensor>) -> Self {
+        let slots = slots(&spec);
+        assert_eq!(slots.len(), tensors.len(), "one tensor per slot");
+        let parameters: Vec<Parameter> = slots
+            .into_iter()
+            .zip(tensors)
+            .map(|(slot, tensor)| {
+                assert_eq!(slot.shape, tensor.size(), "{}", slot.name);
+                Parameter { slot, tensor }
+            })
+            .collect();
+        let layers = (0..spec.layers.len())
+            .map(|l| LayerWeights::gather(&parameters, l))
+            .collect();
+        let by_name = |name: &str| {
+            parameters
+                .iter()
+                .find(|p| p.slot.name == name)
+                .map(|p| p.tensor.shallow_clone())
+        };
+        let embedding = by_name("embedding").expect("slots() starts with it");
+        let norm = by_name("norm").expect("slots() lists it");
+        let output = by_name("output").unwrap_or_else(|| embedding.shallow_clone());
+        let ropes = spec
+            .ropes
+            .iter()
+            .map(|rope| Rotary::new(rope, spec.head_dim, embedding.device()))
+            .collect();
+        Self {
+            spec,
+            parameters,
+            layers,
+            embedding,
+            norm,
+            output,
+            ropes,
+        }
+    }
+
+    /// What the decoder is.
+    pub fn spec(&self) -> &DecoderSpec {
+        &self.spec
+    }
+
+    /// Every parameter, in the order of [`slots`].
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> Device {
+        self.embedding.device()
+    }
+
+    /// The type it computes in.
+    pub fn kind(&self) -> Kind {
+        self.embedding.kind()
+    }
+
+    /// Hidden states `[B, T, H]` behind the last norm, for ids and positions `[B, T]` (`i64`).
+    pub fn forward(&self, ids: &Tensor, positions: &Tensor, attend: &mut dyn Attend) -> Tensor {
+        let rotations: Vec<Rotation> = self
+            .ropes
+            .iter()
+            .map(|rope| rope.at(positions, self.kind()))
+            .collect();
+        let mut x = self.embed(ids); // [B, T, H]
+        for (index, layer) in self.layers.iter().enumerate() {
+            let rotation = &rotations[self.spec.layers[index].rope];
+            // Not in place: the backward pass needs every x as it was.
+            let mixed = self.attention(index, layer, &x, rotation, attend);
+            let attended = &x + self.maybe_norm(mixed, layer.post_attention_norm.as_ref());
+            let fed = self.feed_forward(layer, &attended);
+            x = attended + self.maybe_norm(fed, layer.post_mlp_norm.as_ref());
+        }
+        self.rms_norm(&x, &self.norm)
+    }
+
+    fn embed(&self, ids: &Tensor) -> Tensor {
+        let x = Tensor::embedding(&self.embedding, ids, -1, false, false);
+        match self.spec.embedding_scale {
+            Some(scale) => {
+                x * Tensor::from(scale)
+                    .to_kind(self.kind())
+                    .to_device(self.device())
+            }
+            None => x,
+        }
+    }
+
+    /// Logits `[.., V]` for hidden states `[.., H]`, soft-capped where the model is.
+    pub fn logits(&self, hidden: &Tensor) -> Tensor {
+        let logits = hidden.linear(&self.output, None::<&Tensor>);
+        match self.spec.logit_softcap {
+            Some(cap) => (logits / cap).tanh() * cap,
+            None => logits,
+        }
+    }
+
+    fn attention(
+        &self,
+        index: usize,
+        layer: &LayerWeights,
+        x: &Tensor,
+        rotation: &Rotation,
+        attend: &mut dyn Attend,
+    ) -> Tensor {
+        let spec = &self.spec;
+        let [batch, length, _] = x.size()[..] else {
+            unreachable!("the residual stream has three dimensions")
+        };
+        let qkv = self
+            .rms_norm(x, &layer.attention_norm)
+            .linear(&layer.qkv, layer.qkv_bias.as_ref());
+        let parts = qkv
+            .view([batch, length, spec.heads + 2 * spec.kv_heads, spec.head_dim])
+            .split_with_sizes([spec.heads, spec.kv_heads, spec.kv_heads], 2); // [B, T, H, D] each
+        let query = self.maybe_head_norm(&parts[0], layer.query_norm.as_ref());
+        let key = self.maybe_head_norm(&parts[1], layer.key_norm.as_ref());
+        let query = rotation.apply(&query.transpose(1, 2)); // [B, Hq, T, D]
+        let key = rotation.apply(&key.transpose(1, 2)); // [B, Hkv, T, D]
+        let value = parts[2].transpose(1, 2);
+        attend
+            .attend(spec, index, &query, &key, &value)
+            .transpose(1, 2)
+            .reshape([batch, length, spec.heads * spec.head_dim])
+            .linear(&layer.output_projection, layer.output_bias.as_ref())
+    }
+
+    fn feed_forward(&self, layer: &LayerWeights, x: &Tensor) -> Tensor {
+        let both = self
+            .rms_norm(x, &layer.mlp_norm)
+            .linear(&layer.gate_up, layer.gate_up_bias.as_ref());
+        let halves = both.chunk(2, -1); // [B, T, I] each
+        let gate = match self.spec.activation {
+            Activation::Silu => halves[0].silu(),
+            Activation::GeluTanh => halves[0].gelu("tanh"),
+        };
+        (gate * &halves[1]).linear(&layer.down, layer.down_bias.as_ref())
+    }
+
+    fn maybe_norm(&self, x: Tensor, weight: Option<&Tensor>) -> Tensor {
+        match weight {
+            Some(weight) => self.rms_norm(&x, weight),
+            None => x,
+        }
+    }
+
+    fn maybe_head_norm(&self, x: &Tensor, weight: Option<&Tensor>) -> Tensor {
+        match weight {
+            Some(weight) => self.rms_norm(x, weight),
+            None => x.shallow_clone(),
+        }
+    }
+
+    /// RMS norm over the last dimension, computed in f32 whatever the compute type: in bf16 the
+    /// mean of squares loses most of its digits.
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor) -> Tensor {
+        let wide = x.to_kind(Kind::Float);
+        let scale = (wide
+            .square()
+            .mean_dim([-1i64].as_slice(), true, Kind::Float)
+            + self.spec.norm_eps)
+            .rsqrt();
+        let normed = wide * scale;
+        if self.spec.norm_plus_one {
+            (normed * (weight.to_kind(Kind::Float) + 1.0)).to_kind(x.kind())
+        } else {
+            normed.to_kind(x.kind()) * weight
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Import of GGUF files (llama.cpp's format, <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>)
+//! into Hugging Face folders.
+//!
+//! Llama, Qwen2 and Qwen3 with byte-level BPE. Gemma is refused: its GGUF files hold a
+//! SentencePiece vocabulary without the merges that `tokenizer.json` needs.
+
+mod metadata;
+mod tensors;
+mod vocabulary;
+
+use crate::config::spec_from_config;
+use crate::error::LoadError;
+use crate::save::{Folder, SaveError, Stored};
+use crate::slots;
+use candle_core::quantized::gguf_file::Content;
+use metadata::Metadata;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use tch::Kind;
+use thiserror::Error;
+
+/// Why a GGUF file cannot be imported.
+#[derive(Debug, Error)]
+pub enum ImportError {
+    /// The file cannot be opened.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is no GGUF file, is cut off, or is damaged.
+    #[error("{} is no complete GGUF file ({problem}): download it again", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        problem: String,
+    },
+    /// The file holds a model, tokenizer or tensor that the import does not know.
+    #[error("{}: `{key}` {problem}: import another file, or take the model's safetensors", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The metadata key or the tensor.
+        key: String,
+        /// What is wrong, and what would be supported.
+        problem: String,
+    },
+    /// The metadata describe no model that can be built.
+    #[error(transparent)]
+    Model(#[from] LoadError),
+    /// The folder cannot be written.
+    #[error(transparent)]
+    Save(#[from] SaveError),
+}
+
+/// What an import has written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportReport {
+    /// `general.name` of the file.
+    pub name: String,
+    /// The architecture, such as `llama`.
+    pub architecture: String,
+    /// Number of parameters.
+    pub parameters: u64,
+    /// Size of the vocabulary.
+    pub vocab_size: usize,
+    /// Tensors by the type they were stored in, such as `("Q4_1", 210)`.
+    pub stored_as: Vec<(String, usize)>,
+}
+
+/// Imports a GGUF file as a Hugging Face folder with bf16 weights: what the models were trained
+/// in. Quantised values that bf16 cannot hold are rounded; [`import_gguf_as`] keeps them in f32.
+///
+/// # Errors
+/// See [`ImportError`]. `out` appears complete or not at all, and must not exist before.
+pub fn import_gguf(gguf: &Path, out: &Path) -> Result<ImportReport, ImportError> {
+    import_gguf_as(gguf, out, Kind::BFloat16)
+}
+
+/// As [`import_gguf`], with weights of type `kind`: `BFloat16`, `Half` or `Float`.
+///
+/// # Errors
+/// As [`import_gguf`].
+pub fn import_gguf_as(gguf: &Path, out: &Path, kind: Kind) -> Result<ImportReport, ImportError> {
+    let io = |source| ImportError::Io {
+        path: gguf.to_owned(),
+        source,
+    };
+    let mut file = BufReader::new(File::open(gguf).map_err(io)?);
+    let content = Content::read(&mut file).map_err(|error| ImportError::Damaged {
+        path: gguf.to_owned(),
+        problem: first_line(&error),
+    })?;
+    let metadata = Metadata::new(gguf, &content);
+    let tied = !content.tensor_infos.contains_key("output.weight");
+    let config = metadata::config(&metadata, tied, kind)?;
+    let spec = spec_from_config(gguf, &config)?;
+    let slots = slots(&spec);
+    tensors::check(gguf, &content, &slots)?;
+    let folder = Folder::begin(out)?;
+    folder.write_json("config.json", &config)?;
+    vocabulary::write(&metadata, &folder)?;
+    let mut stored = Vec::new();
+    for slot in &slots {
+        for part in &slot.parts {
+            let mut shape = slot.shape.clone();
+            shape[0] = part.rows;
+            let tensor = tensors::read(gguf, &content, &mut file, &part.key, &shape, &spec)?;
+            stored.push(Stored::new(part.key.clone(), tensor.to_kind(kind), kind));
+        }
+    }
+    folder.write_weights(stored, kind)?;
+    folder.finish()?;
+    Ok(ImportReport {
+        name: metadata.text("general.name").unwrap_or_default(),
+        architecture: spec.model_type.clone(),
+        parameters: spec.parameter_count() as u64,
+        vocab_size: spec.vocab_size as usize,
+        stored_as: tensors::types(&content),
+    })
+}
+
+/// candle adds a back trace to its messages.
+fn first_line(error: &candle_core::Error) -> String {
+    error
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}

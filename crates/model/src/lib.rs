@@ -1,0 +1,38 @@
+//! One decoder for every architecture, described by data; its checkpoints, tokenizer and chat
+//! template.
+//!
+//! Knows nothing about training or actors.
+
+mod attention;
+mod cache;
+mod chat;
+mod config;
+mod decoder;
+mod device;
+mod error;
+mod gguf;
+mod load;
+mod rope;
+mod save;
+mod shards;
+mod snapshot;
+mod spec;
+mod tokenizer;
+mod turns;
+mod weights;
+
+pub use attention::{Attend, FullAttention, Visibility};
+pub use cache::KvCache;
+pub use chat::{ChatTemplate, Message, Role, TemplateError};
+pub use config::spec_of;
+pub use decoder::Decoder;
+pub use device::{DeviceGone, DeviceHandle, DeviceThread};
+pub use error::LoadError;
+pub use gguf::{ImportError, ImportReport, import_gguf, import_gguf_as};
+pub use load::{estimate_bytes, load};
+pub use save::{SaveError, save};
+pub use snapshot::{ApplyError, snapshot, snapshot_of};
+pub use spec::{Activation, DecoderSpec, LayerSpec, RopeScaling, RopeSpec};
+pub use tokenizer::{TextStream, Tokenizer};
+pub use turns::{TurnCodec, TurnError};
+pub use weights::{Parameter, Part, Slot, slots};

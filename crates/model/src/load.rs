@@ -1,0 +1,99 @@
+//! From a Hugging Face folder to a [`Decoder`].
+
+use crate::error::LoadError;
+use crate::shards::Shards;
+use crate::{Decoder, DecoderSpec, Slot, slots, spec_of};
+use std::collections::BTreeSet;
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+/// Loads a Hugging Face folder: `config.json` and `model.safetensors`, or the shards that
+/// `model.safetensors.index.json` names. Weights are converted to `kind` one tensor at a time.
+///
+/// # Errors
+/// Whatever is missing, damaged or not understood, in one sentence; see [`LoadError`].
+pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Decoder, LoadError> {
+    let spec = spec_of(dir)?;
+    let shards = Shards::open(dir)?;
+    let prefix = Prefix::of(&shards);
+    let slots = slots(&spec);
+    prefix.refuse_unexpected(&shards, &slots)?;
+    let tensors = slots
+        .iter()
+        .map(|slot| assemble(slot, &shards, &prefix, device, kind))
+        .collect::<Result<Vec<_>, _>>()?;
+    tracing::info!(dir = %dir.display(), parameters = spec.parameter_count(), "loaded the model");
+    Ok(Decoder::new(spec, tensors))
+}
+
+/// Memory that the weights take, in bytes; activations, caches and optimizers come on top.
+pub fn estimate_bytes(spec: &DecoderSpec, kind: Kind) -> u64 {
+    spec.parameter_count() as u64 * kind.elt_size_in_bytes() as u64
+}
+
+/// Fills one parameter from its parts.
+fn assemble(
+    slot: &Slot,
+    shards: &Shards,
+    prefix: &Prefix,
+    device: Device,
+    kind: Kind,
+) -> Result<Tensor, LoadError> {
+    let tensor = Tensor::f_empty(&slot.shape, (kind, device))?;
+    for part in &slot.parts {
+        let mut expected = slot.shape.clone();
+        expected[0] = part.rows;
+        let source = shards.read(&prefix.in_file(&part.key), &expected)?;
+        tensor
+            .f_narrow(0, part.start, part.rows)?
+            .f_copy_(&source)?;
+    }
+    Ok(tensor)
+}
+
+/// How a file calls what is `model.…` here: multimodal checkpoints keep the language model apart.
+struct Prefix(&'static str);
+
+impl Prefix {
+    fn of(shards: &Shards) -> Self {
+        let known = ["language_model.model.", "model.language_model."];
+        let found = known
+            .into_iter()
+            .find(|prefix| shards.keys().any(|key| key.starts_with(prefix)));
+        Self(found.unwrap_or("model."))
+    }
+
+    fn in_file(&self, key: &str) -> String {
+        match (key.strip_prefix("model."), self.0) {
+            (Some(rest), prefix) => format!("{prefix}{rest}"),
+            (None, "language_model.model.") => format!("language_model.{key}"),
+            (None, _) => key.to_owned(),
+        }
+    }
+
+    fn refuse_unexpected(&self, shards: &Shards, slots: &[Slot]) -> Result<(), LoadError> {
+        let known: BTreeSet<String> = slots
+            .iter()
+            .flat_map(|slot| &slot.parts)
+            .map(|part| self.in_file(&part.key))
+            .collect();
+        let multimodal = self.0 != "model.";
+        // Some exporters store a tied output projection and the rotary frequencies as well.
+        let harmless = |key: &str| {
+            key.ends_with("lm_head.weight")
+                || key.ends_with(".rotary_emb.inv_freq")
+                || multimodal
+                    && (key.contains("vision_tower.") || key.contains("multi_modal_projector."))
+        };
+        match shards
+            .keys()
+            .find(|key| !known.contains(*key) && !harmless(key))
+        {
+            Some(key) => Err(LoadError::UnexpectedTensor {
+                path: shards.file_of(key).to_owned(),
+                key: key.to_owned(),
+            }),
+            None => Ok(()),
+        }
+    }
+}

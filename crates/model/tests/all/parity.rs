@@ -1,0 +1,262 @@
+//! Logits and greedy text agree with `transformers`; `fixtures/make_fixtures.py` says how the
+//! fixtures were made.
+
+use crate::support::{fixture, smollm2};
+use model::{Decoder, FullAttention, Visibility, load};
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+const ARCHITECTURES: [&str; 5] = ["llama", "qwen2", "qwen3", "gemma2", "gemma3_text"];
+/// Largest difference of a logit; logits of the fixtures reach about 10.
+const TOLERANCE: f64 = 1e-4;
+
+/// Ids `[B, T]` (i64) and the logits `[B, T, V]` that `transformers` gives them.
+fn expected(dir: &Path) -> (Tensor, Tensor) {
+    let tensors = Tensor::read_safetensors(dir.join("expected.safetensors")).unwrap();
+    let find = |name: &str| {
+        tensors
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, t)| t.shallow_clone())
+            .unwrap()
+    };
+    (find("ids").to_kind(Kind::Int64), find("logits"))
+}
+
+/// Positions `[B, T]` that count from 0 in every row.
+fn positions(ids: &Tensor) -> Tensor {
+    let [batch, length] = ids.size()[..] else {
+        panic!("ids have two dimensions")
+    };
+    Tensor::arange(length, (Kind::Int64, Device::Cpu)).expand([batch, length], false)
+}
+
+fn logits(decoder: &Decoder, ids: &Tensor, visibility: Visibility) -> Tensor {
+    let positions = positions(ids);
+    let mut attention = FullAttention::new(visibility, &positions);
+    tch::no_grad(|| decoder.logits(&decoder.forward(ids, &positions, &mut attention)))
+}
+
+fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.size(), b.size());
+    (a - b).abs().max().double_value(&[])
+}
+
+#[track_caller]
+fn assert_close(a: &Tensor, b: &Tensor, what: &str) {
+    let difference = largest_difference(a, b);
+    assert!(
+        difference < TOLERANCE,
+        "{what}: logits differ by {difference}"
+    );
+}
+
+#[test]
+fn logits_agree_with_transformers_for_every_architecture() {
+    for name in ARCHITECTURES {
+        let decoder = load(&fixture(name), Device::Cpu, Kind::Float).unwrap();
+        let (ids, expected) = expected(&fixture(name));
+        assert_close(&logits(&decoder, &ids, Visibility::Causal), &expected, name);
+    }
+}
+
+#[test]
+fn a_causal_matrix_is_the_same_as_causal() {
+    for name in ARCHITECTURES {
+        let decoder = load(&fixture(name), Device::Cpu, Kind::Float).unwrap();
+        let (ids, expected) = expected(&fixture(name));
+        let [batch, length] = ids.size()[..] else {
+            panic!("ids have two dimensions")
+        };
+        let matrix = Tensor::ones([batch, length, length], (Kind::Bool, Device::Cpu)).tril(0);
+        assert_close(
+            &logits(&decoder, &ids, Visibility::Matrix(matrix)),
+            &expected,
+            name,
+        );
+    }
+}
+
+/// A prompt with two continuations in one row: each sees the prompt and itself, at positions that
+/// go on from the prompt, and comes out as if it were alone.
+#[test]
+fn branches_of_a_tree_come_out_as_if_alone() {
+    for name in ARCHITECTURES {
+        let decoder = load(&fixture(name), Device::Cpu, Kind::Float).unwrap();
+        let (ids, _) = expected(&fixture(name));
+        let (stem, length) = (10, ids.size()[1]);
+        let branch = length - stem;
+        let tree = Tensor::cat(
+            &[
+                ids.narrow(0, 0, 1),
+                ids.narrow(0, 1, 1).narrow(1, stem, branch),
+            ],
+            1,
+        );
+        let positions = Tensor::cat(
+            &[
+                Tensor::arange(length, (Kind::Int64, Device::Cpu)),
+                Tensor::arange(branch, (Kind::Int64, Device::Cpu)) + stem,
+            ],
+            0,
+        )
+        .unsqueeze(0);
+        let visible = Tensor::ones(
+            [1, length + branch, length + branch],
+            (Kind::Bool, Device::Cpu),
+        )
+        .tril(0);
+        let _ = visible
+            .narrow(1, length, branch)
+            .narrow(2, stem, branch)
+            .fill_(0);
+        let mut attention = FullAttention::new(Visibility::Matrix(visible), &positions);
+        let found =
+            tch::no_grad(|| decoder.logits(&decoder.forward(&tree, &positions, &mut attention)));
+
+        let first = ids.narrow(0, 0, 1);
+        let second = Tensor::cat(
+            &[
+                first.narrow(1, 0, stem),
+                ids.narrow(0, 1, 1).narrow(1, stem, branch),
+            ],
+            1,
+        );
+        let alone = logits(&decoder, &first, Visibility::Causal);
+        assert_close(&found.narrow(1, 0, length), &alone, name);
+        let alone = logits(&decoder, &second, Visibility::Causal);
+        assert_close(
+            &found.narrow(1, length, branch),
+            &alone.narrow(1, stem, branch),
+            name,
+        );
+    }
+}
+
+#[test]
+fn right_padding_changes_nothing() {
+    for name in ARCHITECTURES {
+        let decoder = load(&fixture(name), Device::Cpu, Kind::Float).unwrap();
+        let (ids, expected) = expected(&fixture(name));
+        let length = ids.size()[1];
+        let padded = ids.constant_pad_nd([0, 9]);
+        let found = logits(&decoder, &padded, Visibility::Causal).narrow(1, 0, length);
+        assert_close(&found, &expected, name);
+    }
+}
+
+/// A multimodal Gemma 3 holds the same language model under other keys, in either layout.
+#[test]
+fn the_language_model_of_a_multimodal_gemma3_is_found() {
+    let source = fixture("gemma3_text");
+    let (ids, expected) = expected(&source);
+    let text: serde_json::Value = crate::support::json(&source.join("config.json"));
+    let config = serde_json::json!({ "model_type": "gemma3", "text_config": text });
+    for prefix in ["language_model.model.", "model.language_model."] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let mut tensors: Vec<_> = Tensor::read_safetensors(source.join("model.safetensors"))
+            .unwrap()
+            .into_iter()
+            .map(|(key, tensor)| (key.replacen("model.", prefix, 1), tensor))
+            .collect();
+        tensors.push((
+            "vision_tower.patch.weight".into(),
+            Tensor::zeros([2], (Kind::Float, Device::Cpu)),
+        ));
+        Tensor::write_safetensors(&tensors, dir.path().join("model.safetensors")).unwrap();
+        let decoder = load(dir.path(), Device::Cpu, Kind::Float).unwrap();
+        assert_close(
+            &logits(&decoder, &ids, Visibility::Causal),
+            &expected,
+            prefix,
+        );
+    }
+}
+
+#[test]
+fn imported_gguf_files_give_the_logits_of_their_dequantised_weights() {
+    for name in ["llama", "qwen3"] {
+        let source = fixture(&format!("gguf_{name}"));
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("imported");
+        let report = model::import_gguf_as(&source.join("model.gguf"), &out, Kind::Float).unwrap();
+        assert_eq!(
+            (report.architecture.as_str(), report.vocab_size),
+            (name, 128)
+        );
+        let decoder = load(&out, Device::Cpu, Kind::Float).unwrap();
+        let (ids, expected) = expected(&source);
+        assert_close(&logits(&decoder, &ids, Visibility::Causal), &expected, name);
+        let codec = model::TurnCodec::load(&out).unwrap();
+        let text = codec
+            .tokenizer()
+            .decode(&codec.prompt(None, "the thing"), false);
+        assert_eq!(text, "<|user|>the thing<|end|><|model|>");
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Greedy {
+    prompt: String,
+    ids: Vec<u32>,
+    continuation: Vec<u32>,
+    top: Vec<(i64, f64)>,
+}
+
+/// Greedy continuations of SmolLM2 in f32, all prompts in one batch. Instead of sampling, the
+/// expected continuation is scored: where its every token is the most probable one, greedy
+/// sampling gives just that.
+#[test]
+fn smollm2_continues_twenty_prompts_as_transformers_does() {
+    let Some(dir) = smollm2() else { return };
+    let rows: Vec<Greedy> = serde_json::from_value(crate::support::json(
+        &crate::support::fixtures().join("smollm2.json"),
+    ))
+    .unwrap();
+    assert_eq!(rows.len(), 20);
+    let codec = model::TurnCodec::load(&dir).unwrap();
+    for row in &rows {
+        assert_eq!(codec.prompt(None, &row.prompt), row.ids, "{}", row.prompt);
+    }
+    let decoder = load(&dir, Device::Cpu, Kind::Float).unwrap();
+    let sequences: Vec<Vec<i64>> = rows
+        .iter()
+        .map(|row| {
+            row.ids
+                .iter()
+                .chain(&row.continuation)
+                .map(|&id| i64::from(id))
+                .collect()
+        })
+        .collect();
+    let longest = sequences.iter().map(Vec::len).max().unwrap();
+    let padded: Vec<i64> = sequences
+        .iter()
+        .flat_map(|ids| {
+            ids.iter()
+                .copied()
+                .chain(std::iter::repeat_n(0, longest - ids.len()))
+        })
+        .collect();
+    let ids = Tensor::from_slice(&padded).view([rows.len() as i64, longest as i64]);
+    let positions = positions(&ids);
+    let mut attention = FullAttention::new(Visibility::Causal, &positions);
+    let hidden = tch::no_grad(|| decoder.forward(&ids, &positions, &mut attention));
+    for (index, row) in rows.iter().enumerate() {
+        let (start, count) = (row.ids.len() as i64 - 1, row.continuation.len() as i64);
+        let logits =
+            tch::no_grad(|| decoder.logits(&hidden.get(index as i64).narrow(0, start, count)));
+        let greedy: Vec<i64> = Vec::try_from(logits.argmax(-1, false)).unwrap();
+        let expected: Vec<i64> = row.continuation.iter().map(|&id| i64::from(id)).collect();
+        assert_eq!(greedy, expected, "{}", row.prompt);
+        for &(id, logit) in &row.top {
+            let found = logits.double_value(&[0, id]);
+            assert!(
+                (found - logit).abs() < 1e-3,
+                "{}: {found} for {logit}",
+                row.prompt
+            );
+        }
+    }
+}

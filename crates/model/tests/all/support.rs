@@ -1,0 +1,78 @@
+//! Where the tests find their files.
+
+use model::Tokenizer;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The committed fixtures.
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+/// A tiny checkpoint.
+pub fn fixture(name: &str) -> PathBuf {
+    fixtures().join(name)
+}
+
+/// A JSON file.
+pub fn json(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// SmolLM2-135M-Instruct, where it has been provisioned.
+pub fn smollm2() -> Option<PathBuf> {
+    let dir =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.deps/models/SmolLM2-135M-Instruct");
+    if !dir.join("config.json").exists() {
+        println!("skipped: SmolLM2 is not provisioned (cargo xtask setup does it)");
+        return None;
+    }
+    Some(dir)
+}
+
+/// A byte-level tokenizer without merges, in which every byte is a token.
+pub fn bytes_tokenizer() -> Arc<Tokenizer> {
+    let dir = tempfile::tempdir().unwrap();
+    let alphabet: Vec<String> = byte_alphabet();
+    let vocab: serde_json::Map<String, serde_json::Value> = alphabet
+        .iter()
+        .enumerate()
+        .map(|(id, c)| (c.clone(), id.into()))
+        .collect();
+    let special = |id: usize, content: &str| {
+        serde_json::json!({ "id": id, "content": content, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": true })
+    };
+    let level = serde_json::json!({ "type": "ByteLevel", "add_prefix_space": false,
+        "trim_offsets": true, "use_regex": true });
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+        "added_tokens": [special(256, "<|im_start|>"), special(257, "<|im_end|>"), special(258, "<|endoftext|>")],
+        "pre_tokenizer": level, "post_processor": null, "decoder": level,
+        "model": { "type": "BPE", "dropout": null, "unk_token": null, "vocab": vocab, "merges": [] },
+    });
+    std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    std::fs::write(
+        dir.path().join("generation_config.json"),
+        r#"{"eos_token_id": [257, 258]}"#,
+    )
+    .unwrap();
+    Arc::new(Tokenizer::load(dir.path()).unwrap())
+}
+
+/// GPT-2's 256 stand-ins for bytes, in the order of the bytes.
+fn byte_alphabet() -> Vec<String> {
+    let printable = |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || b >= 174;
+    let mut next = 255;
+    (0..256)
+        .map(|b| {
+            let c = if printable(b) {
+                b
+            } else {
+                next += 1;
+                next
+            };
+            char::from_u32(c).unwrap().to_string()
+        })
+        .collect()
+}

@@ -1,0 +1,23 @@
+//! What every part of swirl says to every other: identifiers, questions, trajectories, verdicts,
+//! generation requests, weight manifests, and the one wire codec.
+//!
+//! Knows nothing about I/O, async runtimes or tensors.
+
+pub mod codec;
+pub mod generation;
+pub mod ids;
+pub mod question;
+pub mod training;
+pub mod trajectory;
+pub mod verdict;
+pub mod weights;
+
+pub use generation::{Completion, FinishReason, GenerateRequest, SamplingParams};
+pub use ids::{ItemId, QuestionId, RunId, WeightVersion};
+pub use question::{Question, ReferenceStep};
+pub use training::{RlSample, SftSample, StateGroup};
+pub use trajectory::{
+    Action, MalformedKind, Observation, Span, Step, StepView, ToolCall, Trajectory, TrajectoryEnd,
+};
+pub use verdict::{Label, Verdict};
+pub use weights::{TensorEntry, WeightManifest, WeightSnapshot};

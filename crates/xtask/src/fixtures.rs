@@ -1,0 +1,119 @@
+//! Makes the reference values of the decoder's tests with `transformers`, in a Python environment
+//! of their own in the cache (about 5 GB: PyTorch's wheel comes with CUDA).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::paths::Paths;
+use crate::{model, process, setup, stamp};
+
+/// Pinned, so that the same values come out again.
+const REQUIREMENTS: [&str; 4] = [
+    "torch==2.13.0",
+    "transformers==5.23.0",
+    "safetensors==0.8.0",
+    "numpy==2.4.6",
+];
+
+/// Names the Python to use in the place of the environment made here; it needs the same packages.
+const OWN_PYTHON: &str = "SWIRL_FIXTURES_PYTHON";
+
+/// Runs every `make_*.py` of the fixtures' folder with that folder and the model's directory.
+pub fn run(paths: &Paths) -> Result<()> {
+    let folder = paths.root.join("crates/model/tests/fixtures");
+    let scripts = scripts(&folder)?;
+    setup::run(paths, None)?;
+    let python = match std::env::var_os(OWN_PYTHON) {
+        Some(own) => PathBuf::from(own),
+        None => environment(paths)?,
+    };
+    for script in scripts {
+        println!("running {}", script.display());
+        let mut command = Command::new(&python);
+        command
+            .current_dir(&paths.root)
+            .arg(&script)
+            .arg(&folder)
+            .arg(model::link_path(paths));
+        process::run("making fixtures", &mut command)?;
+    }
+    Ok(())
+}
+
+/// The scripts in the order of their names.
+fn scripts(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut scripts = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("make_") && name.ends_with(".py") {
+            scripts.push(entry.path());
+        }
+    }
+    if scripts.is_empty() {
+        bail!("{} holds no make_*.py", folder.display());
+    }
+    scripts.sort();
+    Ok(scripts)
+}
+
+/// The Python of the environment, which is made when it is not whole.
+fn environment(paths: &Paths) -> Result<PathBuf> {
+    let folder = paths.cache.join("fixtures-python");
+    let recipe = REQUIREMENTS.join("\n");
+    let python = folder.join("bin/python");
+    if stamp::is_valid(&recipe, &folder, &["bin/python"]) {
+        return Ok(python);
+    }
+    println!(
+        "making a Python environment in {} (about 5 GB)",
+        folder.display()
+    );
+    // It knows its own path and cannot be moved to its place; the stamp alone says it is whole.
+    let mut venv = Command::new("python3");
+    venv.args(["-m", "venv", "--clear"]).arg(&folder);
+    process::run("making a Python environment", &mut venv)
+        .context("the package python3-venv of your system may be missing")?;
+    let mut pip = Command::new(&python);
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-cache-dir",
+    ]);
+    // The wheel of libtorch is there already, and fits when this Python is 3.11.
+    pip.arg("--find-links")
+        .arg(paths.downloads())
+        .args(REQUIREMENTS);
+    process::run("installing transformers", &mut pip)?;
+    stamp::write(&recipe, &folder, &["bin/python"])?;
+    Ok(python)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_scripts_that_make_fixtures_run_and_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(scripts(dir.path()).is_err());
+        for name in ["make_b.py", "make_a.py", "shared.py", "make_a.json"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        let names: Vec<_> = scripts(dir.path())
+            .unwrap()
+            .iter()
+            .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
+            .collect();
+        assert_eq!(names, ["make_a.py", "make_b.py"]);
+    }
+}

@@ -1,0 +1,92 @@
+//! Automation of the project: provisions what a build needs and runs every check.
+//!
+//! `cargo xtask setup` brings libtorch and the default model, `cargo xtask test` runs every check,
+//! `cargo xtask demo` runs the quickstart, and `cargo xtask fixtures` makes the reference values of
+//! the decoder's tests anew. What is downloaded lands in the user's cache folder, so that a second
+//! checkout downloads nothing.
+//!
+//! This crate builds before libtorch is there, hence in seconds: few dependencies, no tensors.
+
+mod check;
+mod demo;
+mod fixtures;
+mod libtorch;
+mod model;
+mod paths;
+mod platform;
+mod process;
+mod setup;
+mod stamp;
+mod swirl;
+mod tally;
+mod tidy;
+mod unpack;
+mod wheel;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::check::Stage;
+use crate::libtorch::Device;
+use crate::paths::Paths;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Automation of the swirl project")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Provision libtorch and the default model; a second run finds everything in place
+    Setup {
+        /// libtorch with CUDA (several GB) or without; by default, whether an NVIDIA GPU is found
+        #[arg(long, value_enum)]
+        device: Option<Device>,
+        /// The same as `--device cuda`
+        #[arg(long, conflicts_with = "device")]
+        cuda: bool,
+    },
+    /// Set up whatever is missing, then run formatting, lints, all tests, licences and tidiness
+    Test {
+        /// Run one stage only
+        #[arg(long, value_enum)]
+        only: Option<Stage>,
+    },
+    /// Set up, build for speed and run `configs/quickstart.toml`
+    Demo {
+        /// Continue the run where it was interrupted
+        #[arg(long, conflicts_with = "clean")]
+        resume: bool,
+        /// Discard an earlier run
+        #[arg(long)]
+        clean: bool,
+    },
+    /// Make the reference values of the decoder's tests with `transformers` in its own environment
+    Fixtures,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let paths = Paths::of_this_checkout()?;
+    match command {
+        Command::Setup { device, cuda } => {
+            setup::run(&paths, if cuda { Some(Device::Cuda) } else { device })
+        }
+        Command::Test { only } => check::run(&paths, only),
+        Command::Demo { resume, clean } => demo::run(&paths, resume, clean),
+        Command::Fixtures => fixtures::run(&paths),
+    }
+}

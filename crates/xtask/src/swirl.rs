@@ -1,0 +1,84 @@
+//! Builds the program `swirl` and says where cargo put it.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::paths::Paths;
+use crate::process;
+
+/// How the program is built: each way shares its work with what the user does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Build {
+    /// As plain `cargo build` does.
+    Dev,
+    /// Together with every test, as `cargo test` needs them.
+    DevWithTests,
+    /// Optimised, for real runs.
+    Release,
+}
+
+impl Build {
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Dev => &["--workspace", "--bin", "swirl"],
+            Self::DevWithTests => &["--workspace", "--all-targets"],
+            Self::Release => &["--workspace", "--bin", "swirl", "--release"],
+        }
+    }
+}
+
+/// Builds it; warnings, errors and progress go to the terminal.
+pub fn build(paths: &Paths, build: Build) -> Result<PathBuf> {
+    println!("building swirl ({build:?}; libtorch's bindings alone take minutes the first time)");
+    let mut cargo = process::cargo();
+    cargo
+        .current_dir(&paths.root)
+        .args(["build", "--message-format=json-render-diagnostics"]);
+    cargo.args(build.arguments());
+    let messages = process::output("building swirl", &mut cargo)?;
+    executable(&messages).context("cargo named no program called swirl in what it built")
+}
+
+/// The path of the program in cargo's messages, wherever the target folder is.
+fn executable(messages: &str) -> Option<PathBuf> {
+    messages.lines().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let target = message.get("target")?;
+        let is_program = target
+            .get("kind")?
+            .as_array()?
+            .iter()
+            .any(|kind| kind == "bin");
+        // The tests of the program bear its name, too.
+        let is_test = message.get("profile")?.get("test")?.as_bool()?;
+        (is_program && !is_test && target.get("name")? == "swirl")
+            .then(|| message.get("executable")?.as_str().map(PathBuf::from))?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_found_among_cargos_messages() {
+        let artifact = |name: &str, kind: &str, test: bool, executable: &str| {
+            format!(
+                r#"{{"reason":"compiler-artifact","target":{{"kind":["{kind}"],"name":"{name}"}},"profile":{{"test":{test}}},"executable":{executable}}}"#
+            )
+        };
+        let messages = [
+            r#"{"reason":"build-script-executed","package_id":"x"}"#.to_owned(),
+            artifact("swirl", "lib", false, "null"),
+            artifact("swirl", "bin", true, r#""/t/debug/deps/swirl-1""#),
+            artifact("xtask", "bin", false, r#""/t/debug/xtask""#),
+            artifact("swirl", "bin", false, r#""/t/debug/swirl""#),
+        ];
+        assert_eq!(
+            executable(&messages.join("\n")),
+            Some(PathBuf::from("/t/debug/swirl"))
+        );
+        assert_eq!(executable(&messages[..4].join("\n")), None);
+    }
+}
