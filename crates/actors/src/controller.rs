@@ -15,6 +15,9 @@ use store::TrajectoryStore;
 /// How often deadlines are looked at. Leases last minutes.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How long an actor may take to end what it is at when everything stops.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+
 /// Calls made again after a death: each goes to another actor.
 const SERVICE_TRIES: u32 = 3;
 
@@ -31,9 +34,8 @@ pub(crate) enum ControllerMessage {
     },
     Written {
         job: u64,
-        store: Box<TrajectoryStore>,
-        /// How many trajectories were written.
-        result: Result<u64, String>,
+        /// The store, and how many trajectories were written. A store that failed is closed.
+        result: Result<(Box<TrajectoryStore>, u64), String>,
     },
     Tick,
 }
@@ -74,9 +76,8 @@ impl Controller {
     /// as the caller drops it.
     ///
     /// # Errors
-    /// When the store cannot be written, or the controller died; the store is closed then, by the
-    /// end of [`Controller::stop`] or soon after. Items that failed are no error but part of the
-    /// report.
+    /// When the store cannot be written, or the controller died; the store is closed then. Items
+    /// that failed are no error but part of the report.
     pub async fn rollouts(
         &self,
         plan: RolloutPlan,
@@ -159,13 +160,9 @@ impl Actor for Supervisor {
                     job.item_ended(token, result);
                 }
             }
-            ControllerMessage::Written {
-                job: id,
-                store,
-                result,
-            } => {
+            ControllerMessage::Written { job: id, result } => {
                 if let Some(job) = state.job_with(id) {
-                    job.written(*store, result);
+                    job.written(result);
                 }
             }
             ControllerMessage::Tick => {
@@ -179,6 +176,19 @@ impl Actor for Supervisor {
         {
             state.job = None;
         }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        _: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        // Engines hold gigabytes: what starts next must not find them still there.
+        let children = myself.get_cell();
+        children
+            .stop_children_and_wait(None, Some(STOP_LIMIT))
+            .await;
         Ok(())
     }
 

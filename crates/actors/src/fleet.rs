@@ -18,8 +18,10 @@ use tools::registry::{Registry, ToolError, ToolReply};
 /// and a limit that is too short would throw work away.
 const ENGINE_LIMIT: Duration = Duration::from_secs(3600);
 
-/// How long a tool executor or a judge may take beyond its own time limits and retries.
-const SERVICE_LIMIT: Duration = Duration::from_secs(900);
+/// How long a call of a tool or a judge may take, waiting for its turn included. Tools and judges
+/// have time limits and retries of their own, and theirs end first: a judge model with the default
+/// limits gives up after 32 minutes at the latest. This one is for an actor that hangs.
+const SERVICE_LIMIT: Duration = Duration::from_secs(7200);
 
 /// The judges of a run: one for steps, one for answers.
 #[derive(Clone)]
@@ -119,11 +121,47 @@ impl Fleet {
         slot: usize,
         request: GenerateRequest,
     ) -> Result<Vec<Completion>, FleetError> {
-        let message = |port| SamplerMessage::Generate(request.clone(), port);
-        Ok(self
+        let completions = self.sample_on(slot, vec![request]).await?;
+        Ok(completions.into_iter().flatten().collect())
+    }
+
+    /// Continuations of every request, in order: request *i* goes to sampler *i*, counted around,
+    /// and each sampler gets its share at once.
+    pub async fn sample_all(
+        &self,
+        requests: Vec<GenerateRequest>,
+    ) -> Result<Vec<Vec<Completion>>, FleetError> {
+        let (count, samplers) = (requests.len(), self.sampler_count().max(1));
+        let mut shares: Vec<Vec<GenerateRequest>> = vec![Vec::new(); samplers.min(count)];
+        for (i, request) in requests.into_iter().enumerate() {
+            shares[i % samplers].push(request);
+        }
+        let calls = shares.into_iter().enumerate();
+        let calls = calls.map(|(slot, share)| self.sample_on(slot, share));
+        let shares = futures::future::try_join_all(calls).await?;
+        let mut shares: Vec<_> = shares.into_iter().map(Vec::into_iter).collect();
+        Ok((0..count)
+            .filter_map(|i| shares[i % samplers].next())
+            .collect())
+    }
+
+    async fn sample_on(
+        &self,
+        slot: usize,
+        requests: Vec<GenerateRequest>,
+    ) -> Result<Vec<Vec<Completion>>, FleetError> {
+        let asked = requests.len();
+        let message = |port| SamplerMessage::Generate(requests.clone(), port);
+        let completions = self
             .samplers
             .call_from(slot, message, ENGINE_LIMIT)
-            .await??)
+            .await??;
+        if completions.len() != asked {
+            let answered = completions.len();
+            let error = format!("the sampler answered {answered} of {asked} requests");
+            return Err(EngineError(error).into());
+        }
+        Ok(completions)
     }
 
     /// Gives every sampler these weights; returns once all of them serve them.

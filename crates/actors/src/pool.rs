@@ -87,8 +87,10 @@ impl<M: Message> Pool<M> {
         message: impl Fn(RpcReplyPort<R>) -> M,
         limit: Duration,
     ) -> Result<R, CallError> {
-        let slot = self.next.fetch_add(1, Ordering::Relaxed);
-        self.call_from(slot, message, limit).await
+        // Each attempt takes its turn anew: calls that lost an actor together part ways, so that
+        // one that kills every actor does not take the same others down with it each time.
+        let turn = |_| self.next.fetch_add(1, Ordering::Relaxed);
+        self.call_by(turn, message, limit).await
     }
 
     /// The same, beginning with the actor in `slot`.
@@ -98,8 +100,17 @@ impl<M: Message> Pool<M> {
         message: impl Fn(RpcReplyPort<R>) -> M,
         limit: Duration,
     ) -> Result<R, CallError> {
-        for attempt in 0..self.tries {
-            let member = self.member(slot + attempt as usize);
+        self.call_by(|attempt| slot + attempt, message, limit).await
+    }
+
+    async fn call_by<R: Send + 'static>(
+        &self,
+        slot: impl Fn(usize) -> usize,
+        message: impl Fn(RpcReplyPort<R>) -> M,
+        limit: Duration,
+    ) -> Result<R, CallError> {
+        for attempt in 0..self.tries as usize {
+            let member = self.member(slot(attempt));
             match member.call(&message, Some(limit)).await {
                 Ok(CallResult::Success(reply)) => return Ok(reply),
                 Ok(CallResult::Timeout) => {

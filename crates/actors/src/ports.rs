@@ -15,8 +15,13 @@ pub struct EngineError(pub String);
 /// Generates continuations: an engine in this process or behind a connection.
 #[async_trait]
 pub trait Generator: Send + Sync + 'static {
-    /// Samples `request.samples` continuations, in order.
-    async fn generate(&self, request: GenerateRequest) -> Result<Vec<Completion>, EngineError>;
+    /// Samples `request.samples` continuations of each request, in the order of requests and
+    /// samples. Requests of one call reach the engine together and in order, so that what is
+    /// batched with what does not depend on scheduling.
+    async fn generate(
+        &self,
+        requests: Vec<GenerateRequest>,
+    ) -> Result<Vec<Vec<Completion>>, EngineError>;
 
     /// Serves these weights from now on. What was asked before ends with the weights it began with.
     async fn publish(&self, weights: WeightSnapshot) -> Result<(), EngineError>;

@@ -184,10 +184,12 @@ impl Job {
         }
     }
 
-    pub(crate) fn written(&mut self, store: TrajectoryStore, result: Result<u64, String>) {
-        self.store = Some(store);
+    pub(crate) fn written(&mut self, result: Result<(Box<TrajectoryStore>, u64), String>) {
         match result {
-            Ok(items) => self.stored += items,
+            Ok((store, items)) => {
+                self.store = Some(*store);
+                self.stored += items;
+            }
             Err(error) => self.error = Some(RolloutError::Store(error)),
         }
     }
@@ -240,7 +242,7 @@ impl Job {
                 let (plan, fleet) = (self.plan.clone(), self.fleet.clone());
                 let controller = controller.clone();
                 let (job, token) = (self.id, lease.token);
-                tokio::spawn(async move {
+                let work = tokio::spawn(async move {
                     let driver = Driver {
                         plan: &plan,
                         fleet: &fleet,
@@ -248,7 +250,11 @@ impl Job {
                         item: &lease.item,
                     };
                     let result = driver.run(question).await;
-                    let result = result.map(Box::new).map_err(|error| error.to_string());
+                    result.map(Box::new).map_err(|error| error.to_string())
+                });
+                tokio::spawn(async move {
+                    // A panic costs a try, as any failure, and not the rest of the lease.
+                    let result = work.await.unwrap_or_else(|panic| Err(panic.to_string()));
                     // A controller that is gone has nobody to tell.
                     let ended = ControllerMessage::ItemEnded { job, token, result };
                     let _ = controller.send_message(ended);
@@ -268,17 +274,16 @@ impl Job {
         };
         let batch = std::mem::take(&mut self.waiting);
         let (job, controller) = (self.id, controller.clone());
-        tokio::task::spawn_blocking(move || {
+        let work = tokio::task::spawn_blocking(move || {
             let result = store.append_all(&batch);
-            let written = ControllerMessage::Written {
-                job,
-                store: Box::new(store),
-                result: result
-                    .map(|()| batch.len() as u64)
-                    .map_err(|error| error.to_string()),
-            };
+            result
+                .map(|()| (Box::new(store), batch.len() as u64))
+                .map_err(|error| error.to_string())
+        });
+        tokio::spawn(async move {
+            let result = work.await.unwrap_or_else(|panic| Err(panic.to_string()));
             // A controller that is gone has nobody to tell.
-            let _ = controller.send_message(written);
+            let _ = controller.send_message(ControllerMessage::Written { job, result });
         });
     }
 }

@@ -23,8 +23,8 @@ fn answer<T: Send + 'static>(port: RpcReplyPort<T>, value: T) {
 
 pub(crate) enum SamplerMessage {
     Generate(
-        GenerateRequest,
-        RpcReplyPort<Result<Vec<Completion>, EngineError>>,
+        Vec<GenerateRequest>,
+        RpcReplyPort<Result<Vec<Vec<Completion>>, EngineError>>,
     ),
     Publish(WeightSnapshot, RpcReplyPort<Result<(), EngineError>>),
 }
@@ -53,9 +53,9 @@ impl Actor for Sampler {
         engine: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            SamplerMessage::Generate(request, port) => {
+            SamplerMessage::Generate(requests, port) => {
                 let engine = engine.clone();
-                tokio::spawn(async move { answer(port, engine.generate(request).await) });
+                tokio::spawn(async move { answer(port, engine.generate(requests).await) });
             }
             SamplerMessage::Publish(weights, port) => answer(port, engine.publish(weights).await),
         }
@@ -128,6 +128,10 @@ impl Actor for Judge {
         judges: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
+            // A caller that gave up meanwhile would get a verdict that nobody reads, and a judge
+            // model would be asked for it.
+            JudgeMessage::Step(_, port) if port.is_closed() => {}
+            JudgeMessage::Outcome(_, _, port) if port.is_closed() => {}
             JudgeMessage::Step(context, port) => answer(port, judges.process.judge(&context).await),
             JudgeMessage::Outcome(question, text, port) => {
                 answer(port, judges.outcome.judge(&question, text.as_deref()).await);

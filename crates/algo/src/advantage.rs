@@ -85,6 +85,7 @@ pub fn advantages(
     let values = rewards
         .iter()
         .map(|group| match baseline {
+            Baseline::None if all_equal(&all) => group.clone(), // no deviation to divide by
             Baseline::None => group.iter().map(|r| r / batch_scale).collect(),
             Baseline::BatchMean if all_equal(&all) => vec![0.0; group.len()],
             Baseline::BatchMean => group.iter().map(|r| (r - mean) / batch_scale).collect(),
@@ -148,6 +149,13 @@ mod tests {
                 None,
                 false,
                 two(&[1.0, 0.0], &[0.5]),
+            ),
+            (
+                "none, std, zero variance",
+                two(&[1.0, 1.0], &[1.0]),
+                None,
+                true,
+                two(&[1.0, 1.0], &[1.0]),
             ),
             (
                 "batch mean",

@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Step-wise reinforcement learning for language models that use tools.
@@ -47,27 +48,21 @@ pub struct RunArgs {
     /// Delete what an earlier run left, then start.
     #[arg(long)]
     pub clean: bool,
-    /// Check the configuration, print it with every default, and stop.
+    /// Check all that can be checked without the model and the judge's endpoint, print the
+    /// configuration with every default, and stop.
     #[arg(long)]
     pub dry_run: bool,
-    /// Print the report as one JSON object.
+    /// Print the report, or with --dry-run the configuration, as one JSON object.
     #[arg(long)]
     pub json: bool,
-}
-
-impl RunArgs {
-    /// Settings from the command line, in order.
-    pub fn overrides(&self) -> Vec<String> {
-        self.set.clone()
-    }
 }
 
 /// Arguments of `swirl eval`.
 #[derive(Debug, ClapArgs)]
 pub struct EvalArgs {
-    /// The model: a Hugging Face directory.
+    /// The model: a Hugging Face directory. Without it, `model.path` of the configuration.
     #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
+    pub model: Option<PathBuf>,
     /// The questions: JSONL, the project's layout or GSM8K's.
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
@@ -77,12 +72,14 @@ pub struct EvalArgs {
     /// Only the first so many.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
-    /// Samples per question; more than one needs a temperature.
-    #[arg(long, value_name = "K", default_value_t = 1)]
-    pub samples: u32,
-    /// 0 is greedy.
-    #[arg(long, default_value_t = 0.0)]
-    pub temperature: f32,
+    /// Samples per question; more than one needs a temperature. Without it, `evaluation.samples` of
+    /// the configuration, which is 1 by default.
+    #[arg(long, value_name = "K")]
+    pub samples: Option<u32>,
+    /// 0 is greedy. Without it, `evaluation.temperature` of the configuration, which is 0 by
+    /// default.
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f32>,
     /// Offer no tool.
     #[arg(long)]
     pub without_tools: bool,
@@ -170,28 +167,48 @@ pub struct DoctorArgs {
 
 /// Rewrites settings to `--set KEY=VALUE`: `--train.steps 10`, `--train.steps=10` and
 /// `train.steps=10` alike. A setting has a dot in its key, which no other argument has.
-pub fn with_settings(arguments: impl IntoIterator<Item = String>) -> Vec<String> {
-    let mut rewritten = Vec::new();
+/// What is not UTF-8 can be a path, but no setting: it stays as it is.
+pub fn with_settings(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut rewritten: Vec<OsString> = Vec::new();
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
-        let after_set = matches!(rewritten.last().map(String::as_str), Some("--set" | "-s"));
-        let (dashes, text) = match argument.strip_prefix("--") {
-            Some(text) => (true, text),
-            None => (false, argument.as_str()),
-        };
-        let key = text.split('=').next().unwrap_or_default();
-        let is_key = key.contains('.') && key.split('.').all(is_word);
-        match (text.contains('='), dashes) {
-            _ if after_set || !is_key => rewritten.push(argument),
-            (true, _) => rewritten.extend(["--set".to_owned(), text.to_owned()]),
-            (false, true) => {
-                let value = arguments.next().unwrap_or_default();
-                rewritten.extend(["--set".to_owned(), format!("{text}={value}")]);
+        let after_set = rewritten.last().is_some_and(|a| a == "--set" || a == "-s");
+        match argument.to_str().map(setting) {
+            Some(Setting::Whole(text)) if !after_set => {
+                rewritten.extend(["--set".into(), text.into()]);
             }
-            (false, false) => rewritten.push(argument),
+            Some(Setting::Key(key)) if !after_set => {
+                let mut pair = OsString::from(format!("{key}="));
+                pair.push(arguments.next().unwrap_or_default());
+                rewritten.extend(["--set".into(), pair]);
+            }
+            _ => rewritten.push(argument),
         }
     }
     rewritten
+}
+
+/// What an argument says of a setting.
+enum Setting<'a> {
+    /// `key=value`.
+    Whole(&'a str),
+    /// `--key`, whose value is the next argument.
+    Key(&'a str),
+    None,
+}
+
+fn setting(argument: &str) -> Setting<'_> {
+    let (dashes, text) = match argument.strip_prefix("--") {
+        Some(text) => (true, text),
+        None => (false, argument),
+    };
+    let key = text.split('=').next().unwrap_or_default();
+    let is_key = key.contains('.') && key.split('.').all(is_word);
+    match (is_key, text.contains('='), dashes) {
+        (true, true, _) => Setting::Whole(text),
+        (true, false, true) => Setting::Key(text),
+        _ => Setting::None,
+    }
 }
 
 fn is_word(part: &str) -> bool {
@@ -201,6 +218,7 @@ fn is_word(part: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::OsStr;
 
     #[test]
     fn settings_may_be_written_in_four_ways() {
@@ -229,8 +247,8 @@ mod tests {
             ("run c.toml --train.steps", "run c.toml --set train.steps="),
         ];
         for (written, expected) in cases {
-            let arguments = written.split(' ').map(str::to_owned);
-            assert_eq!(with_settings(arguments).join(" "), expected);
+            let arguments = written.split(' ').map(OsString::from);
+            assert_eq!(with_settings(arguments).join(OsStr::new(" ")), expected);
         }
     }
 }

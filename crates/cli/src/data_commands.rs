@@ -1,11 +1,11 @@
 //! `swirl data …`: look at trajectories, export them, make questions.
 
 use crate::args::DataCommand;
-use anyhow::{Context, Result, bail};
+use crate::console;
+use crate::usage::UsageError;
+use anyhow::{Context, Result, ensure};
 use proto::{Action, ItemId, Label, Step, Trajectory};
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use store::TrajectoryStore;
@@ -32,43 +32,51 @@ pub fn run(command: DataCommand) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A run folder's trajectories, or the folder itself.
+/// A run folder's trajectories, or the folder itself. Opening a store makes its folder and files:
+/// what holds none is refused before.
 fn open(folder: &Path) -> Result<TrajectoryStore> {
     let inner = folder.join("trajectories");
-    let folder: PathBuf = if inner.is_dir() {
-        inner
-    } else {
-        folder.to_owned()
+    let inner = if inner.is_dir() { &inner } else { folder };
+    let none = || format!("{} holds no trajectories", folder.display());
+    let entries = std::fs::read_dir(inner).with_context(none)?;
+    let names = entries
+        .map(|entry| Ok(PathBuf::from(entry?.file_name())))
+        .collect::<std::io::Result<Vec<_>>>()
+        .with_context(none)?;
+    let is_record = |name: &PathBuf| {
+        name.extension()
+            .is_some_and(|ending| ending == "swl" || ending == "parquet")
     };
-    if !folder.is_dir() {
-        bail!("{} is no folder of trajectories", folder.display());
-    }
-    Ok(TrajectoryStore::open(&folder)?)
+    ensure!(names.iter().any(is_record), none());
+    let store = TrajectoryStore::open(inner)?;
+    ensure!(!store.is_empty(), none());
+    Ok(store)
 }
 
 fn list(folder: &Path) -> Result<()> {
     let store = open(folder)?;
-    let mut out = BufWriter::new(std::io::stdout().lock());
-    for trajectory in store.iter() {
-        let t = trajectory?;
-        let good = t.outcome.as_ref().map_or("-", |v| label(v.label));
-        let answer = t.answer().unwrap_or("-");
-        writeln!(
-            out,
-            "{:<28} {:>2} steps  {:<13} outcome {good:<4}  answer {answer}",
-            t.item.to_string(),
-            t.steps.len(),
-            t.end.name()
-        )?;
-    }
-    Ok(())
+    console::print_with(|out| {
+        for trajectory in store.iter() {
+            let t = trajectory?;
+            let good = t.outcome.as_ref().map_or("-", |v| label(v.label));
+            let answer = t.answer().unwrap_or("-");
+            writeln!(
+                out,
+                "{:<28} {:>2} steps  {:<13} outcome {good:<4}  answer {answer}",
+                t.item.to_string(),
+                t.steps.len(),
+                t.end.name()
+            )?;
+        }
+        Ok(())
+    })
 }
 
 fn show(folder: &Path, item: &str) -> Result<()> {
     let (question, sample) = item.rsplit_once('#').unwrap_or((item, "0"));
     let sample = sample
         .parse()
-        .with_context(|| format!("{item:?} is not question#sample"))?;
+        .map_err(|_| UsageError::new(format!("{item:?} is not question#sample")))?;
     let id = ItemId {
         question: question.into(),
         sample,
@@ -80,8 +88,7 @@ fn show(folder: &Path, item: &str) -> Result<()> {
             folder.display()
         )
     })?;
-    print!("{}", render(&trajectory));
-    Ok(())
+    console::print(&render(&trajectory))
 }
 
 /// A trajectory for people.
@@ -160,49 +167,56 @@ fn label(label: Label) -> &'static str {
     }
 }
 
+/// The target appears, or is replaced, when it is complete.
 fn export(folder: &Path, out: &Path) -> Result<()> {
-    let file = File::create(out).with_context(|| format!("cannot create {}", out.display()))?;
-    let count = open(folder)?.export_jsonl(BufWriter::new(file))?;
-    eprintln!("{count} trajectories written to {}", out.display());
+    let store = open(folder)?;
+    let count = crate::files::write_with(out, |file| Ok(store.export_jsonl(file)?))?;
+    console::remark(format_args!(
+        "{count} trajectories written to {}",
+        out.display()
+    ));
     Ok(())
 }
 
 fn make(generator: &str, out: &Path, count: usize, seed: u64) -> Result<()> {
-    let config = data::WordMathConfig {
-        count,
-        seed,
-        ..data::WordMathConfig::default()
-    };
-    let world = data::WikiHopConfig {
-        count,
-        seed,
-        ..data::WikiHopConfig::default()
-    };
     let questions = match generator {
-        "wordmath" => data::wordmath(&config)?,
+        "wordmath" => data::wordmath(&data::WordMathConfig {
+            count,
+            seed,
+            ..data::WordMathConfig::default()
+        })?,
         "wikihop" => {
-            let world = data::wikihop(&world)?;
-            let articles = out.with_extension("articles.jsonl");
-            lines(&articles, &world.articles)?;
-            eprintln!(
-                "{} articles written to {}",
-                world.articles.len(),
-                articles.display()
-            );
+            let world = data::wikihop(&data::WikiHopConfig {
+                count,
+                seed,
+                ..data::WikiHopConfig::default()
+            })?;
+            lines(
+                "articles",
+                &out.with_extension("articles.jsonl"),
+                &world.articles,
+            )?;
             world.questions
         }
-        other => bail!("unknown generator {other:?}: there are wordmath and wikihop"),
+        other => {
+            let message = format!("unknown generator {other:?}: there are wordmath and wikihop");
+            return Err(UsageError::new(message).into());
+        }
     };
-    lines(out, &questions)?;
-    eprintln!("{} questions written to {}", questions.len(), out.display());
-    Ok(())
+    lines("questions", out, &questions)
 }
 
-fn lines<T: serde::Serialize>(path: &Path, rows: &[T]) -> Result<()> {
+fn lines<T: serde::Serialize>(what: &str, path: &Path, rows: &[T]) -> Result<()> {
     let mut text = Vec::new();
     for row in rows {
         serde_json::to_writer(&mut text, row)?;
         text.push(b'\n');
     }
-    crate::files::write_atomically(path, &text)
+    crate::files::write_atomically(path, &text)?;
+    console::remark(format_args!(
+        "{} {what} written to {}",
+        rows.len(),
+        path.display()
+    ));
+    Ok(())
 }

@@ -1,9 +1,11 @@
 //! `swirl doctor`: what this machine has, and what to do about what it lacks.
 
 use crate::args::DoctorArgs;
+use crate::console;
 use crate::machine_memory::gib;
+use anyhow::Result;
 use serde::Serialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use sysinfo::{Disks, System};
 
@@ -51,9 +53,18 @@ impl Finding {
     }
 }
 
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Findings {
+    findings: Vec<Finding>,
+}
+
 /// Prints the findings; fails where one is a problem.
-pub fn run(args: &DoctorArgs) -> ExitCode {
-    let findings = [
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
+    let findings = vec![
         Finding::ok("swirl", env!("CARGO_PKG_VERSION")),
         libtorch(),
         cuda(),
@@ -65,32 +76,42 @@ pub fn run(args: &DoctorArgs) -> ExitCode {
         model(&args.model),
         test_data(),
     ];
-    if args.json {
-        let text = serde_json::to_string(&findings).expect("findings are plain records");
-        println!("{text}");
-    } else {
-        for finding in &findings {
-            let mark = match finding.status {
-                Status::Ok => "ok     ",
-                Status::Note => "note   ",
-                Status::Problem => "PROBLEM",
-            };
-            println!("{mark} {:<10} {}", finding.what, finding.found);
-            if !finding.remedy.is_empty() {
-                println!("{:19}{}", "", finding.remedy);
-            }
-        }
+    let is_well = findings.iter().all(|f| f.status != Status::Problem);
+    match args.json {
+        true => console::print_line(&serde_json::to_string(&Findings { findings })?)?,
+        false => console::print(&findings.iter().map(line).collect::<String>())?,
     }
-    match findings.iter().any(|f| f.status == Status::Problem) {
-        true => ExitCode::from(1),
-        false => ExitCode::SUCCESS,
+    Ok(ExitCode::from(if is_well { 0 } else { 1 }))
+}
+
+fn line(finding: &Finding) -> String {
+    let mark = match finding.status {
+        Status::Ok => "ok",
+        Status::Note => "note",
+        Status::Problem => "PROBLEM",
+    };
+    let mut line = format!("{mark:<7} {:<10} {}\n", finding.what, finding.found);
+    if !finding.remedy.is_empty() {
+        line += &format!("{:19}{}\n", "", finding.remedy);
     }
+    line
+}
+
+/// The folder of libtorch: that of the environment, else the one this program was built with.
+fn libtorch_folder() -> Option<PathBuf> {
+    std::env::var_os("LIBTORCH")
+        .map(PathBuf::from)
+        .or_else(|| option_env!("LIBTORCH").map(PathBuf::from))
 }
 
 fn libtorch() -> Finding {
     let sum = tch::Tensor::ones([2, 2], (tch::Kind::Float, tch::Device::Cpu)).sum(tch::Kind::Float);
     match f64::try_from(sum) {
-        Ok(4.0) => Finding::ok("libtorch", "loaded, computes"),
+        Ok(4.0) => {
+            let version = libtorch_folder().and_then(|folder| libtorch_version(&folder));
+            let version = version.unwrap_or_else(|| "of unknown version".into());
+            Finding::ok("libtorch", format!("{version}, loaded, computes"))
+        }
         other => Finding::but(
             "libtorch",
             Status::Problem,
@@ -100,32 +121,63 @@ fn libtorch() -> Finding {
     }
 }
 
+/// The version that libtorch's headers define; there is no call for it.
+fn libtorch_version(folder: &Path) -> Option<String> {
+    let headers = [
+        "include/torch/headeronly/version.h",
+        "include/torch/csrc/api/include/torch/version.h",
+    ];
+    headers.iter().find_map(|header| {
+        let text = std::fs::read_to_string(folder.join(header)).ok()?;
+        version_of(&text)
+    })
+}
+
+fn version_of(header: &str) -> Option<String> {
+    let part = |name: &str| {
+        let line = header.lines().find_map(|line| {
+            line.strip_prefix("#define TORCH_VERSION_")?
+                .strip_prefix(name)
+        });
+        line?.trim().parse::<u32>().ok()
+    };
+    let (major, minor, patch) = (part("MAJOR ")?, part("MINOR ")?, part("PATCH ")?);
+    Some(format!("{major}.{minor}.{patch}"))
+}
+
 fn cuda() -> Finding {
-    match tch::Cuda::device_count() {
-        0 => Finding::but(
+    let remedy = "With a GPU: install its driver, then run `cargo xtask setup --cuda`.";
+    match (tch::Cuda::is_available(), tch::Cuda::device_count()) {
+        (true, n) if n > 0 => {
+            let cudnn = match tch::Cuda::cudnn_is_available() {
+                true => "with cuDNN",
+                false => "without cuDNN",
+            };
+            Finding::ok("CUDA", format!("{n} GPUs, {cudnn}"))
+        }
+        _ => Finding::but(
             "CUDA",
             Status::Note,
-            "no GPU found; runs use the CPU",
-            "With a GPU: install its driver, then run `cargo xtask setup --cuda`.",
+            "no GPU that libtorch can use; runs use the CPU",
+            remedy,
         ),
-        n => Finding::ok("CUDA", format!("{n} GPUs")),
     }
 }
 
 fn nccl() -> Finding {
     let names = ["libnccl.so.2", "libnccl.so"];
-    let folders = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+    let listed = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     let known = [
         "/usr/lib/x86_64-linux-gnu",
         "/usr/local/cuda/lib64",
         "/usr/lib64",
         "/usr/lib",
     ];
-    let found = folders
-        .split(':')
-        .filter(|folder| !folder.is_empty())
-        .chain(known)
-        .flat_map(|folder| names.map(|name| Path::new(folder).join(name)))
+    let found = std::env::split_paths(&listed)
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .chain(libtorch_folder().map(|folder| folder.join("lib")))
+        .chain(known.map(PathBuf::from))
+        .flat_map(|folder| names.map(|name| folder.join(name)))
         .find(|path| path.exists());
     match found {
         Some(path) => Finding::ok("NCCL", path.display().to_string()),
@@ -232,5 +284,19 @@ fn test_data() -> Finding {
             remedy,
         ),
         Err(_) => Finding::but("data", Status::Note, "built-in questions only", remedy),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_read_from_the_header() {
+        let header = "#pragma once\n#define TORCH_VERSION_MAJOR 2\n/// Minor.\n\
+                      #define TORCH_VERSION_MINOR 13\n#define TORCH_VERSION_PATCH 0\n\
+                      #define TORCH_VERSION_ABI_TAG 0\n";
+        assert_eq!(version_of(header).as_deref(), Some("2.13.0"));
+        assert_eq!(version_of("#define TORCH_VERSION \"2.13\"\n"), None);
     }
 }

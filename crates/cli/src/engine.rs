@@ -1,8 +1,9 @@
 //! The engines behind the actors: libtorch on one owner thread per device.
 
 use crate::config::ModelSection;
+use crate::usage::UsageError;
 use actors::ports::{EngineError, Generator, StepReport, Trainer, Turns};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use async_trait::async_trait;
 use learner::Learner;
 use model::{DeviceHandle, DeviceThread, Tokenizer, TurnCodec};
@@ -38,7 +39,7 @@ impl Machine {
             0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
             threads => threads,
         };
-        tch::set_num_threads(threads as i32);
+        tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
         let kind = section.dtype.kind(device);
         let thread = DeviceThread::spawn("device", QUEUED_JOBS)
             .context("the operating system gives no thread for the device")?;
@@ -49,11 +50,24 @@ impl Machine {
         })
     }
 
-    /// A sampler with the weights of `dir`.
+    /// `count` samplers, each with a copy of the weights of `dir`.
     ///
     /// # Errors
     /// When the model cannot be loaded, or does not fit.
-    pub async fn sampler(&self, dir: &Path, config: EngineConfig) -> Result<SamplerHandle> {
+    pub async fn samplers(
+        &self,
+        dir: &Path,
+        config: EngineConfig,
+        count: usize,
+    ) -> Result<Vec<Arc<dyn Generator>>> {
+        let mut samplers: Vec<Arc<dyn Generator>> = Vec::new();
+        for _ in 0..count {
+            samplers.push(Arc::new(SamplerPort(self.sampler(dir, config).await?)));
+        }
+        Ok(samplers)
+    }
+
+    async fn sampler(&self, dir: &Path, config: EngineConfig) -> Result<SamplerHandle> {
         let (dir, device, kind) = (dir.to_owned(), self.device, self.kind);
         let engine = self
             .handle
@@ -78,35 +92,59 @@ impl Machine {
     }
 }
 
-fn device(name: &str) -> Result<Device> {
-    let gpus = tch::Cuda::device_count();
-    match name {
-        "cpu" => Ok(Device::Cpu),
-        "auto" if gpus > 0 => Ok(Device::Cuda(0)),
-        "auto" => Ok(Device::Cpu),
-        _ => {
-            let index: usize = name
-                .strip_prefix("cuda:")
-                .and_then(|index| index.parse().ok())
-                .with_context(|| format!("model.device = {name:?}: write auto, cpu or cuda:N"))?;
-            if index as i64 >= gpus {
-                bail!(
-                    "model.device = {name:?}, but libtorch finds {gpus} GPUs: run `swirl doctor`"
-                );
+/// A device as it is written in a configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first GPU if there is one.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of this number.
+    Cuda(usize),
+}
+
+impl DeviceChoice {
+    /// Reads `auto`, `cpu` or `cuda:N`; whether there is such a device is not asked.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "auto" => Some(Self::Auto),
+            "cpu" => Some(Self::Cpu),
+            _ => {
+                let index = name.strip_prefix("cuda:")?;
+                let is_number = index.bytes().all(|b| b.is_ascii_digit());
+                is_number.then(|| index.parse().ok().map(Self::Cuda))?
             }
-            Ok(Device::Cuda(index))
         }
     }
 }
 
+fn device(name: &str) -> Result<Device, UsageError> {
+    let gpus = usize::try_from(tch::Cuda::device_count()).unwrap_or(0);
+    match DeviceChoice::parse(name) {
+        Some(DeviceChoice::Cpu) => Ok(Device::Cpu),
+        Some(DeviceChoice::Auto) if gpus == 0 => Ok(Device::Cpu),
+        Some(DeviceChoice::Auto) => Ok(Device::Cuda(0)),
+        Some(DeviceChoice::Cuda(index)) if index < gpus => Ok(Device::Cuda(index)),
+        Some(DeviceChoice::Cuda(_)) => Err(UsageError::new(format!(
+            "model.device = {name:?}, but libtorch finds {gpus} GPUs: run `swirl doctor`"
+        ))),
+        None => Err(UsageError::new(format!(
+            "model.device = {name:?}: write auto, cpu or cuda:N"
+        ))),
+    }
+}
+
 /// A sampler as the actors see it.
-pub struct SamplerPort(pub SamplerHandle);
+struct SamplerPort(SamplerHandle);
 
 #[async_trait]
 impl Generator for SamplerPort {
-    async fn generate(&self, request: GenerateRequest) -> Result<Vec<Completion>, EngineError> {
+    async fn generate(
+        &self,
+        requests: Vec<GenerateRequest>,
+    ) -> Result<Vec<Vec<Completion>>, EngineError> {
         self.0
-            .generate(request)
+            .generate_all(requests)
             .await
             .map_err(|error| EngineError(error.to_string()))
     }
@@ -243,5 +281,28 @@ impl Turns for ChatTurns {
     fn observation(&self, text: &str, sampled: &[u32]) -> Vec<u32> {
         let closed = sampled.last() == Some(&self.codec.end_of_turn());
         self.codec.observation(text, closed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_devices() {
+        let cases = [
+            ("auto", Some(DeviceChoice::Auto)),
+            ("cpu", Some(DeviceChoice::Cpu)),
+            ("cuda:0", Some(DeviceChoice::Cuda(0))),
+            ("cuda:12", Some(DeviceChoice::Cuda(12))),
+            ("cuda:", None),
+            ("cuda:+1", None),
+            ("cuda", None),
+            ("CPU", None),
+            ("", None),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(DeviceChoice::parse(name), expected, "{name:?}");
+        }
     }
 }

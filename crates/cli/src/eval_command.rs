@@ -1,77 +1,214 @@
 //! `swirl eval`: one model on one file of questions.
 
 use crate::args::EvalArgs;
-use crate::config::{self, Config};
+use crate::config::{self, Config, EvaluationSection, ModelSection, QuestionSource};
+use crate::config::{FilterSection, RolloutSection, RunSection};
+use crate::console;
 use crate::engine::Machine;
-use crate::folder::FolderInUse;
+use crate::files::write_atomically;
 use crate::questions;
 use crate::run::generate::{Rollouts, refuse_failures, roll_out, stored};
-use anyhow::{Context, Result, ensure};
+use crate::run::preflight::fits_context;
+use crate::usage::UsageError;
+use anyhow::{Context, Result};
 use eval::summarise;
-use std::path::PathBuf;
+use proto::Question;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// What an evaluation that is continued must have been begun with; `eval.json` beside its
+/// trajectories.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Begun {
+    /// The model's directory.
+    model: PathBuf,
+    /// Whether tools were offered.
+    with_tools: bool,
+    /// Hash of the questions, in their order.
+    questions: String,
+    /// Hash of all other settings that results depend on.
+    settings: String,
+}
 
 /// Evaluates and prints a table.
 ///
 /// # Errors
 /// When the model or the questions cannot be loaded, or an item failed for good.
 pub async fn run(args: EvalArgs) -> Result<ExitCode> {
-    ensure!(
-        args.samples == 1 || args.temperature > 0.0,
-        "--samples {} with temperature 0 would give the same answer each time: set --temperature",
-        args.samples
-    );
     let config = configuration(&args)?;
     let questions = questions::load(&config.questions)?;
-    let scratch = tempfile::tempdir().context("cannot create a temporary folder")?;
-    let folder = args
-        .out
-        .clone()
-        .unwrap_or_else(|| scratch.path().join("trajectories"));
-    if folder.exists() && !args.resume {
-        return Err(FolderInUse(folder).into());
-    }
+    let spec = model::spec_of(&config.model.path)?;
+    let context = u64::from(config.rollout.max_context_tokens);
+    fits_context("rollout.max_context_tokens", context, &spec)?;
     let machine = Machine::new(&config.model)?;
+    let scratch = tempfile::tempdir().context("cannot create a temporary folder")?;
+    let folder = match &args.out {
+        Some(out) => {
+            claim(out, args.resume, &begun(&args, &config, &questions)?)?;
+            out.clone()
+        }
+        None => scratch.path().join("trajectories"),
+    };
+    let rollouts = rollouts(&args, &config, &folder, questions);
+    let report = roll_out(&config, &machine, rollouts).await?;
+    refuse_failures(&report)?;
+    let summary = summarise(&stored(&folder)?)?;
+    if args.json {
+        console::print_line(&serde_json::to_string(&summary)?)?;
+    } else {
+        let name = config.model.path.display().to_string();
+        console::print_line(&crate::run::report::summary_table(&[(name, summary)]))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn rollouts<'a>(
+    args: &EvalArgs,
+    config: &'a Config,
+    folder: &'a Path,
+    questions: Vec<Question>,
+) -> Rollouts<'a> {
     let settings = &config.evaluation;
-    let rollouts = Rollouts {
+    Rollouts {
         title: "evaluation",
-        model: &args.model,
-        store: &folder,
+        model: &config.model.path,
+        store: folder,
         questions,
-        samples: args.samples,
-        temperature: args.temperature,
+        samples: settings.samples,
+        temperature: settings.temperature,
         top_p: 1.0,
         top_k: 0,
         max_steps: settings.max_steps,
         max_action_tokens: settings.max_action_tokens,
         with_tools: !args.without_tools,
         seed: config.run.seed,
-    };
-    let report = roll_out(&config, &machine, rollouts).await?;
-    refuse_failures(&report)?;
-    let summary = summarise(&stored(&folder)?)?;
-    if args.json {
-        println!("{}", serde_json::to_string(&summary)?);
-    } else {
-        println!(
-            "{}",
-            crate::run::report::summary_table(&[(args.model.display().to_string(), summary)])
-        );
     }
-    Ok(ExitCode::SUCCESS)
 }
 
-/// The settings of `--config`, with the command line's questions.
+/// The settings of `--config`, over them those of `--set`, over all the command line's own flags.
 fn configuration(args: &EvalArgs) -> Result<Config> {
     let files: Vec<PathBuf> = args.config.iter().cloned().collect();
-    let mut overrides = Vec::new();
-    if let Some(split) = &args.split {
-        let split = toml::Value::String(split.clone());
-        overrides.push(format!("questions.selection.split={split}"));
+    let text = |text: &str| toml::Value::String(text.to_owned());
+    let flags = [
+        ("questions.selection.split", args.split.as_deref().map(text)),
+        (
+            "questions.selection.limit",
+            args.limit.map(|limit| toml::Value::Integer(limit as i64)),
+        ),
+        (
+            "model.path",
+            args.model.as_ref().map(|dir| text(&dir.to_string_lossy())),
+        ),
+        (
+            "evaluation.samples",
+            args.samples
+                .map(|samples| toml::Value::Integer(samples.into())),
+        ),
+        (
+            "evaluation.temperature",
+            args.temperature.map(|t| toml::Value::Float(t.into())),
+        ),
+    ];
+    let mut overrides = args.set.clone();
+    for (key, value) in flags {
+        overrides.extend(value.map(|value| format!("{key}={value}")));
     }
-    if let Some(limit) = args.limit {
-        overrides.push(format!("questions.selection.limit={limit}"));
-    }
-    overrides.extend(args.set.iter().cloned());
     Ok(config::load_for(&args.data, &files, &overrides)?.config)
+}
+
+fn begun(args: &EvalArgs, config: &Config, questions: &[Question]) -> Result<Begun> {
+    let model = &config.model.path;
+    let questions = serde_json::to_vec(questions)?;
+    Ok(Begun {
+        model: std::path::absolute(model)
+            .with_context(|| format!("cannot resolve {}", model.display()))?,
+        with_tools: !args.without_tools,
+        questions: config::hex(&Sha256::digest(questions)),
+        settings: config::fingerprint(&of_evaluation(config))?,
+    })
+}
+
+/// What of a configuration an evaluation depends on, model and questions aside.
+fn of_evaluation(config: &Config) -> Config {
+    Config {
+        run: RunSection {
+            name: String::new(),
+            ..config.run.clone()
+        },
+        model: ModelSection {
+            path: PathBuf::new(),
+            ..config.model.clone()
+        },
+        questions: QuestionSource::default(),
+        rollout: RolloutSection {
+            max_context_tokens: config.rollout.max_context_tokens,
+            ..RolloutSection::default()
+        },
+        filter: FilterSection::default(),
+        warm_start: None,
+        train: None,
+        imitation: None,
+        evaluation: EvaluationSection {
+            sets: Vec::new(),
+            base: true,
+            without_tools: false,
+            ..config.evaluation.clone()
+        },
+        ..config.clone()
+    }
+}
+
+/// Makes the folder, or goes on with what it holds.
+fn claim(out: &Path, resume: bool, now: &Begun) -> Result<()> {
+    let place = out.display();
+    let is_used = match std::fs::read_dir(out) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+        entries => entries
+            .with_context(|| format!("cannot list {place}"))?
+            .next()
+            .is_some(),
+    };
+    let file = out.join("eval.json");
+    if !is_used {
+        std::fs::create_dir_all(out).with_context(|| format!("cannot create {place}"))?;
+        return write_atomically(&file, serde_json::to_string_pretty(now)?.as_bytes());
+    }
+    if !resume {
+        let message = format!("{place} is not empty: go on with --resume, or choose another --out");
+        return Err(UsageError::new(message).into());
+    }
+    let text = std::fs::read_to_string(&file).map_err(|error| {
+        UsageError::new(format!(
+            "{place} holds no evaluation that could be continued ({}: {error}): choose another \
+             --out",
+            file.display()
+        ))
+    })?;
+    let before: Begun =
+        serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
+    refuse_difference(out, &before, now)
+}
+
+fn refuse_difference(out: &Path, before: &Begun, now: &Begun) -> Result<()> {
+    let differs = [
+        ("another model", before.model != now.model),
+        (
+            "--without-tools given the other way",
+            before.with_tools != now.with_tools,
+        ),
+        ("other questions", before.questions != now.questions),
+        ("other settings", before.settings != now.settings),
+    ];
+    match differs.iter().find(|(_, differs)| *differs) {
+        Some((what, _)) => Err(UsageError::new(format!(
+            "the evaluation in {} was begun with {what}: continue it as it was begun, or choose \
+             another --out",
+            out.display()
+        ))
+        .into()),
+        None => Ok(()),
+    }
 }

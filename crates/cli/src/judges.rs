@@ -5,7 +5,7 @@ use actors::Judges;
 use anyhow::{Context, Result};
 use judge::{
     AnswerMatch, LlmEndpoint, LlmJudge, LlmOutcomeJudge, OutcomeJudge, ProcessJudge,
-    ReferenceJudge, RulesJudge, StepContext,
+    ReferenceJudge, RulesConfig, RulesJudge, StepContext,
 };
 use proto::{Action, Question, StepView};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// # Errors
 /// What the endpoint said, or that it cannot be reached.
 pub async fn probe(section: &JudgeSection) -> Result<()> {
-    let judges = build(section)?;
+    let judges = build(section, &[])?;
     let question = Question {
         id: "probe".into(),
         dataset: "probe".into(),
@@ -44,11 +44,12 @@ pub async fn probe(section: &JudgeSection) -> Result<()> {
     Ok(())
 }
 
-/// Builds the judges.
+/// Builds the judges of work in which the tools of these names are offered. Where none is, an answer
+/// cannot follow from a call, and the rules do not ask for one.
 ///
 /// # Errors
 /// When the LLM judge's endpoint, key or rubric is missing.
-pub fn build(section: &JudgeSection) -> Result<Judges> {
+pub fn build(section: &JudgeSection, tools: &[String]) -> Result<Judges> {
     // One endpoint for both, so that its rate and concurrency limits hold for them together.
     let llm = match &section.llm {
         Some(config) => Some((LlmEndpoint::new(config)?, config)),
@@ -56,7 +57,9 @@ pub fn build(section: &JudgeSection) -> Result<Judges> {
     };
     let llm = || llm.clone().context("[judge.llm] is missing");
     let process: Arc<dyn ProcessJudge> = match section.process {
-        ProcessJudgeKind::Rules => Arc::new(RulesJudge::default()),
+        ProcessJudgeKind::Rules => Arc::new(RulesJudge::new(RulesConfig {
+            allow_answer_without_call: tools.is_empty(),
+        })),
         ProcessJudgeKind::Reference => Arc::new(ReferenceJudge::new()),
         ProcessJudgeKind::Llm => {
             let (endpoint, config) = llm()?;
@@ -74,4 +77,36 @@ pub fn build(section: &JudgeSection) -> Result<Judges> {
         }
     };
     Ok(Judges { process, outcome })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::Label;
+
+    #[tokio::test]
+    async fn rules_ask_for_a_call_only_where_there_is_a_tool() {
+        let question = Question {
+            id: "q".into(),
+            dataset: "d".into(),
+            split: "s".into(),
+            question: "What is 3 times 4?".into(),
+            answer: "12".into(),
+            answer_aliases: Vec::new(),
+            reference_steps: Vec::new(),
+        };
+        let step = StepView {
+            text: "<answer>12</answer>".into(),
+            thought: String::new(),
+            action: Action::Answer("12".into()),
+            observation: None,
+        };
+        let context = StepContext::new(question, Vec::new(), step);
+        let calculator = ["calculator".to_owned()];
+        for (tools, expected) in [(&calculator[..], Label::Bad), (&[], Label::Good)] {
+            let judges = build(&JudgeSection::default(), tools).unwrap();
+            let verdict = judges.process.judge(&context).await.unwrap();
+            assert_eq!(verdict.label, expected, "{tools:?}");
+        }
+    }
 }

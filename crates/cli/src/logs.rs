@@ -1,5 +1,6 @@
 //! Logs: to stderr, filtered; and, once a run has its folder, to a file there, in more detail.
 
+use crate::console;
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -17,15 +18,20 @@ static FILE: OnceLock<File> = OnceLock::new();
 /// Starts logging. Without a filter: warnings, and what the phases of a run say.
 pub fn init(filter: Option<&str>) {
     let filter = EnvFilter::try_new(filter.unwrap_or("warn,swirl=info")).unwrap_or_else(|error| {
-        eprintln!("The log filter is not understood ({error}); warnings are shown.");
+        console::remark(format_args!(
+            "The log filter is not understood ({error}); warnings are shown."
+        ));
         EnvFilter::new("warn")
     });
     let stderr = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
+        // Complaints about a closed stderr would go there too, and panic.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr)
         .with_filter(filter);
     let file = tracing_subscriber::fmt::layer()
         .with_ansi(false)
+        .log_internal_errors(false)
         .with_writer(RunFile)
         .with_filter(EnvFilter::new(FILE_FILTER));
     tracing_subscriber::registry()

@@ -9,70 +9,224 @@ use tch::{Device, Kind};
 /// Share of the available memory that may be planned for: activations and buffers need the rest.
 const USABLE_SHARE: f64 = 0.9;
 
-/// What is to be held at once.
+/// What a phase holds at once.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Load {
-    /// Samplers, each with weights in the compute type.
+    /// Samplers, if any.
+    pub sampling: Option<Sampling>,
+    /// A learner, if any.
+    pub learning: Option<Learning>,
+}
+
+/// Samplers with their caches.
+#[derive(Debug, Clone, Copy)]
+pub struct Sampling {
+    /// How many, each with weights of its own.
     pub samplers: u64,
-    /// Sequences that one sampler decodes together.
+    /// Sequences that one of them decodes together.
     pub sequences: u64,
     /// Longest sequence, in tokens.
     pub context_tokens: u64,
-    /// Learners: compute weights and gradients, and four f32 buffers.
-    pub learners: u64,
-    /// Frozen reference models.
-    pub references: u64,
+    /// The type of weights and caches.
+    pub kind: Kind,
 }
 
-/// Bytes that `load` takes: weights, caches and optimizer state; not activations.
-pub fn bytes(spec: &DecoderSpec, kind: Kind, load: Load) -> u64 {
-    let weights = model::estimate_bytes(spec, kind);
-    let element = kind.elt_size_in_bytes() as u64;
-    let parameters = spec.parameter_count() as u64;
-    let per_token = 2 * spec.layers.len() as u64 * (spec.kv_heads * spec.head_dim) as u64 * element;
-    let cache = load.sequences * load.context_tokens * per_token;
-    // Compute weights and their gradients; master, both moments and the summed gradient in f32.
-    let learner = 2 * weights + 4 * 4 * parameters;
-    // A snapshot of the weights is in flight when they are published.
-    let snapshot = if load.learners > 0 { weights } else { 0 };
-    load.samplers * (weights + cache)
-        + load.learners * learner
-        + load.references * weights
-        + snapshot
+/// A learner: weights and gradients to compute with, and four f32 buffers.
+#[derive(Debug, Clone, Copy)]
+pub struct Learning {
+    /// The type it computes in.
+    pub kind: Kind,
+    /// Whether the frozen start model is held beside it.
+    pub has_reference: bool,
+}
+
+/// Bytes that `load` takes: weights, caches and optimizer state; not activations. A number too large
+/// for 64 bits is the largest of them.
+pub fn bytes(spec: &DecoderSpec, load: Load) -> u64 {
+    let sampling = load.sampling.map_or(0, |load| sampling_bytes(spec, load));
+    let learning = load.learning.map_or(0, |load| learning_bytes(spec, load));
+    sampling.saturating_add(learning)
+}
+
+fn parameters(spec: &DecoderSpec) -> u64 {
+    u64::try_from(spec.parameter_count()).unwrap_or(u64::MAX)
+}
+
+fn product(factors: [u64; 4]) -> u64 {
+    factors.into_iter().fold(1, u64::saturating_mul)
+}
+
+fn sampling_bytes(spec: &DecoderSpec, load: Sampling) -> u64 {
+    let element = load.kind.elt_size_in_bytes() as u64;
+    let weights = parameters(spec).saturating_mul(element);
+    let width = |size: i64| u64::try_from(size).unwrap_or(u64::MAX);
+    let keys = product([
+        spec.layers.len() as u64,
+        width(spec.kv_heads),
+        width(spec.head_dim),
+        element,
+    ]);
+    let cache = product([2, keys, load.sequences, load.context_tokens]);
+    load.samplers.saturating_mul(weights.saturating_add(cache))
+}
+
+fn learning_bytes(spec: &DecoderSpec, load: Learning) -> u64 {
+    let element = load.kind.elt_size_in_bytes() as u64;
+    // Weights and gradients to compute with, and the snapshot that is in flight when weights are
+    // published; master, both moments and the summed gradient in f32.
+    let copies = 3 + u64::from(load.has_reference);
+    let per_parameter = copies * element + 4 * 4;
+    parameters(spec).saturating_mul(per_parameter)
 }
 
 /// Refuses a load that does not fit this machine's memory.
 ///
 /// # Errors
 /// Names what is needed, what there is, and which settings to change.
-pub fn check(dir: &Path, device: Device, kind: Kind, load: Load) -> Result<()> {
+pub fn check(phase: &str, dir: &Path, device: Device, load: Load) -> Result<()> {
     if device.is_cuda() {
         return Ok(()); // libtorch has no call for a GPU's free memory; loading fails cleanly there.
     }
     let spec = model::spec_of(dir)?;
-    let needed = bytes(&spec, kind, load);
     let mut system = System::new();
     system.refresh_memory();
-    let available = system.available_memory();
-    if needed as f64 > available as f64 * USABLE_SHARE {
-        bail!(
-            "{} does not fit: it needs about {} and {} is available. Use a smaller model, \
-             model.dtype = \"bf16\", fewer actors.samplers, a smaller rollout.items_per_sampler or \
-             rollout.max_context_tokens{}",
-            dir.display(),
-            gib(needed),
-            gib(available),
-            if load.references > 0 {
-                ", or train.learner.kl.coefficient = 0"
-            } else {
-                ""
-            }
-        );
+    refuse(
+        phase,
+        dir,
+        load,
+        bytes(&spec, load),
+        system.available_memory(),
+    )
+}
+
+fn refuse(phase: &str, dir: &Path, load: Load, needed: u64, available: u64) -> Result<()> {
+    if needed as f64 <= available as f64 * USABLE_SHARE {
+        return Ok(());
     }
-    Ok(())
+    let mut advice = vec!["a smaller model", "model.dtype = \"bf16\""];
+    if load.sampling.is_some() {
+        advice.push("fewer actors.samplers");
+        advice.push("a smaller rollout.max_context_tokens");
+    }
+    match (load.sampling, load.learning) {
+        (Some(_), None) => advice.push("a smaller rollout.items_per_sampler"),
+        (Some(_), Some(_)) => advice.push("fewer train.states_per_step or train.actions_per_state"),
+        (None, _) => {}
+    }
+    if load.learning.is_some_and(|learning| learning.has_reference) {
+        advice.push("train.learner.kl.coefficient = 0");
+    }
+    bail!(
+        "{} does not fit: the {phase} needs about {} of memory and {} is available. Use {}",
+        dir.display(),
+        gib(needed),
+        gib(available),
+        advice.join(", or ")
+    );
 }
 
 /// A number of bytes for people.
 pub fn gib(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{Activation, LayerSpec, RopeScaling, RopeSpec};
+
+    /// SmolLM2-135M: 134,515,008 parameters.
+    fn smollm2() -> DecoderSpec {
+        DecoderSpec {
+            model_type: "llama".into(),
+            vocab_size: 49_152,
+            hidden_size: 576,
+            intermediate_size: 1536,
+            heads: 9,
+            kv_heads: 3,
+            head_dim: 64,
+            max_context: 8192,
+            norm_eps: 1e-5,
+            norm_plus_one: false,
+            post_norms: false,
+            qk_norm: false,
+            qkv_bias: false,
+            output_bias: false,
+            mlp_bias: false,
+            tied_embeddings: true,
+            embedding_scale: None,
+            attention_scale: 0.125,
+            attention_softcap: None,
+            logit_softcap: None,
+            activation: Activation::Silu,
+            ropes: vec![RopeSpec {
+                theta: 100_000.0,
+                scaling: RopeScaling::None,
+            }],
+            layers: vec![
+                LayerSpec {
+                    window: None,
+                    rope: 0
+                };
+                30
+            ],
+        }
+    }
+
+    fn sampling(samplers: u64, sequences: u64) -> Load {
+        Load {
+            sampling: Some(Sampling {
+                samplers,
+                sequences,
+                context_tokens: 1024,
+                kind: Kind::BFloat16,
+            }),
+            learning: None,
+        }
+    }
+
+    fn learning(kind: Kind, has_reference: bool) -> Load {
+        Load {
+            sampling: None,
+            learning: Some(Learning {
+                kind,
+                has_reference,
+            }),
+        }
+    }
+
+    #[test]
+    fn bytes_of_a_known_model() {
+        const P: u64 = 134_515_008;
+        // Keys and values of 30 layers × 3 heads × 64, two bytes each.
+        const TOKEN: u64 = 2 * 30 * 3 * 64 * 2;
+        let both = Load {
+            sampling: sampling(1, 64).sampling,
+            learning: learning(Kind::Float, false).learning,
+        };
+        let cases = [
+            (Load::default(), 0),
+            (sampling(1, 64), 2 * P + 64 * 1024 * TOKEN),
+            (sampling(2, 1), 2 * (2 * P + 1024 * TOKEN)),
+            (learning(Kind::BFloat16, false), (3 * 2 + 16) * P),
+            (learning(Kind::BFloat16, true), (4 * 2 + 16) * P),
+            // A learner's own type counts, whatever the samplers compute in.
+            (both, 2 * P + 64 * 1024 * TOKEN + (3 * 4 + 16) * P),
+        ];
+        for (load, expected) in cases {
+            assert_eq!(bytes(&smollm2(), load), expected, "{load:?}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_also_where_the_number_has_no_room() {
+        let dir = Path::new("m");
+        let fits = |load| refuse("evaluation", dir, load, bytes(&smollm2(), load), 8 << 30);
+        fits(sampling(1, 64)).unwrap();
+        for load in [sampling(1, 100_000_000), sampling(u64::MAX, u64::MAX)] {
+            let error = fits(load).unwrap_err().to_string();
+            assert!(error.contains("rollout.items_per_sampler"), "{error}");
+        }
+        assert_eq!(bytes(&smollm2(), sampling(u64::MAX, u64::MAX)), u64::MAX);
+    }
 }

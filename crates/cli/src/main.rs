@@ -5,6 +5,7 @@
 
 mod args;
 mod config;
+mod console;
 mod data_commands;
 mod doctor;
 mod engine;
@@ -19,15 +20,16 @@ mod model_commands;
 mod progress;
 mod questions;
 mod run;
+mod usage;
 
 use args::{Args, Command, RunArgs};
 use clap::Parser;
-use config::{ConfigError, Loaded};
-use folder::{FolderInUse, Reuse};
+use config::Loaded;
+use folder::Reuse;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args = Args::parse_from(args::with_settings(std::env::args()));
+    let args = Args::parse_from(args::with_settings(std::env::args_os()));
     logs::init(args.log.as_deref());
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -35,12 +37,17 @@ fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: cannot start the async runtime: {error}");
+            console::remark(format_args!(
+                "error: cannot start the async runtime: {error}"
+            ));
             return ExitCode::from(1);
         }
     };
     let result = runtime.block_on(async {
         tokio::select! {
+            // The work comes first: what never waits ends there, and Ctrl-C ends it as it ends any
+            // program, for the handler is installed when it is first polled.
+            biased;
             result = dispatch(args) => result,
             _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!(
                 "interrupted; everything acknowledged is on disk, go on with --resume"
@@ -52,25 +59,10 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(exit_code(&error))
+            console::remark(format_args!("error: {error:#}"));
+            ExitCode::from(usage::exit_code(&error))
         }
     }
-}
-
-/// 2 where the user can mend it in the configuration or on the command line.
-fn exit_code(error: &anyhow::Error) -> u8 {
-    let is_usage = error.chain().any(|cause| {
-        cause.is::<ConfigError>()
-            || cause.is::<FolderInUse>()
-            || cause.is::<data::DataError>()
-            || cause.is::<data::SelectError>()
-            || cause.is::<data::GenerateError>()
-            || cause.is::<learner::ConfigError>()
-            || cause.is::<tools::registry::UnknownTool>()
-            || cause.is::<control::phases::PhaseError>()
-    });
-    if is_usage { 2 } else { 1 }
 }
 
 async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
@@ -79,14 +71,18 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Eval(eval) => eval_command::run(eval).await,
         Command::Data(data) => data_commands::run(data),
         Command::Model(model) => model_commands::run(model),
-        Command::Doctor(doctor) => Ok(doctor::run(&doctor)),
+        Command::Doctor(doctor) => doctor::run(&doctor),
     }
 }
 
 async fn run_command(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let loaded: Loaded = config::load(&args.configs, &args.overrides())?;
+    let loaded: Loaded = config::load(&args.configs, &args.set)?;
     if args.dry_run {
-        print!("{}", loaded.resolved);
+        run::preflight::offline(&loaded.config)?;
+        match args.json {
+            true => console::print_line(&serde_json::to_string(&loaded.config)?)?,
+            false => console::print(&loaded.resolved)?,
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let reuse = match (args.resume, args.clean) {
@@ -96,10 +92,11 @@ async fn run_command(args: RunArgs) -> anyhow::Result<ExitCode> {
     };
     let report = run::run(&loaded, reuse).await?;
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        console::print_line(&serde_json::to_string(&report)?)?;
     } else {
-        println!("{}", report.text());
-        println!("Run folder: {}", loaded.config.run.folder().display());
+        let folder = loaded.config.run.folder();
+        let text = report.text();
+        console::print(&format!("{text}\nRun folder: {}\n", folder.display()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

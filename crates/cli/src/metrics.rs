@@ -1,15 +1,22 @@
 //! `metrics.jsonl`: one line per optimisation step, appended and flushed at once.
+//!
+//! - **MF-1 (once).** A step of a stage has one line: where training goes back to a checkpoint, the
+//!   lines of the steps after it go.
+//! - **MF-2 (whole lines).** What a crash left half written is cut off when the file is opened.
 
+use crate::files::write_atomically;
 use actors::ports::StepReport;
-use serde::Serialize;
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The open file.
 pub struct MetricsFile {
+    path: PathBuf,
     file: File,
 }
 
@@ -23,17 +30,45 @@ struct Line<'a> {
     metrics: &'a BTreeMap<String, f64>,
 }
 
+/// What says whose line it is.
+#[derive(Deserialize)]
+struct Place {
+    stage: String,
+    step: u64,
+}
+
 impl MetricsFile {
     /// Opens the file of a run for appending.
     ///
     /// # Errors
     /// When it cannot be opened.
-    pub fn open(run: &Path) -> std::io::Result<Self> {
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(run.join("metrics.jsonl"))?;
-        Ok(Self { file })
+    pub fn open(run: &Path) -> Result<Self> {
+        let path = run.join("metrics.jsonl");
+        let file = append(&path)?;
+        let bytes = std::fs::read(&path)?;
+        let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |n| n + 1);
+        if whole < bytes.len() {
+            file.set_len(whole as u64)?;
+        }
+        Ok(Self { path, file })
+    }
+
+    /// Drops the lines of `stage` behind step `done`: that is where it goes on.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn rewind(&mut self, stage: &str, done: u64) -> Result<()> {
+        let text = std::fs::read_to_string(&self.path)?;
+        let stays = |line: &&str| {
+            let place: Result<Place, _> = serde_json::from_str(line);
+            !place.is_ok_and(|place| place.stage == stage && place.step > done)
+        };
+        let kept: String = text.split_inclusive('\n').filter(stays).collect();
+        if kept.len() < text.len() {
+            write_atomically(&self.path, kept.as_bytes())?;
+            self.file = append(&self.path)?;
+        }
+        Ok(())
     }
 
     /// Appends a step. A metric that cannot be written (a full disk, say) is no reason to lose the
@@ -48,11 +83,73 @@ impl MetricsFile {
             step: report.step,
             metrics: &report.metrics,
         };
-        let written = serde_json::to_string(&line)
-            .map_err(std::io::Error::from)
-            .and_then(|text| writeln!(self.file, "{text}"));
-        if let Err(error) = written {
+        if let Err(error) = self.append_line(&line) {
             tracing::warn!(%error, "A line of metrics could not be written.");
+        }
+    }
+
+    fn append_line(&mut self, line: &Line<'_>) -> std::io::Result<()> {
+        let text = serde_json::to_string(line)?;
+        let before = self.file.metadata()?.len();
+        let written = self.file.write_all(format!("{text}\n").as_bytes());
+        if written.is_err() {
+            self.file.set_len(before)?;
+        }
+        written
+    }
+}
+
+fn append(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steps(path: &Path) -> Vec<String> {
+        let text = std::fs::read_to_string(path).unwrap();
+        let places = text.lines().map(|line| {
+            let place: Place = serde_json::from_str(line).unwrap();
+            format!("{} {}", place.stage, place.step)
+        });
+        places.collect()
+    }
+
+    fn write(file: &mut MetricsFile, stage: &str, step: u64) {
+        let metrics = BTreeMap::from([("loss".to_owned(), 0.5)]);
+        file.write(stage, &StepReport { step, metrics });
+    }
+
+    #[test]
+    fn mf_1_a_step_that_is_repeated_has_one_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = MetricsFile::open(dir.path()).unwrap();
+        for (stage, step) in [("a", 1), ("a", 2), ("b", 1), ("b", 2), ("b", 3)] {
+            write(&mut file, stage, step);
+        }
+        file.rewind("b", 1).unwrap();
+        file.rewind("c", 0).unwrap();
+        write(&mut file, "b", 2);
+        let path = dir.path().join("metrics.jsonl");
+        assert_eq!(steps(&path), ["a 1", "a 2", "b 1", "b 2"]);
+    }
+
+    #[test]
+    fn mf_2_an_unfinished_line_is_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        for (text, expected) in [
+            ("", ["a 7"].as_slice()),
+            ("{\"sta", &["a 7"]),
+            (
+                "{\"stage\":\"a\",\"step\":6}\n{\"stage\":\"a\",\"st",
+                &["a 6", "a 7"],
+            ),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            write(&mut MetricsFile::open(dir.path()).unwrap(), "a", 7);
+            assert_eq!(steps(&path), expected, "{text:?}");
         }
     }
 }

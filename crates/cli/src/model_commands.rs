@@ -1,7 +1,9 @@
 //! `swirl model …`: import and describe models.
 
 use crate::args::ModelCommand;
+use crate::console;
 use anyhow::Result;
+use model::DecoderSpec;
 use std::process::ExitCode;
 use tch::Kind;
 
@@ -13,33 +15,35 @@ pub fn run(command: ModelCommand) -> Result<ExitCode> {
     match command {
         ModelCommand::Import { gguf, out } => {
             let report = model::import_gguf(&gguf, &out)?;
-            eprintln!(
+            console::remark(format_args!(
                 "{} ({}, {} M parameters) written to {}",
                 report.name,
                 report.architecture,
                 report.parameters / 1_000_000,
                 out.display()
-            );
+            ));
         }
-        ModelCommand::Info { dir } => {
-            let spec = model::spec_of(&dir)?;
-            println!("architecture   {}", spec.model_type);
-            println!("parameters     {}", spec.parameter_count());
-            println!("layers         {}", spec.layers.len());
-            println!("hidden         {}", spec.hidden_size);
-            println!(
-                "heads          {} ({} for keys and values)",
-                spec.heads, spec.kv_heads
-            );
-            println!("vocabulary     {}", spec.vocab_size);
-            println!("context        {} tokens", spec.max_context);
-            for (name, kind) in [("bf16", Kind::BFloat16), ("f32", Kind::Float)] {
-                println!(
-                    "weights {name:<6} {} MiB",
-                    model::estimate_bytes(&spec, kind) >> 20
-                );
-            }
-        }
+        ModelCommand::Info { dir } => console::print(&describe(&model::spec_of(&dir)?))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn describe(spec: &DecoderSpec) -> String {
+    let mebibytes = |kind| model::estimate_bytes(spec, kind) >> 20;
+    let rows = [
+        ("architecture", spec.model_type.clone()),
+        ("parameters", spec.parameter_count().to_string()),
+        ("layers", spec.layers.len().to_string()),
+        ("hidden", spec.hidden_size.to_string()),
+        (
+            "heads",
+            format!("{} ({} for keys and values)", spec.heads, spec.kv_heads),
+        ),
+        ("vocabulary", spec.vocab_size.to_string()),
+        ("context", format!("{} tokens", spec.max_context)),
+        ("weights bf16", format!("{} MiB", mebibytes(Kind::BFloat16))),
+        ("weights f32", format!("{} MiB", mebibytes(Kind::Float))),
+    ];
+    rows.map(|(name, value)| format!("{name:<14} {value}\n"))
+        .concat()
 }

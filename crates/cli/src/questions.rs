@@ -1,7 +1,8 @@
 //! Questions as the configuration asks for them.
 
 use crate::config::QuestionSource;
-use anyhow::{Context, Result, bail};
+use crate::usage::UsageError;
+use anyhow::{Result, bail};
 use proto::Question;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,7 @@ pub fn load(source: &QuestionSource) -> Result<Vec<Question>> {
 }
 
 /// Replaces a leading `$NAME` by the environment variable's value.
-fn expand(path: &Path) -> Result<PathBuf> {
+fn expand(path: &Path) -> Result<PathBuf, UsageError> {
     let mut parts = path.components();
     let first = parts
         .next()
@@ -27,11 +28,11 @@ fn expand(path: &Path) -> Result<PathBuf> {
     let Some(name) = first.as_deref().and_then(|first| first.strip_prefix('$')) else {
         return Ok(path.to_owned());
     };
-    let folder = std::env::var_os(name).with_context(|| {
-        format!(
+    let folder = std::env::var_os(name).ok_or_else(|| {
+        UsageError::new(format!(
             "{} needs the environment variable {name}: set it to the folder of the data",
             path.display()
-        )
+        ))
     })?;
     Ok(Path::new(&folder).join(parts))
 }

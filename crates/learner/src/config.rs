@@ -143,9 +143,12 @@ pub struct LearnerConfig {
     /// KL regularisation towards the start model.
     pub kl: KlConfig,
     /// The sampler's temperature: logits are divided by it in policy steps, so that both speak of
-    /// the same distribution. Above 0. Supervised steps use 1.
+    /// the same distribution. Above 0. Supervised steps use 1. Not a setting of its own: the
+    /// program takes it from where actions are sampled.
+    #[serde(skip)]
     pub temperature: f32,
-    /// Seed of the learner's random numbers, which the caller draws batches from.
+    /// Seed of [`crate::Learner::rng`]. Not a setting of its own: the program sets it.
+    #[serde(skip)]
     pub seed: u64,
     /// Refuse whatever would keep a resumed run from repeating an uninterrupted one bit for bit: a
     /// GPU, bf16, another number of threads than before.
@@ -337,6 +340,8 @@ mod tests {
             r#"{"learning_rat": 1}"#,
             r#"{"kl": {"coeff": 1}}"#,
             r#"{"kl": {"term": "k1_loss"}}"#,
+            r#"{"temperature": 0.8}"#,
+            r#"{"seed": 3}"#,
         ] {
             assert!(
                 serde_json::from_str::<LearnerConfig>(text).is_err(),
@@ -360,12 +365,24 @@ mod tests {
                 r#"{"importance": {"mode": "truncated", "cap": 0.5}}"#,
                 "importance.cap",
             ),
-            (r#"{"temperature": 0}"#, "temperature"),
             (r#"{"micro_batch_tokens": 0}"#, "micro_batch_tokens"),
             (r#"{"deterministic": true, "dtype": "bf16"}"#, "dtype"),
         ] {
             let config: LearnerConfig = serde_json::from_str(text).unwrap();
             assert_eq!(config.validate().unwrap_err().key, key, "{text}");
         }
+        let cold = LearnerConfig {
+            temperature: 0.0,
+            ..serde_json::from_str("{}").unwrap()
+        };
+        assert_eq!(cold.validate().unwrap_err().key, "temperature");
+    }
+
+    #[test]
+    fn what_the_program_sets_is_neither_read_nor_written() {
+        let read: LearnerConfig = serde_json::from_str("{}").unwrap();
+        assert_eq!(read, LearnerConfig::default());
+        let written = serde_json::to_value(read).unwrap();
+        assert!(written.get("temperature").is_none() && written.get("seed").is_none());
     }
 }

@@ -46,8 +46,8 @@ pub struct PolicyMetrics {
     pub advantage_std: f64,
     /// Share of states whose actions were all rewarded alike.
     pub zero_variance_share: f64,
-    /// Estimate k3 of KL(policy ‖ reference) in nats per token, over all action tokens; `None`
-    /// without a reference.
+    /// Estimate k3 of KL(policy ‖ reference) in nats per token, over the tokens that were run
+    /// (under `k1_reward`, actions without advantage are not); `None` without a reference.
     pub kl: Option<f64>,
     /// Mean |log π − log μ| between learner and sampler, in nats, over the tokens that were run.
     pub logprob_difference_mean: f64,

@@ -37,10 +37,11 @@ pub enum StepError {
     /// The reference model of the KL term cannot be loaded.
     #[error("the reference model of the KL term: {0}")]
     Reference(#[from] model::LoadError),
-    /// Training has come apart: go back to a checkpoint with a smaller learning rate.
+    /// Training has come apart: begin anew, from a checkpoint's folder or the start model, with a
+    /// smaller learning rate.
     #[error(
-        "the gradient was not finite {0} steps in a row; resume from an earlier checkpoint with a \
-         smaller learning_rate"
+        "the gradient was not finite {0} steps in a row; start a new run with a smaller \
+         learning_rate, from the same model or from one of this run's checkpoints"
     )]
     TooManyBadSteps(u32),
 }
@@ -169,9 +170,13 @@ pub(crate) fn backward(
 
 /// Backward from hidden states, whose gradient is `pull`, into the sums of `body`.
 fn carry_back(hidden: &Tensor, pull: &Tensor, body: &mut [Trained]) {
-    if !hidden.requires_grad() {
+    if body.is_empty() {
         return;
     }
+    assert!(
+        hidden.requires_grad(),
+        "gradients are recorded while a body is trained"
+    );
     // The derivative of this sum by `hidden` is `pull`.
     let carrier = (hidden * pull).sum(Kind::Float);
     let leaves: Vec<&Tensor> = body.iter().map(|trained| &trained.leaf).collect();

@@ -20,10 +20,7 @@ pub struct SamplerHandle {
 
 #[derive(Debug)]
 enum Command {
-    Generate {
-        request: GenerateRequest,
-        reply: oneshot::Sender<Outcome>,
-    },
+    Generate(Vec<(GenerateRequest, oneshot::Sender<Outcome>)>),
     Publish {
         snapshot: WeightSnapshot,
         reply: oneshot::Sender<Result<(), PublishError>>,
@@ -54,13 +51,35 @@ impl SamplerHandle {
         &self,
         request: GenerateRequest,
     ) -> Result<Vec<Completion>, GenerateError> {
-        let (reply, outcome) = oneshot::channel();
-        let command = Command::Generate { request, reply };
+        let completions = self.generate_all(vec![request]).await?;
+        Ok(completions.into_iter().flatten().collect())
+    }
+
+    /// Completions of each request, in order. The engine gets all of them at once and in order: on
+    /// an engine without other work, what is batched with what follows from the requests alone.
+    ///
+    /// # Errors
+    /// As [`SamplerHandle::generate`], for the first request that fails; the others are aborted.
+    pub async fn generate_all(
+        &self,
+        requests: Vec<GenerateRequest>,
+    ) -> Result<Vec<Vec<Completion>>, GenerateError> {
+        let (asked, outcomes): (Vec<_>, Vec<_>) = requests
+            .into_iter()
+            .map(|request| {
+                let (reply, outcome) = oneshot::channel();
+                ((request, reply), outcome)
+            })
+            .unzip();
         self.commands
-            .send(command)
+            .send(Command::Generate(asked))
             .await
             .map_err(|_| GenerateError::Stopped)?;
-        outcome.await.map_err(|_| GenerateError::Stopped)?
+        let mut completions = Vec::with_capacity(outcomes.len());
+        for outcome in outcomes {
+            completions.push(outcome.await.map_err(|_| GenerateError::Stopped)??);
+        }
+        Ok(completions)
     }
 
     /// Serves other weights: requests from before are finished with the old ones, requests from
@@ -135,7 +154,11 @@ impl Desk {
     fn take_in(&mut self, engine: &mut Engine) -> Option<Publication> {
         while let Some(command) = self.held.pop_front() {
             match command {
-                Command::Generate { request, reply } => self.submit(engine, request, reply),
+                Command::Generate(requests) => {
+                    for (request, reply) in requests {
+                        self.submit(engine, request, reply);
+                    }
+                }
                 Command::Stats { reply } => {
                     let _ = reply.send(engine.stats()); // a caller that left wants no answer
                 }

@@ -21,6 +21,7 @@ pub fn run(paths: &Paths, resume: bool, clean: bool) -> Result<()> {
     setup::model_with(paths, || Ok(program.clone()))?;
     let mut command = Command::new(&program);
     command.current_dir(&paths.root).args(["run", CONFIG]);
+    command.args([format!("run.dir={DIR}"), format!("run.name={NAME}")]);
     command.args(
         [("--resume", resume), ("--clean", clean)]
             .iter()

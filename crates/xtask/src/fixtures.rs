@@ -8,14 +8,15 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::paths::Paths;
-use crate::{model, process, setup, stamp};
+use crate::{model, process, setup, stamp, swirl};
 
 /// Pinned, so that the same values come out again.
-const REQUIREMENTS: [&str; 4] = [
+const REQUIREMENTS: [&str; 5] = [
     "torch==2.13.0",
     "transformers==5.23.0",
     "safetensors==0.8.0",
     "numpy==2.4.6",
+    "gguf==0.19.0",
 ];
 
 /// Names the Python to use in the place of the environment made here; it needs the same packages.
@@ -23,13 +24,10 @@ const OWN_PYTHON: &str = "SWIRL_FIXTURES_PYTHON";
 
 /// Runs every `make_*.py` of the fixtures' folder with that folder and the model's directory.
 pub fn run(paths: &Paths) -> Result<()> {
-    let folder = paths.root.join("crates/model/tests/fixtures");
+    let folder = folder(paths);
     let scripts = scripts(&folder)?;
     setup::run(paths, None)?;
-    let python = match std::env::var_os(OWN_PYTHON) {
-        Some(own) => PathBuf::from(own),
-        None => environment(paths)?,
-    };
+    let python = python(paths)?;
     for script in scripts {
         println!("running {}", script.display());
         let mut command = Command::new(&python);
@@ -41,6 +39,32 @@ pub fn run(paths: &Paths) -> Result<()> {
         process::run("making fixtures", &mut command)?;
     }
     Ok(())
+}
+
+/// Has `transformers` load the model in `model` and compare its greedy text with swirl's.
+pub fn check_export(paths: &Paths, model: &Path) -> Result<()> {
+    let model = fs::canonicalize(model)
+        .with_context(|| format!("there is no model folder {}", model.display()))?;
+    setup::libtorch(paths, None)?;
+    let greedy = swirl::build_example(paths, "sampler", "greedy")?;
+    let python = python(paths)?;
+    let mut command = Command::new(&python);
+    command
+        .arg(folder(paths).join("check_export.py"))
+        .arg(&model)
+        .arg(&greedy);
+    process::run("the comparison with transformers", &mut command)
+}
+
+fn folder(paths: &Paths) -> PathBuf {
+    paths.root.join("crates/model/tests/fixtures")
+}
+
+fn python(paths: &Paths) -> Result<PathBuf> {
+    match std::env::var_os(OWN_PYTHON) {
+        Some(own) => Ok(PathBuf::from(own)),
+        None => environment(paths),
+    }
 }
 
 /// The scripts in the order of their names.

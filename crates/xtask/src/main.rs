@@ -1,8 +1,8 @@
 //! Automation of the project: provisions what a build needs and runs every check.
 //!
 //! `cargo xtask setup` brings libtorch and the default model, `cargo xtask test` runs every check,
-//! `cargo xtask demo` runs the quickstart, and `cargo xtask fixtures` makes the reference values of
-//! the decoder's tests anew. What is downloaded lands in the user's cache folder, so that a second
+//! `cargo xtask demo` runs the quickstart, `cargo xtask fixtures` makes the reference values of the
+//! decoder's tests anew, and `cargo xtask check-export` compares a saved model with `transformers`. What is downloaded lands in the user's cache folder, so that a second
 //! checkout downloads nothing.
 //!
 //! This crate builds before libtorch is there, hence in seconds: few dependencies, no tensors.
@@ -23,6 +23,7 @@ mod tidy;
 mod unpack;
 mod wheel;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -67,6 +68,11 @@ enum Command {
     },
     /// Make the reference values of the decoder's tests with `transformers` in its own environment
     Fixtures,
+    /// Check that `transformers` loads a saved model and continues prompts as swirl does
+    CheckExport {
+        /// The model's folder: below `models/` or `checkpoints/` of a run folder
+        model: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -88,5 +94,6 @@ fn run(command: Command) -> Result<()> {
         Command::Test { only } => check::run(&paths, only),
         Command::Demo { resume, clean } => demo::run(&paths, resume, clean),
         Command::Fixtures => fixtures::run(&paths),
+        Command::CheckExport { model } => fixtures::check_export(&paths, &model),
     }
 }

@@ -31,28 +31,37 @@ impl Build {
 /// Builds it; warnings, errors and progress go to the terminal.
 pub fn build(paths: &Paths, build: Build) -> Result<PathBuf> {
     println!("building swirl ({build:?}; libtorch's bindings alone take minutes the first time)");
+    built(paths, build.arguments(), "bin", "swirl")
+}
+
+/// Builds an example of a package as plain `cargo build` does, with the same features as the rest
+/// of the workspace, so that nothing is built twice.
+pub fn build_example(paths: &Paths, package: &str, example: &str) -> Result<PathBuf> {
+    println!("building the example {example} of {package}");
+    let arguments = ["--workspace", "--example", example];
+    built(paths, &arguments, "example", example)
+}
+
+fn built(paths: &Paths, arguments: &[&str], kind: &str, name: &str) -> Result<PathBuf> {
     let mut cargo = process::cargo();
     cargo
         .current_dir(&paths.root)
         .args(["build", "--message-format=json-render-diagnostics"]);
-    cargo.args(build.arguments());
-    let messages = process::output("building swirl", &mut cargo)?;
-    executable(&messages).context("cargo named no program called swirl in what it built")
+    cargo.args(arguments);
+    let messages = process::output(&format!("building {name}"), &mut cargo)?;
+    executable(&messages, kind, name)
+        .with_context(|| format!("cargo named no program called {name} in what it built"))
 }
 
-/// The path of the program in cargo's messages, wherever the target folder is.
-fn executable(messages: &str) -> Option<PathBuf> {
+/// The path of a program in cargo's messages, wherever the target folder is.
+fn executable(messages: &str, kind: &str, name: &str) -> Option<PathBuf> {
     messages.lines().find_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         let target = message.get("target")?;
-        let is_program = target
-            .get("kind")?
-            .as_array()?
-            .iter()
-            .any(|kind| kind == "bin");
+        let is_program = target.get("kind")?.as_array()?.iter().any(|of| of == kind);
         // The tests of the program bear its name, too.
         let is_test = message.get("profile")?.get("test")?.as_bool()?;
-        (is_program && !is_test && target.get("name")? == "swirl")
+        (is_program && !is_test && target.get("name")? == name)
             .then(|| message.get("executable")?.as_str().map(PathBuf::from))?
     })
 }
@@ -76,9 +85,14 @@ mod tests {
             artifact("swirl", "bin", false, r#""/t/debug/swirl""#),
         ];
         assert_eq!(
-            executable(&messages.join("\n")),
+            executable(&messages.join("\n"), "bin", "swirl"),
             Some(PathBuf::from("/t/debug/swirl"))
         );
-        assert_eq!(executable(&messages[..4].join("\n")), None);
+        assert_eq!(executable(&messages[..4].join("\n"), "bin", "swirl"), None);
+        let example = artifact("greedy", "example", false, r#""/t/debug/examples/greedy""#);
+        assert_eq!(
+            executable(&example, "example", "greedy"),
+            Some(PathBuf::from("/t/debug/examples/greedy"))
+        );
     }
 }

@@ -18,7 +18,7 @@ use crate::process;
 /// Each crate of the project with those it may depend on.
 const ARROWS: &[(&str, &[&str])] = &[
     ("proto", &[]),
-    ("control", &["proto", "tools"]),
+    ("control", &["proto"]),
     ("transport", &["proto"]),
     ("tools", &["proto"]),
     ("judge", &["proto", "tools"]),

@@ -4,6 +4,11 @@
 //!   is resumed at *n* goes on as if it had never stopped.
 //! - **TL-2 (publish first).** Weights are published before the first action is asked for, after a
 //!   resume too.
+//! - **TL-3 (on policy).** An action of other weights than the learner's current ones ends training:
+//!   it would count as if the current weights had sampled it.
+//! - **TL-4 (one distribution).** The first step after a start or a resume ends training, before
+//!   anything is saved, when sampler and learner give the sampled tokens different probabilities:
+//!   then the two do not hold the same weights, or divide by different temperatures.
 
 mod batches;
 mod policy;
@@ -13,6 +18,7 @@ pub use policy::{PolicyPlan, State, StateWeighting, policy, states_of};
 pub use supervised::{SupervisedPlan, supervised};
 
 use crate::fleet::FleetError;
+use proto::WeightVersion;
 
 /// Why a training loop stopped early. The last checkpoint is good; mend the cause and resume.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +26,25 @@ pub enum TrainingError {
     /// There is nothing to train on.
     #[error("there is nothing to train on: {0}")]
     Empty(&'static str),
+    /// A sampler serves other weights than it was given; a defect of the sampler.
+    #[error("an action was sampled from weights {found} where {expected} were published")]
+    Stale {
+        /// The version that was published.
+        expected: WeightVersion,
+        /// The version that sampled.
+        found: WeightVersion,
+    },
+    /// Sampler and learner do not compute the same thing.
+    #[error(
+        "sampler and learner disagree by {found:.3} nats a token, {limit} is the limit \
+         (train.max_logprob_difference): give both the same model.dtype"
+    )]
+    Disagreement {
+        /// Mean difference of log-probabilities in nats.
+        found: f64,
+        /// The limit.
+        limit: f64,
+    },
     /// A call to an actor failed.
     #[error(transparent)]
     Fleet(#[from] FleetError),

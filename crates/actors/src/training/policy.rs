@@ -72,6 +72,9 @@ pub struct PolicyPlan {
     pub seed: u64,
     /// Steps between checkpoints; 0 writes none.
     pub checkpoint_every: u64,
+    /// Largest mean of |log π − log μ| between learner and sampler, in nats, that the first step
+    /// after a start or a resume may show (TL-4).
+    pub max_logprob_difference: f64,
 }
 
 /// Trains until `plan.steps`; `on_step` is told of each.
@@ -86,15 +89,20 @@ pub async fn policy(
 ) -> Result<(), TrainingError> {
     let mut picker = Picker::new(plan)?;
     let mut version = fleet.learner_steps().await?;
+    let first = version;
     publish(fleet, version).await?; // TL-2
     while version < plan.steps {
         let began = Instant::now();
         let states = picker.of_step(version);
         let groups = actions(fleet, plan, version, &states).await?;
+        on_policy(&groups, version)?; // TL-3
         let sampled = began.elapsed().as_secs_f64();
         let (groups, well_formed) = judged(fleet, plan, &states, groups).await?;
         let judged = began.elapsed().as_secs_f64();
         let mut report = fleet.policy_step(groups).await?;
+        if version == first {
+            agreement(&report, plan.max_logprob_difference)?; // TL-4
+        }
         version += 1;
         publish(fleet, version).await?;
         report.metrics.insert("sampling_seconds".into(), sampled);
@@ -113,6 +121,30 @@ pub async fn policy(
         }
     }
     Ok(())
+}
+
+/// TL-3: every action was sampled from the weights that are about to be trained.
+fn on_policy(groups: &[Vec<Completion>], version: u64) -> Result<(), TrainingError> {
+    let expected = WeightVersion(version);
+    match groups
+        .iter()
+        .flatten()
+        .find(|completion| completion.weight_version != expected)
+    {
+        Some(stale) => Err(TrainingError::Stale {
+            expected,
+            found: stale.weight_version,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// TL-4: sampler and learner speak of the same distribution.
+fn agreement(report: &StepReport, limit: f64) -> Result<(), TrainingError> {
+    match report.metrics.get("logprob_difference_mean") {
+        Some(&found) if found > limit => Err(TrainingError::Disagreement { found, limit }),
+        _ => Ok(()),
+    }
 }
 
 async fn publish(fleet: &Fleet, version: u64) -> Result<(), FleetError> {
@@ -171,15 +203,14 @@ async fn actions(
 ) -> Result<Vec<Vec<Completion>>, FleetError> {
     let requests = states.iter().enumerate().map(|(position, state)| {
         let parts = ["action", &version.to_string(), &position.to_string()];
-        let request = GenerateRequest {
+        GenerateRequest {
             prompt: state.trajectory.prompt(state.step).to_vec(),
             samples: plan.actions_per_state,
             params: plan.params.clone(),
             seed: seeds::derive(plan.seed, &parts),
-        };
-        fleet.sample(position, request)
+        }
     });
-    futures::future::try_join_all(requests).await
+    fleet.sample_all(requests.collect()).await
 }
 
 /// The groups with their rewards, and the share of actions that could be read.

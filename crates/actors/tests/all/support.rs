@@ -57,13 +57,14 @@ pub struct Solver {
     pub calls: AtomicU32,
     /// Fails this many requests first.
     pub failures: AtomicU32,
+    /// Claims to sample from weights that were never published.
+    pub stale: bool,
     /// The versions published, in order.
     pub published: Mutex<Vec<u64>>,
 }
 
-#[async_trait]
-impl Generator for Solver {
-    async fn generate(&self, request: GenerateRequest) -> Result<Vec<Completion>, EngineError> {
+impl Solver {
+    fn solve(&self, request: &GenerateRequest) -> Result<Vec<Completion>, EngineError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let fails = self
             .failures
@@ -86,9 +87,22 @@ impl Generator for Solver {
             tokens,
             finish: FinishReason::StopText,
             text,
-            weight_version: WeightVersion(self.version.load(Ordering::Relaxed)),
+            weight_version: match self.stale {
+                true => WeightVersion(77),
+                false => WeightVersion(self.version.load(Ordering::Relaxed)),
+            },
         };
         Ok(vec![completion; request.samples as usize])
+    }
+}
+
+#[async_trait]
+impl Generator for Solver {
+    async fn generate(
+        &self,
+        requests: Vec<GenerateRequest>,
+    ) -> Result<Vec<Vec<Completion>>, EngineError> {
+        requests.iter().map(|request| self.solve(request)).collect()
     }
 
     async fn publish(&self, weights: WeightSnapshot) -> Result<(), EngineError> {
@@ -105,6 +119,8 @@ pub struct Recorder {
     pub steps: AtomicU64,
     pub groups: Mutex<Vec<Vec<StateGroup>>>,
     pub checkpoints: AtomicU32,
+    /// What it reports as the difference between its log-probabilities and the sampler's, in nats.
+    pub logprob_difference: f64,
 }
 
 #[async_trait]
@@ -124,9 +140,10 @@ impl Trainer for Recorder {
     async fn policy_step(&self, batch: Vec<StateGroup>) -> Result<StepReport, EngineError> {
         self.groups.lock().unwrap().push(batch);
         let step = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
+        let difference = ("logprob_difference_mean".into(), self.logprob_difference);
         Ok(StepReport {
             step,
-            metrics: BTreeMap::new(),
+            metrics: BTreeMap::from([difference]),
         })
     }
 

@@ -4,8 +4,8 @@ use crate::support::{FragileJudge, Recorder, Solver, bytes, fleet, question, sou
 use actors::training::{PolicyPlan, State, StateWeighting, policy, states_of};
 use actors::{Controller, FleetPlan};
 use proto::{
-    Action, FinishReason, ItemId, Observation, SamplingParams, Span, StateGroup, Step, ToolCall,
-    Trajectory, TrajectoryEnd, WeightVersion,
+    Action, FinishReason, GenerateRequest, ItemId, Observation, SamplingParams, Span, StateGroup,
+    Step, ToolCall, Trajectory, TrajectoryEnd, WeightVersion,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -100,6 +100,7 @@ fn plan(states: Vec<Vec<State>>, weighting: StateWeighting, steps: u64) -> Polic
         tags,
         seed: 3,
         checkpoint_every: 2,
+        max_logprob_difference: 0.1,
     }
 }
 
@@ -111,11 +112,20 @@ struct Outcome {
 }
 
 async fn train(plan: PolicyPlan, done: u64, judge: FragileJudge) -> Outcome {
-    let solver = Arc::new(Solver::default());
-    let recorder = Arc::new(Recorder {
+    let recorder = Recorder {
         steps: AtomicU64::new(done),
         ..Recorder::default()
-    });
+    };
+    train_with(plan, Solver::default(), recorder, judge).await
+}
+
+async fn train_with(
+    plan: PolicyPlan,
+    solver: Solver,
+    recorder: Recorder,
+    judge: FragileJudge,
+) -> Outcome {
+    let (solver, recorder) = (Arc::new(solver), Arc::new(recorder));
     let fleet = FleetPlan {
         learner: Some(recorder.clone()),
         ..fleet(solver.clone(), 0, judge)
@@ -187,6 +197,70 @@ async fn tl_2_weights_are_published_before_actions_are_asked_for_and_after_each_
         "on policy at every step"
     );
     assert_eq!(whole.checkpoints, 1);
+}
+
+#[tokio::test]
+async fn tl_3_an_action_of_other_weights_ends_training() {
+    let solver = Solver {
+        stale: true,
+        ..Solver::default()
+    };
+    let plan = plan(many(), StateWeighting::PerState, 3);
+    let out = train_with(plan, solver, Recorder::default(), sound_judge()).await;
+    assert!(out.result.unwrap_err().contains("v77 where v0"));
+    assert!(out.groups.is_empty(), "no step was made");
+}
+
+#[tokio::test]
+async fn tl_4_a_sampler_that_disagrees_with_the_learner_ends_training_unsaved() {
+    for (difference, steps, is_fine) in [(0.099, 4, true), (0.11, 1, false)] {
+        let recorder = Recorder {
+            steps: AtomicU64::new(1), // resumed: the check is made anew
+            logprob_difference: difference,
+            ..Recorder::default()
+        };
+        let plan = plan(many(), StateWeighting::PerState, 5);
+        let out = train_with(plan, Solver::default(), recorder, sound_judge()).await;
+        assert_eq!(out.result.is_ok(), is_fine, "{:?}", out.result);
+        assert_eq!((out.groups.len(), out.checkpoints > 0), (steps, is_fine));
+    }
+}
+
+#[tokio::test]
+async fn every_sampler_gets_its_share_and_results_come_in_order() {
+    let samplers: Vec<Arc<Solver>> = (0..3).map(|_| Arc::new(Solver::default())).collect();
+    let plan = FleetPlan {
+        samplers: samplers.iter().map(|s| s.clone() as _).collect(),
+        ..fleet(Arc::new(Solver::default()), 0, sound_judge())
+    };
+    let controller = Controller::start(plan).await.unwrap();
+    let request = |n: u32| GenerateRequest {
+        prompt: bytes(&format!("Q:{n}+1\nA:")),
+        samples: 1,
+        params: SamplingParams::greedy(64, vec![]),
+        seed: 0,
+    };
+    for count in [0, 2, 8] {
+        let work = controller
+            .fleet()
+            .sample_all((0..count).map(request).collect());
+        let found: Vec<String> = work
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|c| c[0].text.clone())
+            .collect();
+        let expected: Vec<String> = (0..count)
+            .map(|n| format!("<math_exp>{n}+1</math_exp>"))
+            .collect();
+        assert_eq!(found, expected);
+    }
+    let calls: Vec<u32> = samplers
+        .iter()
+        .map(|s| s.calls.load(Ordering::Relaxed))
+        .collect();
+    assert_eq!(calls, [4, 4, 2]);
+    controller.stop().await;
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! From files and command line to a checked [`Config`].
 
-use super::sections::{Config, OutcomeJudgeKind, ProcessJudgeKind, QuestionSource};
+use super::check::check;
+use super::sections::Config;
+use learner::{ComputeType, Schedule};
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
@@ -45,6 +47,9 @@ pub enum ConfigError {
         /// What is expected.
         message: String,
     },
+    /// The judge model's section.
+    #[error(transparent)]
+    Judge(#[from] judge::LlmSetupError),
 }
 
 /// A configuration and the text it is stored as.
@@ -98,13 +103,36 @@ fn finish(mut table: Table, overrides: &[String]) -> Result<Loaded, ConfigError>
     for text in overrides {
         apply(&mut table, text)?;
     }
-    let config = parse(table)?;
+    let mut config = parse(table)?;
+    resolve(&mut config);
     check(&config)?;
-    let resolved = toml::to_string_pretty(&config).map_err(|error| ConfigError::Value {
+    let resolved = to_toml(&config)?;
+    Ok(Loaded { config, resolved })
+}
+
+/// The configuration as it is stored.
+pub(super) fn to_toml(config: &Config) -> Result<String, ConfigError> {
+    toml::to_string_pretty(config).map_err(|error| ConfigError::Value {
         key: "configuration".into(),
         message: format!("cannot be written as TOML: {error}"),
-    })?;
-    Ok(Loaded { config, resolved })
+    })
+}
+
+/// Fills in what follows from other settings where it was not given.
+fn resolve(config: &mut Config) {
+    let dtype = config.model.dtype;
+    for (_, learner, steps) in config.learners_mut() {
+        if learner.dtype == ComputeType::Auto {
+            // Sampler and learner compute in the same type; what must repeat bit for bit, in f32.
+            learner.dtype = match learner.deterministic {
+                true => ComputeType::F32,
+                false => dtype,
+            };
+        }
+        if learner.schedule != Schedule::Constant && learner.total_steps == 0 {
+            learner.total_steps = steps;
+        }
+    }
 }
 
 fn read(path: &Path) -> Result<Table, ConfigError> {
@@ -186,116 +214,13 @@ fn unknown_key(path: &str, message: &str) -> Option<ConfigError> {
     })
 }
 
-fn check(config: &Config) -> Result<(), ConfigError> {
-    let name = &config.run.name;
-    let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
-    ensure(
-        !name.is_empty() && !name.starts_with('.') && name.chars().all(plain),
-        "run.name",
-        "write letters, digits, `-`, `_` and `.` only: it becomes a folder's name",
-    )?;
-    check_source("questions", &config.questions)?;
-    let rollout = &config.rollout;
-    at_least_one("rollout.samples", rollout.samples as u64)?;
-    at_least_one("rollout.max_steps", rollout.max_steps as u64)?;
-    at_least_one(
-        "rollout.max_action_tokens",
-        rollout.max_action_tokens as u64,
-    )?;
-    at_least_one(
-        "rollout.items_per_sampler",
-        rollout.items_per_sampler as u64,
-    )?;
-    at_least_one("rollout.max_tries", rollout.max_tries as u64)?;
-    temperature("rollout.temperature", rollout.temperature, 0.0)?;
-    ensure(
-        rollout.top_p > 0.0 && rollout.top_p <= 1.0,
-        "rollout.top_p",
-        "must be in (0, 1]",
-    )?;
-    for (key, count) in [
-        ("actors.samplers", config.actors.samplers),
-        ("actors.tools", config.actors.tools),
-        ("actors.judges", config.actors.judges),
-    ] {
-        at_least_one(key, count as u64)?;
-    }
-    let uses_llm = config.judge.process == ProcessJudgeKind::Llm
-        || config.judge.outcome == OutcomeJudgeKind::Llm;
-    ensure(
-        !uses_llm || config.judge.llm.is_some(),
-        "judge.llm",
-        "is missing: give the endpoint as [judge.llm] base_url = \"…\" and model = \"…\"",
-    )?;
-    if let Some(warm) = &config.warm_start {
-        check_source("warm_start.questions", &warm.questions)?;
-        at_least_one("warm_start.steps", warm.steps)?;
-        at_least_one("warm_start.batch", warm.batch as u64)?;
-    }
-    if let Some(train) = &config.train {
-        at_least_one("train.steps", train.steps)?;
-        at_least_one("train.states_per_step", train.states_per_step as u64)?;
-        at_least_one("train.actions_per_state", train.actions_per_state as u64)?;
-        at_least_one("train.max_action_tokens", train.max_action_tokens as u64)?;
-        temperature("train.temperature", train.temperature, f32::MIN_POSITIVE)?;
-        ensure(
-            !train.seeds.is_empty(),
-            "train.seeds",
-            "needs at least one seed",
-        )?;
-    }
-    if let Some(imitation) = &config.imitation {
-        at_least_one("imitation.steps", imitation.steps)?;
-        at_least_one("imitation.batch", imitation.batch as u64)?;
-    }
-    let evaluation = &config.evaluation;
-    at_least_one("evaluation.samples", evaluation.samples as u64)?;
-    at_least_one("evaluation.max_steps", evaluation.max_steps as u64)?;
-    temperature("evaluation.temperature", evaluation.temperature, 0.0)?;
-    for (index, set) in evaluation.sets.iter().enumerate() {
-        check_source(
-            &format!("evaluation.sets[{index}].questions"),
-            &set.questions,
-        )?;
-    }
-    Ok(())
-}
-
-fn check_source(key: &str, source: &QuestionSource) -> Result<(), ConfigError> {
-    ensure(
-        source.path.is_some() != source.wordmath.is_some(),
-        key,
-        "give exactly one of `path` and `wordmath`",
-    )
-}
-
-fn temperature(key: &str, value: f32, least: f32) -> Result<(), ConfigError> {
-    ensure(
-        value.is_finite() && value >= least,
-        key,
-        "must be a positive number",
-    )
-}
-
-fn at_least_one(key: &str, value: u64) -> Result<(), ConfigError> {
-    ensure(value >= 1, key, "must be at least 1")
-}
-
-fn ensure(holds: bool, key: &str, message: &str) -> Result<(), ConfigError> {
-    if holds {
-        return Ok(());
-    }
-    Err(ConfigError::Value {
-        key: key.to_owned(),
-        message: message.to_owned(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const LEAST: &str = "[run]\nname = \"r\"\n[questions]\npath = \"q.jsonl\"\n";
+
+    const TRAIN: &str = "[train]\nsteps = 1\nstates_per_step = 1\nactions_per_state = 1\n";
 
     fn with(extra: &str, overrides: &[&str]) -> Result<Loaded, ConfigError> {
         let dir = tempfile::tempdir().unwrap();
@@ -353,10 +278,152 @@ mod tests {
                 &[],
                 "`train.temperature`: must be a positive number",
             ),
+            (
+                TRAIN,
+                &["train.seeds=[1,2,1]"],
+                "`train.seeds`: names a seed twice: each seed is one learner",
+            ),
+            (
+                TRAIN,
+                &["train.max_logprob_difference=0"],
+                "`train.max_logprob_difference`: must be a positive number",
+            ),
+            (
+                TRAIN,
+                &["train.learner.learning_rate=-1"],
+                "`train.learner.learning_rate`: is -1: it must be above 0",
+            ),
+            (
+                TRAIN,
+                &["train.learner.deterministic=true"],
+                "`train.learner.deterministic`: set model.dtype = \"f32\" too: sampler and learner must compute in the same type, and only f32 repeats bit for bit",
+            ),
+            (
+                TRAIN,
+                &["train.learner.temperature=0.5"],
+                "unknown key `train.learner.temperature`",
+            ),
+            (
+                "",
+                &["tools.enabled=[\"calculater\"]"],
+                "`tools.enabled`: there is no tool `calculater` (did you mean `calculator`?); known tools: calculator",
+            ),
+            (
+                "",
+                &["tools.limits.timeout_ms=0"],
+                "`tools.limits.timeout_ms`: must be at least 1",
+            ),
+            (
+                "",
+                &["rollout.max_context_tokens=0"],
+                "`rollout.max_context_tokens`: must be at least 1",
+            ),
+            (
+                "",
+                &["rollout.lease_ms=0"],
+                "`rollout.lease_ms`: must be at least 1",
+            ),
+            (
+                "",
+                &["evaluation.max_action_tokens=0"],
+                "`evaluation.max_action_tokens`: must be at least 1",
+            ),
+            (
+                "",
+                &["evaluation.samples=2"],
+                "`evaluation.samples`: 2 samples at temperature 0 would be the same one each time: set evaluation.temperature",
+            ),
+            (
+                "",
+                &["filter.limit=0"],
+                "`filter.limit`: must be at least 1",
+            ),
+            (
+                "",
+                &["model.device=gpu"],
+                "`model.device`: write auto, cpu or cuda:N",
+            ),
+            (
+                "",
+                &["model.threads=5000000000"],
+                "`model.threads`: must be at most 1024; 0 takes one thread per core",
+            ),
+            (
+                "",
+                &["judge.llm.model=m", "judge.llm.timeout_ms=0"],
+                "[judge.llm] timeout_ms is 0: it must be at least 1",
+            ),
+            (
+                "",
+                &["run.name=.."],
+                "`run.name`: write letters, digits, `-`, `_` and `.` only: it becomes a folder's name",
+            ),
         ];
         for (extra, overrides, expected) in cases {
             let error = with(extra, overrides).expect_err(expected).to_string();
             assert_eq!(&error, expected, "for {extra:?} {overrides:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_sets_become_folders_of_their_own() {
+        let plain = "write a name without `/`: it becomes a folder's name";
+        let taken = "is taken by another set: their trajectories would lie in one folder";
+        type Refused = Option<(usize, &'static str)>;
+        let cases: &[(&[&str], bool, Refused)] = &[
+            (&["GSM8K val", "held out"], true, None),
+            (&[""], false, Some((0, plain))),
+            (&["a", "."], false, Some((1, plain))),
+            (&[".."], false, Some((0, plain))),
+            (&["a/b"], false, Some((0, plain))),
+            (&["a", "b", "a"], false, Some((2, taken))),
+            (&["a", "a without tools"], false, None),
+            (&["a", "a without tools"], true, Some((1, taken))),
+        ];
+        for (names, without_tools, expected) in cases {
+            let mut text = format!("[evaluation]\nwithout_tools = {without_tools}\n");
+            for name in *names {
+                text += &format!("[[evaluation.sets]]\nname = {name:?}\nquestions.path = \"q\"\n");
+            }
+            let found = with(&text, &[]).err().map(|error| error.to_string());
+            let expected = expected
+                .map(|(index, message)| format!("`evaluation.sets[{index}].name`: {message}"));
+            assert_eq!(found, expected, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn a_learner_takes_over_what_it_is_not_told() {
+        let learner = |extra: &str, overrides: &[&str]| {
+            let loaded = with(extra, overrides).unwrap();
+            let (_, learner) = loaded.config.learners().next().unwrap();
+            learner.clone()
+        };
+        use ComputeType::{Auto, Bf16, F32};
+        for (model, own, expected) in [
+            ("auto", "auto", Auto),
+            ("bf16", "auto", Bf16),
+            ("f32", "auto", F32),
+            ("bf16", "f32", F32),
+        ] {
+            let settings = [
+                format!("model.dtype={model}"),
+                format!("train.learner.dtype={own}"),
+            ];
+            let found = learner(TRAIN, &settings.each_ref().map(String::as_str)).dtype;
+            assert_eq!(found, expected, "{model} {own}");
+        }
+        let warm = "[warm_start]\nsteps = 9\nbatch = 1\nquestions.path = \"q\"\n";
+        let repeatable = ["model.dtype=bf16", "warm_start.learner.deterministic=true"];
+        assert_eq!(learner(warm, &repeatable).dtype, F32);
+        for (schedule, total, expected) in [("constant", 0, 0), ("cosine", 0, 9), ("linear", 4, 4)]
+        {
+            let settings = [
+                format!("warm_start.learner.schedule={schedule}"),
+                format!("warm_start.learner.total_steps={total}"),
+            ];
+            let found = learner(warm, &settings.each_ref().map(String::as_str)).total_steps;
+            assert_eq!(found, expected, "{schedule} {total}");
         }
     }
 

@@ -53,6 +53,29 @@ pub struct Config {
     pub evaluation: EvaluationSection,
 }
 
+impl Config {
+    /// Every learner's settings, by the name of its section.
+    pub fn learners(&self) -> impl Iterator<Item = (&'static str, &LearnerConfig)> {
+        let warm = self.warm_start.as_ref().map(|s| ("warm_start", &s.learner));
+        let train = self.train.as_ref().map(|s| ("train", &s.learner));
+        let imitation = self.imitation.as_ref().map(|s| ("imitation", &s.learner));
+        [warm, train, imitation].into_iter().flatten()
+    }
+
+    /// The same to be changed, with the section's number of steps.
+    pub fn learners_mut(
+        &mut self,
+    ) -> impl Iterator<Item = (&'static str, &mut LearnerConfig, u64)> {
+        let warm = self.warm_start.as_mut();
+        let warm = warm.map(|s| ("warm_start", &mut s.learner, s.steps));
+        let train = self.train.as_mut();
+        let train = train.map(|s| ("train", &mut s.learner, s.steps));
+        let imitation = self.imitation.as_mut();
+        let imitation = imitation.map(|s| ("imitation", &mut s.learner, s.steps));
+        [warm, train, imitation].into_iter().flatten()
+    }
+}
+
 /// Name, folder and seed of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -84,11 +107,11 @@ impl RunSection {
 pub struct ModelSection {
     /// A Hugging Face directory.
     pub path: PathBuf,
-    /// The type to compute in.
+    /// The type to compute in, for samplers and for learners that name none of their own.
     pub dtype: ComputeType,
     /// `auto` (the first GPU if there is one), `cpu`, or `cuda:N`.
     pub device: String,
-    /// Threads of libtorch on a CPU; 0 takes one per core.
+    /// Threads of libtorch on a CPU, at most 1024; 0 takes one per core.
     pub threads: usize,
 }
 
@@ -347,9 +370,18 @@ pub struct TrainSection {
     /// Steps between checkpoints.
     #[serde(default = "default_checkpoint_every")]
     pub checkpoint_every: u64,
-    /// The optimizer, the baseline and the KL term.
+    /// Largest disagreement of sampler and learner, in nats: the mean of |log π − log μ| over the
+    /// tokens of the first step after a start or a resume. A step with more is refused: the two then
+    /// hold different weights or divide by different temperatures.
+    #[serde(default = "default_logprob_difference")]
+    pub max_logprob_difference: f64,
+    /// The optimizer, the baseline and the KL term. Its `dtype`, if `auto`, is `model.dtype`.
     #[serde(default)]
     pub learner: LearnerConfig,
+}
+
+fn default_logprob_difference() -> f64 {
+    0.1
 }
 
 fn default_seeds() -> Vec<u64> {
@@ -420,11 +452,14 @@ impl Default for EvaluationSection {
     }
 }
 
+/// What marks the name of a set that was measured with no tool.
+pub const WITHOUT_TOOLS: &str = " without tools";
+
 /// A named set of questions to measure on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationSet {
-    /// Name in the report.
+    /// Name in the report and of a folder, each once.
     pub name: String,
     /// The questions.
     pub questions: QuestionSource,

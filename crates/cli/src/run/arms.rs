@@ -1,7 +1,8 @@
 //! The models a run trains: the warm start, the imitation baseline, and one SWiRL learner per seed.
 
-use super::{Run, generate};
-use crate::engine::{ChatTurns, LearnerPort, SamplerPort};
+use super::{Run, generate, preflight};
+use crate::config::{TrainSection, WarmStartSection};
+use crate::engine::{ChatTurns, LearnerPort};
 use crate::judges;
 use crate::machine_memory::{self, Load};
 use crate::progress::Progress;
@@ -17,6 +18,7 @@ use sampler::EngineConfig;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use tools::parser::ActionTags;
 use tools::registry::Registry;
 
 /// The arm that later ones start from.
@@ -47,6 +49,24 @@ pub async fn warm_start(run: &Run) -> Result<()> {
     let Some(section) = &run.config.warm_start else {
         return Ok(());
     };
+    let plan = SupervisedPlan {
+        samples: dialogues(run, section)?,
+        steps: section.steps,
+        batch: section.batch,
+        seed: run.config.run.seed,
+        checkpoint_every: section.checkpoint_every,
+    };
+    supervised(
+        run,
+        WARM_START,
+        &run.config.model.path,
+        &section.learner,
+        plan,
+    )
+    .await
+}
+
+fn dialogues(run: &Run, section: &WarmStartSection) -> Result<Vec<SftSample>> {
     let questions = questions::load(&section.questions)?;
     let turns = ChatTurns::load(&run.config.model.path, &run.config.prompt.system)?;
     let dialogues = data::dialogue::dialogues(&questions, &section.dialogue);
@@ -71,28 +91,13 @@ pub async fn warm_start(run: &Run) -> Result<()> {
             section.max_tokens
         );
     }
-    let plan = SupervisedPlan {
-        samples,
-        steps: section.steps,
-        batch: section.batch,
-        seed: run.config.run.seed,
-        checkpoint_every: section.checkpoint_every,
-    };
-    supervised(
-        run,
-        WARM_START,
-        &run.config.model.path,
-        &section.learner,
-        plan,
-    )
-    .await
+    Ok(samples)
 }
 
 /// Trains every arm that is not finished.
 pub async fn train(run: &Run) -> Result<()> {
     if let Some(section) = &run.config.imitation {
-        let keep = section.keep.unwrap_or(run.config.filter.keep);
-        let samples = generate::kept(run, keep)?
+        let samples = generate::imitated(run, section)?
             .into_iter()
             .map(|t| SftSample {
                 mask: t.loss_mask(),
@@ -108,8 +113,10 @@ pub async fn train(run: &Run) -> Result<()> {
         };
         supervised(run, IMITATION, &run.start_model(), &section.learner, plan).await?;
     }
-    for &seed in run.config.train.iter().flat_map(|train| &train.seeds) {
-        policy(run, seed).await?;
+    if let Some(section) = &run.config.train {
+        for &seed in &section.seeds {
+            policy(run, section, seed).await?;
+        }
     }
     Ok(())
 }
@@ -124,21 +131,24 @@ async fn supervised(
     if is_finished(run, arm) {
         return Ok(());
     }
-    let learner = learner(run, arm, start, config, Load::default()).await?;
+    let load = preflight::supervised_load(config, &run.machine);
+    let learner = learner(run, arm, start, config, load).await?;
     let controller = Controller::start(FleetPlan {
         samplers: Vec::new(),
-        registry: Arc::new(Registry::builtin(&[], run.config.tools.limits.clone())?),
+        registry: Arc::new(Registry::empty(run.config.tools.limits.clone())),
         tool_executors: 1,
-        judges: judges::build(&run.config.judge)?,
+        judges: judges::build(&run.config.judge, &[])?,
         judge_actors: 1,
         learner: Some(Arc::new(learner)),
     })
     .await?;
     let fleet = controller.fleet().clone();
-    let mut progress = Progress::new(arm, plan.steps, fleet.learner_steps().await?);
+    let done = fleet.learner_steps().await?;
+    run.rewind(arm, done);
+    let mut progress = Progress::new(arm, plan.steps, done);
     training::supervised(&fleet, &plan, |report| {
         run.record(arm, report);
-        progress.set(report.step, note(report, &["loss"]));
+        progress.set(report.step, &note(report, &["loss"]));
     })
     .await?;
     progress.finish("");
@@ -147,23 +157,60 @@ async fn supervised(
     Ok(())
 }
 
-async fn policy(run: &Run, seed: u64) -> Result<()> {
+async fn policy(run: &Run, section: &TrainSection, seed: u64) -> Result<()> {
     let arm = swirl(seed);
-    let Some(section) = &run.config.train else {
-        return Ok(());
-    };
     if is_finished(run, &arm) {
         return Ok(());
     }
-    let start = run.start_model();
-    let registry = Arc::new(Registry::builtin(
-        &run.config.tools.enabled,
-        run.config.tools.limits.clone(),
-    )?);
-    let tags = registry.tags();
-    let judges = judges::build(&run.config.judge)?;
+    let registry = registry(run)?;
+    let judges = judges::build(&run.config.judge, &run.config.tools.enabled)?;
     let plan = PolicyPlan {
-        states: states(run, judges.process.as_ref())?,
+        seed,
+        ..policy_plan(run, section, registry.tags(), judges.process.as_ref())?
+    };
+    let controller = Controller::start(FleetPlan {
+        // First: it asks whether all that is held beside it fits.
+        learner: Some(Arc::new(policy_learner(run, section, seed).await?)),
+        samplers: policy_samplers(run, section).await?,
+        registry,
+        tool_executors: 1,
+        judges,
+        judge_actors: run.config.actors.judges,
+    })
+    .await?;
+    let fleet = controller.fleet().clone();
+    let done = fleet.learner_steps().await?;
+    run.rewind(&arm, done);
+    let mut progress = Progress::new(&arm, plan.steps, done);
+    training::policy(&fleet, &plan, |report| {
+        run.record(&arm, report);
+        let shown = ["reward_mean", "kl", "well_formed_share"];
+        progress.set(report.step, &note(report, &shown));
+    })
+    .await?;
+    progress.finish("");
+    fleet.export(run.folder.model(&arm)).await?;
+    controller.stop().await;
+    Ok(())
+}
+
+fn registry(run: &Run) -> Result<Arc<Registry>> {
+    let tools = &run.config.tools;
+    Ok(Arc::new(Registry::builtin(
+        &tools.enabled,
+        tools.limits.clone(),
+    )?))
+}
+
+/// What every seed trains on, and how.
+fn policy_plan(
+    run: &Run,
+    section: &TrainSection,
+    tags: ActionTags,
+    judge: &dyn ProcessJudge,
+) -> Result<PolicyPlan> {
+    Ok(PolicyPlan {
+        states: states(run, judge)?,
         weighting: section.weighting,
         steps: section.steps,
         states_per_step: section.states_per_step,
@@ -176,63 +223,41 @@ async fn policy(run: &Run, seed: u64) -> Result<()> {
             stop: tags.close_tags(),
         },
         tags,
-        seed,
+        seed: 0,
         checkpoint_every: section.checkpoint_every,
-    };
+        max_logprob_difference: section.max_logprob_difference,
+    })
+}
+
+async fn policy_samplers(run: &Run, section: &TrainSection) -> Result<Vec<Arc<dyn Generator>>> {
     let engine = EngineConfig {
-        max_batch: section.states_per_step * section.actions_per_state as usize,
+        max_batch: section
+            .states_per_step
+            .saturating_mul(section.actions_per_state as usize),
         max_context_tokens: run.config.rollout.max_context_tokens as usize
             + section.max_action_tokens as usize,
         ..EngineConfig::default()
     };
-    let load = Load {
-        samplers: run.config.actors.samplers as u64,
-        sequences: engine.max_batch as u64,
-        context_tokens: engine.max_context_tokens as u64,
-        references: u64::from(section.learner.kl.coefficient > 0.0),
-        ..Load::default()
-    };
+    let count = run.config.actors.samplers;
+    run.machine
+        .samplers(&run.start_model(), engine, count)
+        .await
+}
+
+async fn policy_learner(run: &Run, section: &TrainSection, seed: u64) -> Result<LearnerPort> {
     let config = LearnerConfig {
         seed,
         temperature: section.temperature,
         ..section.learner.clone()
     };
-    let learner = learner(run, &arm, &start, &config, load).await?;
-    let mut samplers: Vec<Arc<dyn Generator>> = Vec::new();
-    for _ in 0..run.config.actors.samplers {
-        samplers.push(Arc::new(SamplerPort(
-            run.machine.sampler(&start, engine).await?,
-        )));
-    }
-    let controller = Controller::start(FleetPlan {
-        samplers,
-        registry,
-        tool_executors: 1,
-        judges,
-        judge_actors: run.config.actors.judges,
-        learner: Some(Arc::new(learner)),
-    })
-    .await?;
-    let fleet = controller.fleet().clone();
-    let mut progress = Progress::new(&arm, plan.steps, fleet.learner_steps().await?);
-    training::policy(&fleet, &plan, |report| {
-        run.record(&arm, report);
-        progress.set(
-            report.step,
-            note(report, &["reward_mean", "kl", "well_formed_share"]),
-        );
-    })
-    .await?;
-    progress.finish("");
-    fleet.export(run.folder.model(&arm)).await?;
-    controller.stop().await;
-    Ok(())
+    let load = preflight::policy_load(&run.config, section, &run.machine);
+    learner(run, &swirl(seed), &run.start_model(), &config, load).await
 }
 
 /// The states that training may start from: those of filtered trajectories whose fresh actions the
 /// judge will be able to rate. One that it could not would end the run hours later.
-fn states(run: &Run, judge: &dyn ProcessJudge) -> Result<Vec<Vec<State>>> {
-    let mut kept = generate::kept(run, run.config.filter.keep)?;
+pub fn states(run: &Run, judge: &dyn ProcessJudge) -> Result<Vec<Vec<State>>> {
+    let mut kept = generate::kept(run, run.config.filter.keep, "filter.keep")?;
     let before = kept.len();
     kept.retain(|trajectory| judge.can_judge(&trajectory.question));
     let left_out = before - kept.len();
@@ -252,24 +277,15 @@ fn is_finished(run: &Run, arm: &str) -> bool {
     run.folder.model(arm).join("config.json").exists()
 }
 
-/// A learner with what else is to be held at the same time in `beside`.
+/// A learner, when `load`, which is held with it, fits.
 async fn learner(
     run: &Run,
     arm: &str,
     start: &Path,
     config: &LearnerConfig,
-    beside: Load,
+    load: Load,
 ) -> Result<LearnerPort> {
-    let kind = config.dtype.kind(run.machine.device);
-    machine_memory::check(
-        start,
-        run.machine.device,
-        kind,
-        Load {
-            learners: 1,
-            ..beside
-        },
-    )?;
+    machine_memory::check("training", start, run.machine.device, load)?;
     let checkpoints = run.folder.checkpoints(arm);
     let (start, root, config, device) = (
         start.to_owned(),

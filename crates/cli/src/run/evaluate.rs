@@ -2,6 +2,7 @@
 
 use super::generate::{Rollouts, refuse_failures, roll_out};
 use super::{Run, arms};
+use crate::config::WITHOUT_TOOLS;
 use crate::questions;
 use anyhow::Result;
 use std::path::PathBuf;
@@ -40,7 +41,7 @@ pub fn plan(run: &Run) -> Vec<Evaluation> {
     for (index, set) in run.config.evaluation.sets.iter().enumerate() {
         for &with_tools in tools {
             for (arm, model) in &models {
-                let suffix = if with_tools { "" } else { " without tools" };
+                let suffix = if with_tools { "" } else { WITHOUT_TOOLS };
                 evaluations.push(Evaluation {
                     arm: arm.clone(),
                     model: model.clone(),

@@ -1,15 +1,14 @@
 //! Stage 1: trajectories with tools, judged and stored; then the filter.
 
-use super::Run;
-use crate::config::Config;
-use crate::engine::{ChatTurns, Machine, SamplerPort};
+use super::{Run, arms, preflight};
+use crate::config::{Config, ImitationSection};
+use crate::engine::{ChatTurns, Machine};
 use crate::judges;
-use crate::machine_memory::{self, Load};
+use crate::machine_memory;
 use crate::progress::Progress;
 use crate::questions;
-use actors::ports::Generator;
 use actors::{Controller, FleetPlan, RolloutPlan, RolloutReport};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use control::ledger::LedgerConfig;
 use control::rollout::Limits;
 use judge::filter::{self, Filter, Yield};
@@ -20,7 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use store::TrajectoryStore;
-use tools::parser::{MalformedPolicies, MalformedPolicy};
+use tokio::sync::watch;
+use tools::parser::{ActionTags, MalformedPolicies, MalformedPolicy};
 use tools::registry::Registry;
 
 /// How a set of questions is rolled out.
@@ -95,53 +95,53 @@ pub async fn roll_out(
     machine: &Machine,
     rollouts: Rollouts<'_>,
 ) -> Result<RolloutReport> {
-    let system = match rollouts.with_tools {
-        true => &config.prompt.system,
-        false => &config.prompt.system_without_tools,
-    };
-    let turns = Arc::new(ChatTurns::load(rollouts.model, system)?);
-    let enabled: &[String] = if rollouts.with_tools {
-        &config.tools.enabled
-    } else {
-        &[]
+    let load = preflight::rollout_load(config, machine);
+    machine_memory::check(rollouts.title, rollouts.model, machine.device, load)?;
+    let enabled: &[String] = match rollouts.with_tools {
+        true => &config.tools.enabled,
+        false => &[],
     };
     let registry = Arc::new(Registry::builtin(enabled, config.tools.limits.clone())?);
-    let tags = registry.tags();
-    let total = rollouts.questions.len() as u64 * u64::from(rollouts.samples);
-    let load = Load {
-        samplers: config.actors.samplers as u64,
-        sequences: u64::from(config.rollout.items_per_sampler),
-        context_tokens: u64::from(config.rollout.max_context_tokens),
-        ..Load::default()
+    let (sender, receiver) = tokio::sync::watch::channel(actors::Progress::default());
+    let plan = rollout_plan(config, &rollouts, registry.tags(), sender)?;
+    let engine = EngineConfig {
+        max_batch: config.rollout.items_per_sampler as usize,
+        max_context_tokens: config.rollout.max_context_tokens as usize,
+        ..EngineConfig::default()
     };
-    machine_memory::check(rollouts.model, machine.device, machine.kind, load)?;
-    let mut engines: Vec<Arc<dyn Generator>> = Vec::new();
-    for _ in 0..config.actors.samplers {
-        let engine = EngineConfig {
-            max_batch: config.rollout.items_per_sampler as usize,
-            max_context_tokens: config.rollout.max_context_tokens as usize,
-            ..EngineConfig::default()
-        };
-        engines.push(Arc::new(SamplerPort(
-            machine.sampler(rollouts.model, engine).await?,
-        )));
-    }
-    let opened = TrajectoryStore::open(rollouts.store)?;
-    let mut progress = Progress::new(rollouts.title, total, opened.len() as u64);
+    let samplers = config.actors.samplers;
+    let store = TrajectoryStore::open(rollouts.store)?;
     let controller = Controller::start(FleetPlan {
-        samplers: engines,
+        samplers: machine.samplers(rollouts.model, engine, samplers).await?,
         registry,
         tool_executors: config.actors.tools,
-        judges: judges::build(&config.judge)?,
+        judges: judges::build(&config.judge, enabled)?,
         judge_actors: config.actors.judges,
         learner: None,
     })
     .await?;
-    let (sender, mut receiver) = tokio::sync::watch::channel(actors::Progress::default());
-    let plan = RolloutPlan {
+    let total = plan.questions.len() as u64 * u64::from(plan.samples);
+    let progress = Progress::new(rollouts.title, total, store.len() as u64);
+    let (report, mut store) = watched(controller.rollouts(plan, store), receiver, progress).await?;
+    controller.stop().await;
+    store.compact()?;
+    Ok(report)
+}
+
+fn rollout_plan(
+    config: &Config,
+    rollouts: &Rollouts<'_>,
+    tags: ActionTags,
+    progress: watch::Sender<actors::Progress>,
+) -> Result<RolloutPlan> {
+    let system = match rollouts.with_tools {
+        true => &config.prompt.system,
+        false => &config.prompt.system_without_tools,
+    };
+    Ok(RolloutPlan {
         run: config.run.name.as_str().into(),
         model: rollouts.model.display().to_string(),
-        questions: rollouts.questions,
+        questions: rollouts.questions.clone(),
         samples: rollouts.samples,
         params: SamplingParams {
             temperature: rollouts.temperature,
@@ -158,35 +158,35 @@ pub async fn roll_out(
             ends_on: ends_on(&config.malformed),
         },
         tags,
-        turns,
+        turns: Arc::new(ChatTurns::load(rollouts.model, system)?),
         items_per_sampler: config.rollout.items_per_sampler,
         ledger: LedgerConfig {
             lease_ms: config.rollout.lease_ms,
             max_tries: config.rollout.max_tries,
         },
-        progress: sender,
-    };
-    let (report, mut store) = {
-        let work = controller.rollouts(plan, opened);
-        tokio::pin!(work);
-        loop {
-            tokio::select! {
-                ended = &mut work => break ended?,
-                Ok(()) = receiver.changed() => {
-                    let now = *receiver.borrow_and_update();
-                    progress.set(now.stored, format!("{} failed", now.failed));
-                }
+        progress,
+    })
+}
+
+/// Shows the progress of `work` until it ends.
+async fn watched<E: Into<anyhow::Error>>(
+    work: impl Future<Output = Result<(RolloutReport, TrajectoryStore), E>>,
+    mut receiver: watch::Receiver<actors::Progress>,
+    mut progress: Progress,
+) -> Result<(RolloutReport, TrajectoryStore)> {
+    tokio::pin!(work);
+    let (report, store) = loop {
+        tokio::select! {
+            ended = &mut work => break ended.map_err(Into::into)?,
+            Ok(()) = receiver.changed() => {
+                let now = *receiver.borrow_and_update();
+                progress.set(now.stored, &format!("{} failed", now.failed));
             }
         }
     };
-    progress.finish(&format!(
-        "{} stored, {} failed",
-        report.stored,
-        report.failed.len()
-    ));
-    controller.stop().await;
-    store.compact()?;
-    Ok(report)
+    let failed = report.failed.len();
+    progress.finish(&format!("{} stored, {failed} failed", report.stored));
+    Ok((report, store))
 }
 
 /// The kinds of unreadable action that end a trajectory.
@@ -205,43 +205,70 @@ pub struct Filtered {
 }
 
 /// Measures the yield of every filter and writes it down.
+///
+/// # Errors
+/// When a filter leaves too little for the training that is to follow.
 pub fn filter(run: &Run) -> Result<()> {
     let all = stored(&run.folder.trajectories())?;
-    let judge = judge_name(run)?;
+    let judges = judges::build(&run.config.judge, &run.config.tools.enabled)?;
+    let judge = judges.process.name();
     let yields = Filter::ALL
         .into_iter()
         .map(|filter| {
             (
                 filter.name().to_owned(),
-                filter::yields(&all, &judge, filter),
+                filter::yields(&all, judge, filter),
             )
         })
         .collect();
-    let kept = kept(run, run.config.filter.keep)?.len();
-    if kept == 0 && (run.config.train.is_some() || run.config.imitation.is_some()) {
+    // Training asks for the same again, an hour later.
+    if run.config.train.is_some() && arms::states(run, judges.process.as_ref())?.is_empty() {
         bail!(
-            "the filter kept none of {} trajectories: choose another filter.keep, or generate more",
+            "the filter leaves no state to train on of {} trajectories: choose another filter.keep \
+             or judge.process, or generate more",
             all.len()
         );
     }
+    if let Some(section) = &run.config.imitation {
+        imitated(run, section)?;
+    }
+    let kept = kept(run, run.config.filter.keep, "filter.keep")?.len();
     let text = serde_json::to_string_pretty(&Filtered { yields, kept })?;
     crate::files::write_atomically(&run.folder.yields(), text.as_bytes())
 }
 
-/// The trajectories that a filter keeps, at most `filter.limit` of them.
-pub fn kept(run: &Run, keep: Filter) -> Result<Vec<Trajectory>> {
-    let mut all = stored(&run.folder.trajectories())?;
-    let judge = judge_name(run)?;
-    all.retain(|trajectory| filter::keep(trajectory, &judge, keep));
-    Ok(match run.config.filter.limit {
-        Some(limit) => filter::subsample(all, |t| &t.item, limit, run.config.run.seed)?,
-        None => all,
-    })
+/// The trajectories that are imitated.
+///
+/// # Errors
+/// When there is none, or fewer than `filter.limit`.
+pub fn imitated(run: &Run, section: &ImitationSection) -> Result<Vec<Trajectory>> {
+    let (keep, key) = match section.keep {
+        Some(keep) => (keep, "imitation.keep"),
+        None => (run.config.filter.keep, "filter.keep"),
+    };
+    let mut kept = kept(run, keep, key)?;
+    // One without a step has nothing to imitate.
+    kept.retain(|trajectory| !trajectory.steps.is_empty());
+    if kept.is_empty() {
+        bail!("the filter leaves no trajectory to imitate: choose another {key}, or generate more");
+    }
+    Ok(kept)
 }
 
-/// The process judge whose verdicts filters go by.
-fn judge_name(run: &Run) -> Result<String> {
-    Ok(judges::build(&run.config.judge)?.process.name().to_owned())
+/// The trajectories that a filter keeps, at most `filter.limit` of them. `key` is the setting that
+/// chose it.
+///
+/// # Errors
+/// When there are fewer than `filter.limit`.
+pub fn kept(run: &Run, keep: Filter, key: &str) -> Result<Vec<Trajectory>> {
+    let mut all = stored(&run.folder.trajectories())?;
+    let judges = judges::build(&run.config.judge, &run.config.tools.enabled)?;
+    all.retain(|trajectory| filter::keep(trajectory, judges.process.name(), keep));
+    match run.config.filter.limit {
+        Some(limit) => filter::subsample(all, |t| &t.item, limit, run.config.run.seed)
+            .with_context(|| format!("{key} = {:?} leaves too few for filter.limit", keep.name())),
+        None => Ok(all),
+    }
 }
 
 /// Every trajectory of a store, by item.

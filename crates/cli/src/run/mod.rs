@@ -4,19 +4,19 @@
 mod arms;
 mod evaluate;
 pub mod generate;
+pub mod preflight;
 pub mod report;
+mod state;
 
-use crate::config::{Config, Loaded};
+use crate::config::{self, Config, Loaded};
+use crate::console;
 use crate::engine::Machine;
-use crate::folder::{Reuse, RunFolder};
+use crate::folder::{Claim, Reuse, RunFolder};
 use crate::metrics::MetricsFile;
-use crate::questions;
 use anyhow::{Context, Result};
-use control::phases::{Phase, Plan, RunState};
-use sha2::{Digest, Sha256};
+use control::phases::{Phase, RunState};
 use std::path::PathBuf;
-use std::sync::Mutex;
-use tools::registry::Registry;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What every phase needs.
 pub struct Run {
@@ -38,111 +38,72 @@ impl Run {
         }
     }
 
+    fn metrics(&self) -> MutexGuard<'_, MetricsFile> {
+        self.metrics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn record(&self, stage: &str, report: &actors::ports::StepReport) {
-        self.metrics
-            .lock()
-            .unwrap_or_else(|p| p.into_inner())
-            .write(stage, report);
+        self.metrics().write(stage, report);
+    }
+
+    /// Training of `stage` goes on behind step `done`: what was recorded of later ones is void.
+    fn rewind(&self, stage: &str, done: u64) {
+        if let Err(error) = self.metrics().rewind(stage, done) {
+            let error = format!("{error:#}");
+            tracing::warn!(%error, stage, "Metrics of steps that are repeated were not removed.");
+        }
     }
 }
 
-/// Runs all phases of a configuration; returns the report as text.
+/// Runs all phases of a configuration; returns the report.
 ///
 /// # Errors
 /// The first failure. Everything finished before it is kept: mend the cause and resume.
 pub async fn run(loaded: &Loaded, reuse: Reuse) -> Result<report::Report> {
-    let machine = preflight(&loaded.config).await?;
-    let folder = RunFolder::open(loaded, reuse)?;
+    let hash = config::fingerprint(&loaded.config)?;
+    let claim = Claim::on(loaded.config.run.folder(), reuse)?;
+    // A run that cannot be resumed is refused before minutes are spent.
+    let begun = match claim.resumes() {
+        true => state::stored(claim.path(), &hash)?,
+        false => None,
+    };
+    let due = state::due(&loaded.config, begun.as_ref());
+    let machine = preflight::all(&loaded.config, &due).await?;
+    let folder = claim.open()?;
+    let mut state = state::begin(&folder, loaded, &hash)?;
     crate::logs::to_file(&folder.logs()).context("cannot write the log")?;
-    let config = loaded.config.clone();
-    let mut state = open_state(&folder, loaded)?;
-    let metrics = Mutex::new(MetricsFile::open(folder.path())?);
+    let metrics = MetricsFile::open(folder.path()).context("cannot open metrics.jsonl")?;
     let run = Run {
-        config,
+        config: loaded.config.clone(),
         folder,
         machine,
-        metrics,
+        metrics: Mutex::new(metrics),
     };
     while let Some(phase) = state.next() {
-        tracing::info!(phase = phase.name(), "A phase begins.");
-        match phase {
-            Phase::WarmStart => arms::warm_start(&run).await?,
-            Phase::Generate => generate::trajectories(&run).await?,
-            Phase::Filter => generate::filter(&run)?,
-            Phase::Train => arms::train(&run).await?,
-            Phase::Evaluate => evaluate::all(&run).await?,
-            Phase::Report => report::write(&run)?,
-        }
+        announce(&state, phase);
+        perform(&run, phase).await?;
         state.complete(phase)?;
-        save_state(&run.folder, &state)?;
+        state::save(&run.folder, &state)?;
     }
     report::read(&run.folder)
 }
 
-/// Finds what would stop the run later, before a folder is made or an hour is spent: the device,
-/// the model, the tools, every question source, the judge.
-async fn preflight(config: &Config) -> Result<Machine> {
-    let machine = Machine::new(&config.model)?;
-    model::spec_of(&config.model.path)?;
-    Registry::builtin(&config.tools.enabled, config.tools.limits.clone())?;
-    let warm_start = config.warm_start.iter().map(|warm| &warm.questions);
-    let sets = config.evaluation.sets.iter().map(|set| &set.questions);
-    for source in std::iter::once(&config.questions)
-        .chain(warm_start)
-        .chain(sets)
-    {
-        questions::load(source)?;
-    }
-    let learners = [
-        config.warm_start.as_ref().map(|section| &section.learner),
-        config.train.as_ref().map(|section| &section.learner),
-        config.imitation.as_ref().map(|section| &section.learner),
-    ];
-    for learner in learners.into_iter().flatten() {
-        learner.validate()?;
-    }
-    crate::judges::probe(&config.judge).await?;
-    Ok(machine)
+fn announce(state: &RunState, phase: Phase) {
+    // For the log file: stderr is told below, whatever its filter.
+    tracing::info!(target: "phases", phase = phase.name(), "A phase begins.");
+    let number = state.completed().len() + 1;
+    let all = state.plan().phases().len();
+    let name = phase.name().replace('_', " ");
+    console::remark(format_args!("Phase {number} of {all}: {name}"));
 }
 
-fn plan(config: &Config) -> Plan {
-    let mut phases = vec![
-        Phase::Generate,
-        Phase::Filter,
-        Phase::Evaluate,
-        Phase::Report,
-    ];
-    if config.warm_start.is_some() {
-        phases.push(Phase::WarmStart);
+async fn perform(run: &Run, phase: Phase) -> Result<()> {
+    match phase {
+        Phase::WarmStart => arms::warm_start(run).await,
+        Phase::Generate => generate::trajectories(run).await,
+        Phase::Filter => generate::filter(run),
+        Phase::Train => arms::train(run).await,
+        Phase::Evaluate => evaluate::all(run).await,
+        Phase::Report => report::write(run),
     }
-    if config.train.is_some() || config.imitation.is_some() {
-        phases.push(Phase::Train);
-    }
-    Plan::new(phases)
-}
-
-fn open_state(folder: &RunFolder, loaded: &Loaded) -> Result<RunState> {
-    let hash = hex(&Sha256::digest(loaded.resolved.as_bytes()));
-    let path = folder.state();
-    if !path.exists() {
-        return Ok(RunState::new(plan(&loaded.config), hash));
-    }
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let state: RunState = serde_json::from_str(&text).with_context(|| {
-        format!(
-            "{} is damaged: delete it to repeat the check of every phase",
-            path.display()
-        )
-    })?;
-    Ok(state.resume(&hash)?)
-}
-
-fn save_state(folder: &RunFolder, state: &RunState) -> Result<()> {
-    let text = serde_json::to_string_pretty(state)?;
-    crate::files::write_atomically(&folder.state(), text.as_bytes())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

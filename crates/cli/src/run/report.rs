@@ -132,7 +132,7 @@ pub fn summary_table(rows: &[(String, Summary)]) -> String {
 }
 
 fn notes(run: &Run) -> Result<Vec<String>> {
-    let judges = judges::build(&run.config.judge)?;
+    let judges = judges::build(&run.config.judge, &run.config.tools.enabled)?;
     let mut notes = Vec::new();
     if judges.process.uses_reference() {
         notes.push(format!(

@@ -65,6 +65,11 @@ fn configuration_and_files() {
     );
     write("empty.jsonl", "");
     write("broken.jsonl", "{\"id\": 3\n");
+    let sources = base.split("[questions.wordmath]").next().unwrap();
+    write(
+        "path.toml",
+        &format!("{sources}[questions]\npath = \"$SWIRL_TEST_NO_SUCH_VARIABLE/q.jsonl\"\n"),
+    );
     let set = |s: &'static str| ["run", "good.toml", "--clean", "-s", s];
     check(
         dir.path(),
@@ -90,7 +95,31 @@ fn configuration_and_files() {
                 "did you mean `calculator`?",
             ),
             case("missing model", &set("model.path=nowhere"), 1, "nowhere"),
-            case("unknown device", &set("model.device=cuda:7"), 1, "cuda:7"),
+            case("unknown device", &set("model.device=cuda:7"), 2, "cuda:7"),
+            case(
+                "more context than the model has",
+                &set("rollout.max_context_tokens=4096"),
+                2,
+                "rollout.max_context_tokens = 4096",
+            ),
+            case(
+                "no room for fresh actions in the context",
+                &set("rollout.max_context_tokens=2045"),
+                2,
+                "rollout.max_context_tokens + train.max_action_tokens = 2051",
+            ),
+            case(
+                "dialogues longer than the context",
+                &set("warm_start.max_tokens=2049"),
+                2,
+                "warm_start.max_tokens = 2049",
+            ),
+            case(
+                "an unset variable in a path",
+                &["run", "path.toml"],
+                2,
+                "SWIRL_TEST_NO_SUCH_VARIABLE",
+            ),
             case(
                 "a judge that is down",
                 &[
@@ -137,6 +166,131 @@ fn configuration_and_files() {
             ),
         ],
     );
+}
+
+/// What `run` would refuse before it asks the model or a judge, a dry run refuses too.
+#[test]
+fn dry_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = small_run(Path::new("nowhere"));
+    std::fs::write(dir.path().join("c.toml"), base).unwrap();
+    let cases: &[(&[&str], &str)] = &[
+        (
+            &["tools.enabled=[\"calculater\"]"],
+            "did you mean `calculator`?",
+        ),
+        (
+            &["train.learner.learning_rate=0"],
+            "`train.learner.learning_rate`: is 0",
+        ),
+        (
+            &["warm_start.learner.beta1=1"],
+            "`warm_start.learner.beta1`",
+        ),
+        (
+            &["imitation.learner.keep_last=0"],
+            "`imitation.learner.keep_last`",
+        ),
+        (&["model.dtype=bf16"], "set model.dtype = \"f32\""),
+        (&["model.device=cuda"], "write auto, cpu or cuda:N"),
+        (&["model.threads=1025"], "`model.threads`"),
+        (&["evaluation.samples=2"], "set evaluation.temperature"),
+        (
+            &["evaluation.max_action_tokens=0"],
+            "`evaluation.max_action_tokens`",
+        ),
+        (
+            &["rollout.max_context_tokens=0"],
+            "`rollout.max_context_tokens`",
+        ),
+        (&["rollout.lease_ms=0"], "`rollout.lease_ms`"),
+        (&["tools.limits.timeout_ms=0"], "`tools.limits.timeout_ms`"),
+        (&["train.seeds=[1,1]"], "`train.seeds`"),
+        (&["questions.wordmath.count=0"], "wordmath"),
+        (&["judge.llm.model="], "[judge.llm] model is empty"),
+        (
+            &["judge.llm.model=m", "judge.llm.base_url=h"],
+            "[judge.llm] base_url",
+        ),
+        (
+            &[
+                "judge.llm.model=m",
+                "judge.llm.api_key_env=SWIRL_TEST_NO_SUCH_VARIABLE",
+            ],
+            "is not set",
+        ),
+        (
+            &[
+                "judge.process=llm",
+                "judge.llm.model=m",
+                "judge.llm.rubric=nowhere.md",
+            ],
+            "nowhere.md",
+        ),
+    ];
+    for (settings, says) in cases {
+        let args = [&["run", "c.toml", "--dry-run"], *settings].concat();
+        check(dir.path(), &[case("dry run", &args, 2, says)]);
+    }
+    assert!(!dir.path().join("runs").exists(), "a dry run makes nothing");
+}
+
+#[test]
+fn usage_of_the_smaller_commands() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("empty")).unwrap();
+    std::fs::write(dir.path().join("q.jsonl"), "").unwrap();
+    let eval =
+        |more: &[&'static str]| [&["eval", "--model", "tiny", "--data", "q.jsonl"], more].concat();
+    check(
+        dir.path(),
+        &[
+            case(
+                "samples that are alike",
+                &eval(&["--samples", "3"]),
+                2,
+                "evaluation.temperature",
+            ),
+            case(
+                "no samples",
+                &eval(&["--samples", "0"]),
+                2,
+                "`evaluation.samples`",
+            ),
+            case(
+                "a temperature that is none",
+                &eval(&["--temperature", "NaN"]),
+                2,
+                "`evaluation.temperature`",
+            ),
+            case(
+                "unknown generator",
+                &["data", "make", "foo", "made.jsonl"],
+                2,
+                "wordmath and wikihop",
+            ),
+            case(
+                "no item",
+                &["data", "inspect", "empty", "q#x"],
+                2,
+                "is not question#sample",
+            ),
+            case(
+                "nothing to inspect",
+                &["data", "inspect", "empty"],
+                1,
+                "holds no trajectories",
+            ),
+            case(
+                "nothing to export",
+                &["data", "export", "empty", "out.jsonl"],
+                1,
+                "holds no trajectories",
+            ),
+        ],
+    );
+    let left = |folder: &str| std::fs::read_dir(dir.path().join(folder)).unwrap().count();
+    assert_eq!((left("."), left("empty")), (2, 0), "nothing was created");
 }
 
 #[test]

@@ -120,6 +120,28 @@ fn only_the_newest_checkpoints_are_kept() {
     );
 }
 
+/// What a resumed learner writes takes nothing from the checkpoint it came from: that one goes when
+/// newer ones are there.
+#[test]
+fn a_resumed_learner_saves_and_exports_after_its_checkpoint_is_gone() {
+    let home = folder(LLAMA);
+    let mut first = learner(home.path(), config());
+    step(&mut first);
+    let root = home.path().join("checkpoints");
+    let from = first.save_checkpoint(&root).unwrap();
+    drop(first);
+    let model = home.path().join("model");
+    let mut resumed = Learner::open(&model, &root, Device::Cpu, config()).unwrap();
+    for _ in 0..3 {
+        step(&mut resumed);
+        resumed.save_checkpoint(&root).unwrap();
+    }
+    assert!(!from.exists(), "two newer ones are kept");
+    let export = home.path().join("export");
+    resumed.export(&export).unwrap();
+    model::load(&export, Device::Cpu, Kind::Float).unwrap();
+}
+
 fn saved(home: &Path) -> PathBuf {
     let mut learner = learner(home, config());
     step(&mut learner);

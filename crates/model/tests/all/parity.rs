@@ -176,7 +176,7 @@ fn the_language_model_of_a_multimodal_gemma3_is_found() {
 
 #[test]
 fn imported_gguf_files_give_the_logits_of_their_dequantised_weights() {
-    for name in ["llama", "qwen3"] {
+    for name in ["llama", "qwen2", "qwen3"] {
         let source = fixture(&format!("gguf_{name}"));
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("imported");

@@ -1,0 +1,147 @@
+//! What would stop a run later, found before a folder is made or an hour is spent.
+
+use crate::config::{Config, TrainSection};
+use crate::engine::{ChatTurns, Machine};
+use crate::judges;
+use crate::machine_memory::{self, Learning, Load, Sampling};
+use crate::questions;
+use crate::usage::UsageError;
+use anyhow::Result;
+use control::phases::Phase;
+use learner::LearnerConfig;
+use model::DecoderSpec;
+
+/// The phases in which steps or answers are judged.
+const JUDGED: [Phase; 3] = [Phase::Generate, Phase::Train, Phase::Evaluate];
+
+/// All that can be asked without the device, the model and the judge's endpoint: every question
+/// source, the judges' keys and rubrics.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn offline(config: &Config) -> Result<()> {
+    let warm_start = config.warm_start.iter().map(|warm| &warm.questions);
+    let sets = config.evaluation.sets.iter().map(|set| &set.questions);
+    for source in std::iter::once(&config.questions)
+        .chain(warm_start)
+        .chain(sets)
+    {
+        questions::load(source)?;
+    }
+    judges::build(&config.judge, &config.tools.enabled)?;
+    Ok(())
+}
+
+/// [`offline`], and then the device, the model, and what the phases that are `due` need: memory, and
+/// the judge's endpoint.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub async fn all(config: &Config, due: &[Phase]) -> Result<Machine> {
+    offline(config)?;
+    let machine = Machine::new(&config.model)?;
+    let spec = model::spec_of(&config.model.path)?;
+    ChatTurns::load(&config.model.path, &config.prompt.system)?;
+    contexts(config, &spec)?;
+    memory(config, &machine, due)?;
+    if due.iter().any(|phase| JUDGED.contains(phase)) {
+        judges::probe(&config.judge).await?;
+    }
+    Ok(machine)
+}
+
+/// Every sequence that a phase makes must fit the model's context.
+fn contexts(config: &Config, spec: &DecoderSpec) -> Result<(), UsageError> {
+    let rollout = u64::from(config.rollout.max_context_tokens);
+    fits_context("rollout.max_context_tokens", rollout, spec)?;
+    if let Some(train) = &config.train {
+        fits_context(
+            "rollout.max_context_tokens + train.max_action_tokens",
+            rollout + u64::from(train.max_action_tokens),
+            spec,
+        )?;
+    }
+    if let Some(warm) = &config.warm_start {
+        fits_context("warm_start.max_tokens", warm.max_tokens as u64, spec)?;
+    }
+    Ok(())
+}
+
+/// Refuses settings that let sequences grow beyond the model's context.
+///
+/// # Errors
+/// Names the settings and the context.
+pub fn fits_context(settings: &str, tokens: u64, spec: &DecoderSpec) -> Result<(), UsageError> {
+    let context = u64::try_from(spec.max_context).unwrap_or(0);
+    if tokens <= context {
+        return Ok(());
+    }
+    Err(UsageError::new(format!(
+        "{settings} = {tokens}, but the model's context is {context} tokens: lower it"
+    )))
+}
+
+/// Every phase that is due must fit the memory. Trained models have the start model's size.
+fn memory(config: &Config, machine: &Machine, due: &[Phase]) -> Result<()> {
+    let check = |phase: Phase, what: &str, load: Load| match due.contains(&phase) {
+        true => machine_memory::check(what, &config.model.path, machine.device, load),
+        false => Ok(()),
+    };
+    if let Some(warm) = &config.warm_start {
+        let load = supervised_load(&warm.learner, machine);
+        check(Phase::WarmStart, "warm start", load)?;
+    }
+    let rollouts = rollout_load(config, machine);
+    check(Phase::Generate, "generation of trajectories", rollouts)?;
+    if let Some(imitation) = &config.imitation {
+        let load = supervised_load(&imitation.learner, machine);
+        check(Phase::Train, "imitation", load)?;
+    }
+    if let Some(train) = &config.train {
+        let load = policy_load(config, train, machine);
+        check(Phase::Train, "training", load)?;
+    }
+    check(Phase::Evaluate, "evaluation", rollouts)
+}
+
+/// What rollouts hold, those of evaluations included.
+pub fn rollout_load(config: &Config, machine: &Machine) -> Load {
+    Load {
+        sampling: Some(Sampling {
+            samplers: config.actors.samplers as u64,
+            sequences: u64::from(config.rollout.items_per_sampler),
+            context_tokens: u64::from(config.rollout.max_context_tokens),
+            kind: machine.kind,
+        }),
+        learning: None,
+    }
+}
+
+/// What imitation holds.
+pub fn supervised_load(learner: &LearnerConfig, machine: &Machine) -> Load {
+    Load {
+        sampling: None,
+        learning: Some(Learning {
+            kind: learner.dtype.kind(machine.device),
+            has_reference: false,
+        }),
+    }
+}
+
+/// What reinforcement learning holds.
+pub fn policy_load(config: &Config, train: &TrainSection, machine: &Machine) -> Load {
+    let sequences = (train.states_per_step as u64).saturating_mul(train.actions_per_state.into());
+    Load {
+        sampling: Some(Sampling {
+            samplers: config.actors.samplers as u64,
+            sequences,
+            context_tokens: u64::from(config.rollout.max_context_tokens)
+                + u64::from(train.max_action_tokens),
+            kind: machine.kind,
+        }),
+        learning: Some(Learning {
+            kind: train.learner.dtype.kind(machine.device),
+            has_reference: train.learner.kl.coefficient > 0.0,
+        }),
+    }
+}

@@ -1,0 +1,45 @@
+//! Mistakes that the user can mend on the command line, in the configuration or in the environment,
+//! and the exit codes that tell them from failures.
+
+use crate::config::ConfigError;
+use std::error::Error;
+
+/// What was asked for cannot be done as asked; the message says what to write instead.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(String);
+
+impl UsageError {
+    /// With a message for the user.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+/// 2 where the user can mend it in the configuration or on the command line, else 1.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.chain().any(is_usage) { 2 } else { 1 }
+}
+
+fn is_usage(cause: &(dyn Error + 'static)) -> bool {
+    cause.is::<UsageError>()
+        || cause.is::<ConfigError>()
+        || cause.is::<data::DataError>()
+        || cause.is::<data::SelectError>()
+        || cause.is::<data::GenerateError>()
+        || cause.is::<judge::LlmSetupError>()
+        || cause.is::<tools::registry::UnknownTool>()
+        || cause.is::<control::phases::PhaseError>()
+        || cause
+            .downcast_ref::<learner::LearnerError>()
+            .is_some_and(is_learner_setting)
+}
+
+/// What a learner refuses of its settings; the rest are files that cannot be read.
+fn is_learner_setting(error: &learner::LearnerError) -> bool {
+    use learner::LearnerError as E;
+    matches!(
+        error,
+        E::Config(_) | E::Freeze(..) | E::AllFrozen | E::NotRepeatable
+    )
+}

@@ -1,0 +1,229 @@
+//! The smaller commands: `eval`, `data`, `doctor`, and a dry run.
+
+use crate::support::{output, small_run, swirl, tiny_model};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+fn stderr(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+fn succeeds(folder: &Path, args: &[&str]) -> String {
+    let out = output(folder, args);
+    assert!(out.status.success(), "{args:?}: {}", stderr(&out));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+fn refuses(folder: &Path, args: &[&str], code: i32, says: &str) {
+    let out = output(folder, args);
+    let stderr = stderr(&out);
+    assert_eq!(out.status.code(), Some(code), "{args:?}: {stderr}");
+    assert!(stderr.contains(says), "{args:?}: {stderr}");
+}
+
+#[test]
+fn made_questions_go_to_a_bare_file_name() {
+    let dir = tempfile::tempdir().unwrap();
+    for (generator, files) in [
+        ("wordmath", vec!["q.jsonl"]),
+        ("wikihop", vec!["q.jsonl", "q.articles.jsonl"]),
+    ] {
+        succeeds(
+            dir.path(),
+            &["data", "make", generator, "q.jsonl", "--count", "5"],
+        );
+        for file in files {
+            let text = std::fs::read_to_string(dir.path().join(file)).unwrap();
+            assert!(text.lines().count() >= 5, "{generator}: {file}\n{text}");
+        }
+    }
+    let names = std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(names, 2, "nothing half written stays");
+}
+
+#[test]
+fn an_evaluation_is_continued_as_it_was_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    if tiny_model(dir.path()).is_none() {
+        return;
+    }
+    std::fs::create_dir(dir.path().join("other")).unwrap();
+    for entry in std::fs::read_dir(dir.path().join("tiny")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(
+            entry.path(),
+            dir.path().join("other").join(entry.file_name()),
+        )
+        .unwrap();
+    }
+    succeeds(
+        dir.path(),
+        &["data", "make", "wordmath", "q.jsonl", "--count", "4"],
+    );
+    let small = "-s evaluation.max_steps=2 -s evaluation.max_action_tokens=4 \
+                 -s rollout.max_context_tokens=512 -s model.threads=1";
+    let line = |more: &str| format!("eval --data q.jsonl {small} {more}");
+    fn refs(line: &str) -> Vec<&str> {
+        line.split_whitespace().collect()
+    }
+    let first = succeeds(dir.path(), &refs(&line("--model tiny --out kept --json")));
+    let summary: serde_json::Value = serde_json::from_str(&first).unwrap();
+    assert!(summary.is_object(), "{first}");
+
+    let again = line("--model tiny --out kept --json --resume actors.judges=1");
+    assert_eq!(succeeds(dir.path(), &refs(&again)), first);
+    // The setting does what the flag does.
+    let again = line("-s model.path=tiny --out kept --json --resume");
+    assert_eq!(succeeds(dir.path(), &refs(&again)), first);
+
+    for (more, says) in [
+        ("--model tiny --out kept", "is not empty"),
+        ("--model other --out kept --resume", "another model"),
+        (
+            "--model tiny --out kept --resume --limit 2",
+            "other questions",
+        ),
+        (
+            "--model tiny --out kept --resume --temperature 0.5",
+            "other settings",
+        ),
+        (
+            "--model tiny --out kept --resume --without-tools",
+            "--without-tools",
+        ),
+        ("--model tiny --out other --resume", "no evaluation"),
+    ] {
+        refuses(dir.path(), &refs(&line(more)), 2, says);
+    }
+}
+
+#[test]
+fn flags_of_an_evaluation_win_over_its_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    if tiny_model(dir.path()).is_none() {
+        return;
+    }
+    succeeds(
+        dir.path(),
+        &["data", "make", "wordmath", "q.jsonl", "--count", "3"],
+    );
+    let config = "[model]\npath = \"tiny\"\nthreads = 1\n\
+                  [questions]\npath = \"not read\"\n\
+                  [rollout]\nmax_context_tokens = 512\n\
+                  [evaluation]\nsamples = 3\ntemperature = 0.9\nmax_steps = 1\n\
+                  max_action_tokens = 4\n";
+    std::fs::write(dir.path().join("c.toml"), config).unwrap();
+    for (more, out, expected) in [
+        (&["--config", "c.toml"][..], "a", 9),
+        (&["--config", "c.toml", "--samples", "2"], "b", 6),
+        (
+            &["--config", "c.toml", "-s", "evaluation.samples=1"],
+            "c",
+            3,
+        ),
+        (
+            &[
+                "--config",
+                "c.toml",
+                "-s",
+                "evaluation.samples=1",
+                "--samples",
+                "2",
+            ],
+            "d",
+            6,
+        ),
+    ] {
+        let args = [&["eval", "--data", "q.jsonl", "--out", out], more].concat();
+        succeeds(dir.path(), &args);
+        let stored = store::TrajectoryStore::open(dir.path().join(out)).unwrap();
+        assert_eq!(stored.len(), expected, "{args:?}");
+    }
+}
+
+#[test]
+fn an_export_that_fails_leaves_the_old_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("out.jsonl");
+    std::fs::write(&target, "precious").unwrap();
+    for source in ["nowhere", "."] {
+        refuses(
+            dir.path(),
+            &["data", "export", source, "out.jsonl"],
+            1,
+            "holds no trajectories",
+        );
+    }
+    assert_eq!(std::fs::read_to_string(&target).unwrap(), "precious");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_reader_that_has_read_enough_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("c.toml"), small_run(Path::new("m"))).unwrap();
+    for args in [&["run", "c.toml", "--dry-run"][..], &["doctor"]] {
+        let mut child = swirl(dir.path(), args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let out = child.wait_with_output().unwrap();
+        assert!(out.status.code().is_some_and(|code| code <= 1), "{args:?}");
+        assert_eq!(stderr(&out), "", "{args:?}");
+    }
+}
+
+#[test]
+fn arguments_that_are_not_utf_8_are_no_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = swirl(dir.path(), &["run"])
+        .arg(OsStr::from_bytes(b"c\xff.toml"))
+        .output()
+        .unwrap();
+    let stderr = stderr(&out);
+    assert_eq!(out.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("cannot read the configuration"), "{stderr}");
+}
+
+#[test]
+fn a_dry_run_prints_what_a_run_would_take() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("c.toml"), small_run(Path::new("m"))).unwrap();
+    let args = ["run", "c.toml", "--dry-run", "train.steps=7"];
+    let toml = succeeds(dir.path(), &args);
+    assert!(toml.contains("max_logprob_difference = 0.1"), "{toml}");
+    let json = succeeds(dir.path(), &[&args[..], &["--json"]].concat());
+    let config: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(config["train"]["steps"], 7);
+    assert_eq!(config["train"]["learner"]["dtype"], "f32");
+}
+
+#[test]
+fn doctor_finds_something_about_every_part() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = output(dir.path(), &["doctor", "--json"]);
+    // What is wrong with the machine is not this test's business.
+    assert!(out.status.code().is_some_and(|code| code <= 1));
+    let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let findings = json["findings"].as_array().unwrap();
+    let found = |what: &str| {
+        let finding = findings.iter().find(|f| f["what"] == what);
+        finding.unwrap_or_else(|| panic!("{what} is missing in {json}"))
+    };
+    for what in ["swirl", "CUDA", "NCCL", "memory", "disk", "model"] {
+        found(what);
+    }
+    assert_eq!(found("libtorch")["status"], "ok");
+    let version = found("libtorch")["found"].as_str().unwrap();
+    assert!(version.starts_with("2."), "{version}");
+    let plain = output(dir.path(), &["doctor"]);
+    let plain = String::from_utf8(plain.stdout).unwrap();
+    assert_eq!(
+        plain.lines().filter(|l| !l.starts_with(' ')).count(),
+        findings.len()
+    );
+}
