@@ -69,6 +69,45 @@ pub fn is_judged(trajectory: &Trajectory, judge: &str, filter: Filter) -> bool {
         && (!filter.needs_outcome() || trajectory.outcome.is_some())
 }
 
+/// Which states of a kept trajectory are trained on. A state is everything before a step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateFilter {
+    /// All of them, as in the paper.
+    #[default]
+    All,
+    /// Those with nothing but GOOD steps before them. A weak model goes astray early, and from
+    /// there hardly an action is GOOD: all actions of such a state are rewarded alike, and teach
+    /// nothing.
+    OnTrack,
+}
+
+impl StateFilter {
+    /// Both, in the order of reports.
+    pub const ALL: [Self; 2] = [Self::All, Self::OnTrack];
+
+    /// The filter's name in configuration and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::OnTrack => "on_track",
+        }
+    }
+
+    /// How many of the trajectory's states it keeps: the first so many. A step without a verdict of
+    /// the process judge named `judge` is not good (FI-1).
+    pub fn states(self, trajectory: &Trajectory, judge: &str) -> usize {
+        let steps = trajectory.steps.len();
+        match self {
+            Self::All => steps,
+            Self::OnTrack => {
+                let good = labels(trajectory, judge).take_while(|label| is_good(*label));
+                steps.min(good.count() + 1)
+            }
+        }
+    }
+}
+
 fn labels(trajectory: &Trajectory, judge: &str) -> impl Iterator<Item = Option<Label>> {
     trajectory.steps.iter().map(move |step| {
         step.verdicts
@@ -216,6 +255,24 @@ mod tests {
             };
             assert_eq!(is(keep), kept, "keep {steps:?} {outcome:?}");
             assert_eq!(is(is_judged), ready, "is_judged {steps:?} {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn states_on_track_end_with_the_first_step_that_is_not_good() {
+        let (g, b) = (Some(Good), Some(Bad));
+        let rows: [(&[Option<Label>], [usize; 2]); 6] = [
+            (&[g, g, g], [3, 3]),
+            (&[g, b, g], [3, 2]),
+            (&[b, g], [2, 1]),
+            (&[g, None, g], [3, 2]),
+            (&[b], [1, 1]),
+            (&[], [0, 0]),
+        ];
+        for (steps, kept) in rows {
+            let trajectory = judged(steps, None);
+            let found = StateFilter::ALL.map(|filter| filter.states(&trajectory, "j"));
+            assert_eq!(found, kept, "{steps:?}");
         }
     }
 

@@ -51,21 +51,41 @@ enum Pass {
         first: i64,
         attention: FullAttention,
     },
-    /// One token for each active row.
-    Decode(DecodePass),
+    /// New tokens behind what rows hold.
+    Extend(ExtendPass),
 }
 
+/// The same number of new tokens for each of some neighbouring rows.
 #[derive(Debug)]
-struct DecodePass {
-    /// Tokens that rows hold before the new one: `[B]`, `i64`.
-    lengths: Tensor,
-    /// `0..B`: with `lengths` it says where new keys and values go.
-    rows: Tensor,
+struct ExtendPass {
+    /// The first row.
+    first: i64,
+    /// Rows: `B`.
     batch: i64,
+    /// New tokens a row: `T`.
+    new: i64,
+    /// Where new keys and values go, and what their queries see up to: `[B, T]`, `i64`.
+    positions: Tensor,
+    /// Row numbers, `[B, 1]`, within the cache.
+    rows: Tensor,
     /// Tokens of the cache that are read.
     read: i64,
-    /// Masks by window, made once per pass: additive `[B, 1, 1, read]`, f32.
+    /// Masks by window, made once per pass: additive `[B, 1, 1, T, read]`, f32.
     masks: Vec<(Option<i64>, Tensor)>,
+}
+
+/// Keys and values of a sequence's beginning, kept apart from the cache's rows.
+#[derive(Debug)]
+pub struct CachedPrefix {
+    layers: Vec<[Tensor; 2]>,
+    tokens: usize,
+}
+
+impl CachedPrefix {
+    /// How many tokens it holds.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
 }
 
 impl KvCache {
@@ -140,16 +160,56 @@ impl KvCache {
     /// Announces a forward pass over one new token of each row `0..lengths.len()`; row `b` holds
     /// `lengths[b]` tokens before it.
     pub fn begin_decode(&mut self, lengths: &[i64]) {
-        let longest = lengths.iter().copied().max().unwrap_or(0) + 1;
-        self.reserve(lengths.len(), longest as usize);
-        let batch = lengths.len() as i64;
-        self.pass = Pass::Decode(DecodePass {
-            lengths: Tensor::from_slice(lengths).to_device(self.device),
-            rows: Tensor::arange(batch, (Kind::Int64, self.device)),
+        self.begin_extend(0, lengths, 1);
+    }
+
+    /// Announces a forward pass over `new` tokens `[lengths.len(), new]` of the rows from `first`
+    /// on; row `first + b` holds `lengths[b]` tokens before them, and they are at positions
+    /// `lengths[b]..lengths[b] + new`. Shorter rows are padded at the end, as in a prefill: what
+    /// padding leaves behind is beyond the row's length and overwritten by what comes next (KV-1).
+    pub fn begin_extend(&mut self, first: usize, lengths: &[i64], new: usize) {
+        let (first, batch, new) = (first as i64, lengths.len() as i64, new as i64);
+        let longest = lengths.iter().copied().max().unwrap_or(0) + new;
+        self.reserve((first + batch) as usize, longest as usize);
+        let range = |from, to| Tensor::arange_start(from, to, (Kind::Int64, self.device));
+        let lengths = Tensor::from_slice(lengths).to_device(self.device);
+        self.pass = Pass::Extend(ExtendPass {
+            first,
             batch,
+            new,
+            positions: lengths.unsqueeze(1) + range(0, new).unsqueeze(0),
+            rows: range(first, first + batch).unsqueeze(1),
             read: ((longest + READ_STEP - 1) / READ_STEP * READ_STEP).min(self.tokens),
             masks: Vec::new(),
         });
+    }
+
+    /// A copy of the first `tokens` tokens of a row.
+    pub fn save_prefix(&self, row: usize, tokens: usize) -> CachedPrefix {
+        let part = |layer: &LayerCache| {
+            let rows = layer.part(row as i64, 1, tokens as i64);
+            rows.map(|tensor| tensor.copy())
+        };
+        CachedPrefix {
+            layers: self.layers.iter().map(part).collect(),
+            tokens,
+        }
+    }
+
+    /// Writes the first `tokens` tokens of `prefix` into a row.
+    ///
+    /// # Panics
+    /// When the prefix has fewer, or is of another model.
+    pub fn load_prefix(&mut self, prefix: &CachedPrefix, row: usize, tokens: usize) {
+        assert!(tokens <= prefix.tokens, "a prefix gives what it holds");
+        self.reserve(row + 1, tokens);
+        for (layer, [key, value]) in self.layers.iter().zip(&prefix.layers) {
+            let from = [
+                key.narrow(3, 0, tokens as i64),
+                value.narrow(2, 0, tokens as i64),
+            ];
+            copy(&from, layer.part(row as i64, 1, tokens as i64));
+        }
     }
 
     /// Copies the first `tokens` tokens of a row over another row's.
@@ -207,7 +267,7 @@ impl Attend for KvCache {
                 copy(&[key.transpose(2, 3), value.shallow_clone()], stored);
                 attention.attend(spec, layer, query, key, value)
             }
-            Pass::Decode(pass) => {
+            Pass::Extend(pass) => {
                 pass.store(cache, key, value);
                 pass.attend(spec, spec.layers[layer].window, cache, query)
             }
@@ -215,16 +275,17 @@ impl Attend for KvCache {
     }
 }
 
-impl DecodePass {
-    /// Appends one key and one value, `[B, Hkv, 1, D]`, to each row.
+impl ExtendPass {
+    /// Appends keys and values, `[B, Hkv, T, D]`, to the rows.
     fn store(&self, cache: &mut LayerCache, key: &Tensor, value: &Tensor) {
-        let (rows, now) = (Some(&self.rows), Some(&self.lengths));
+        let (rows, now) = (Some(&self.rows), Some(&self.positions));
+        let by_token = |new: &Tensor| new.permute([0, 2, 1, 3]); // [B, T, Hkv, D]
         let _ = cache
             .key
-            .index_put_(&[rows, None, None, now], &key.squeeze_dim(2), false);
+            .index_put_(&[rows, None, None, now], &by_token(key), false);
         let _ = cache
             .value
-            .index_put_(&[rows, None, now], &value.squeeze_dim(2), false);
+            .index_put_(&[rows, None, now], &by_token(value), false);
     }
 
     fn attend(
@@ -234,34 +295,37 @@ impl DecodePass {
         cache: &LayerCache,
         query: &Tensor,
     ) -> Tensor {
-        let [keys, values] = cache.part(0, self.batch, self.read);
+        let [keys, values] = cache.part(self.first, self.batch, self.read);
         // The query heads of a group share their keys: as rows of one product they need no copies.
         let group = spec.heads / spec.kv_heads;
-        let rows = query.reshape([self.batch, spec.kv_heads, group, spec.head_dim]);
-        let scores = rows.matmul(&keys).to_kind(Kind::Float) * spec.attention_scale; // [B, Hkv, G, read]
+        let (batch, kv_heads, new) = (self.batch, spec.kv_heads, self.new);
+        let rows = query.reshape([batch, kv_heads, group * new, spec.head_dim]);
+        let scores = rows.matmul(&keys).to_kind(Kind::Float) * spec.attention_scale; // [B, Hkv, G·T, read]
         let scores = match spec.attention_softcap {
             Some(cap) => (scores / cap).tanh() * cap,
             None => scores,
         };
+        let scores = scores.view([batch, kv_heads, group, new, self.read]);
         (scores + self.mask(window))
             .softmax(-1, Kind::Float)
             .to_kind(query.kind())
+            .view([batch, kv_heads, group * new, self.read])
             .matmul(&values)
-            .reshape([self.batch, spec.heads, 1, spec.head_dim])
+            .reshape([batch, spec.heads, new, spec.head_dim])
     }
 
-    /// 0 for keys at positions `length - window + 1 ..= length`, −∞ for others.
+    /// 0 for keys at positions `own - window + 1 ..= own`, −∞ for others.
     fn mask(&mut self, window: Option<i64>) -> Tensor {
         if let Some((_, mask)) = self.masks.iter().find(|(w, _)| *w == window) {
             return mask.shallow_clone();
         }
-        let keys = Tensor::arange(self.read, (Kind::Int64, self.lengths.device()));
-        let own = self.lengths.unsqueeze(1); // [B, 1]
-        let mut visible = keys.le_tensor(&own); // [B, read]
+        let keys = Tensor::arange(self.read, (Kind::Int64, self.positions.device()));
+        let own = self.positions.unsqueeze(2); // [B, T, 1]
+        let mut visible = keys.le_tensor(&own); // [B, T, read]
         if let Some(window) = window {
             visible = visible.logical_and(&(own - keys).lt(window));
         }
-        let mask = additive(&visible, Kind::Float).view([self.batch, 1, 1, self.read]);
+        let mask = additive(&visible, Kind::Float).view([self.batch, 1, 1, self.new, self.read]);
         self.masks.push((window, mask.shallow_clone()));
         mask
     }

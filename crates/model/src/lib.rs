@@ -22,7 +22,7 @@ mod turns;
 mod weights;
 
 pub use attention::{Attend, FullAttention, Visibility};
-pub use cache::KvCache;
+pub use cache::{CachedPrefix, KvCache};
 pub use chat::{ChatTemplate, Message, Role, TemplateError};
 pub use config::spec_of;
 pub use decoder::Decoder;

@@ -40,6 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let max_batch = batches.iter().copied().max().unwrap_or(1);
     let config = EngineConfig {
         max_batch,
+        kept_sequences: 0, // each round measures the prefill of the same prompts
         ..EngineConfig::default()
     };
     let vocab_size = decoder.spec().vocab_size as u32;

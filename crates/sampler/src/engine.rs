@@ -6,11 +6,15 @@
 //!   them are not started, at least one row of the request holds the prompt's keys.
 //! - **EN-3 (one version).** All tokens of a completion are of one weight version: weights change
 //!   only while nothing is decoded, and the cache goes with them.
+//! - **EN-4 (beginnings are shared).** A prompt that begins like a finished sequence takes over the
+//!   keys of that beginning, and only the rest is computed. It gets what it would get without, up to
+//!   rounding within the decoder.
 
 use crate::draw::{Draw, Drawn, NotFinite, draw, uniform};
 use crate::error::{EngineError, GenerateError, RequestError, WeightsError};
 use crate::plan::{self, Waiting};
 use crate::request::{self, RequestId};
+use crate::reuse::Reuse;
 use crate::rows::{Job, Row};
 use model::{Decoder, KvCache, Tokenizer};
 use proto::{Completion, FinishReason, GenerateRequest, WeightSnapshot, WeightVersion};
@@ -32,6 +36,9 @@ pub struct EngineConfig {
     /// Prompt tokens, padding included, of one prefill call. Default 2048. It bounds the memory of
     /// activations; a prompt that is longer by itself is a call of its own.
     pub max_prefill_tokens: usize,
+    /// Finished sequences whose keys are kept for prompts that begin like them, as the next step of
+    /// a trajectory does; 0 turns it off. Default 64. They take what as many rows of the cache take.
+    pub kept_sequences: usize,
 }
 
 impl Default for EngineConfig {
@@ -40,6 +47,7 @@ impl Default for EngineConfig {
             max_batch: 32,
             max_context_tokens: 2048,
             max_prefill_tokens: 2048,
+            kept_sequences: 64,
         }
     }
 }
@@ -47,8 +55,10 @@ impl Default for EngineConfig {
 /// What an engine did since it was built.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct EngineStats {
-    /// Prompt tokens that were prefilled, each prompt once whatever its samples.
+    /// Prompt tokens that were computed, each prompt once whatever its samples.
     pub prompt_tokens: u64,
+    /// Prompt tokens whose keys were taken over from finished sequences (EN-4).
+    pub reused_tokens: u64,
     /// Tokens that were sampled.
     pub sampled_tokens: u64,
     /// Completed samples.
@@ -72,6 +82,7 @@ pub struct Engine {
     version: WeightVersion,
     config: EngineConfig,
     cache: KvCache,
+    reuse: Reuse,
     rows: Vec<Row>,
     jobs: HashMap<RequestId, Job>,
     /// Requests with samples that have no row, oldest first.
@@ -113,6 +124,7 @@ impl Engine {
             version,
             config,
             cache,
+            reuse: Reuse::new(config.kept_sequences),
             rows: Vec::new(),
             jobs: HashMap::new(),
             queue: VecDeque::new(),
@@ -178,6 +190,7 @@ impl Engine {
         }
         self.decoder.apply(snapshot)?;
         self.cache.clear();
+        self.reuse.clear();
         self.version = snapshot.manifest.version;
         Ok(())
     }
@@ -230,8 +243,10 @@ impl Engine {
 
     fn waiting(&self, id: RequestId) -> Waiting {
         let job = &self.jobs[&id];
+        let prompt = &job.request.prompt;
+        let held = self.reuse.find(prompt).map_or(0, |found| found.tokens);
         Waiting {
-            tokens: job.request.prompt.len(),
+            tokens: prompt.len() - held,
             samples: job.unstarted(),
         }
     }
@@ -253,31 +268,42 @@ impl Engine {
         }
     }
 
-    /// Runs the prompts of requests through the decoder in one padded call and gives each request
-    /// its first row. Only the last position of each prompt is projected to the vocabulary.
+    /// Runs the prompts of requests, less what is taken over, through the decoder in one padded call
+    /// and gives each request its first row. Only the last position of each prompt is projected to
+    /// the vocabulary.
     fn prefill(&mut self, group: &[RequestId]) {
         let first = self.rows.len();
-        let lengths: Vec<usize> = group
+        let held = self.take_over(group, first);
+        let prompts: Vec<&[u32]> = group
             .iter()
-            .map(|id| self.jobs[id].request.prompt.len())
+            .map(|id| self.jobs[id].request.prompt.as_slice())
             .collect();
-        let longest = lengths.iter().copied().max().expect("a group is not empty");
+        let new = prompts
+            .iter()
+            .zip(&held)
+            .map(|(prompt, held)| prompt.len() - held);
+        let longest = new.max().expect("a group is not empty");
         let mut ids = vec![0i64; group.len() * longest];
         let mut last = Vec::new();
-        for (row, id) in group.iter().enumerate() {
+        for (row, (prompt, &held)) in prompts.iter().zip(&held).enumerate() {
             let start = row * longest;
-            for (slot, token) in ids[start..].iter_mut().zip(&self.jobs[id].request.prompt) {
+            for (slot, token) in ids[start..].iter_mut().zip(&prompt[held..]) {
                 *slot = i64::from(*token);
             }
-            last.push((start + lengths[row] - 1) as i64);
+            last.push((start + prompt.len() - held - 1) as i64);
         }
+        let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len()).collect();
         let shape = [group.len() as i64, longest as i64];
         let device = self.decoder.device();
         let ids = Tensor::from_slice(&ids).view(shape).to_device(device); // [P, T]
-        let positions = Tensor::arange(longest as i64, (Kind::Int64, device))
-            .unsqueeze(0)
-            .expand(shape, false); // [P, T]
-        self.cache.begin_prefill(first, group.len(), longest);
+        let before: Vec<i64> = held.iter().map(|&held| held as i64).collect();
+        let positions = Tensor::from_slice(&before).to_device(device).unsqueeze(1)
+            + Tensor::arange(longest as i64, (Kind::Int64, device)); // [P, T]
+        if held.iter().all(|&held| held == 0) {
+            self.cache.begin_prefill(first, group.len(), longest);
+        } else {
+            self.cache.begin_extend(first, &before, longest);
+        }
         let hidden = self.decoder.forward(&ids, &positions, &mut self.cache); // [P, T, H]
         let last = Tensor::from_slice(&last).to_device(device);
         let hidden = hidden.flatten(0, 1).index_select(0, &last); // [P, H]
@@ -288,7 +314,40 @@ impl Engine {
             let sample = job.start();
             self.rows.push(Row::new(*id, sample, lengths[row]));
         }
-        self.stats.prompt_tokens += lengths.iter().sum::<usize>() as u64;
+        let reused = held.iter().sum::<usize>() as u64;
+        self.stats.reused_tokens += reused;
+        self.stats.prompt_tokens += lengths.iter().sum::<usize>() as u64 - reused;
+    }
+
+    /// Puts the beginnings of prompts that are at hand into the rows from `first` on; returns how
+    /// many tokens of each prompt (EN-4).
+    fn take_over(&mut self, group: &[RequestId], first: usize) -> Vec<usize> {
+        let mut held = Vec::with_capacity(group.len());
+        for (row, id) in group.iter().enumerate() {
+            let found = self.reuse.find(&self.jobs[id].request.prompt);
+            if let Some(found) = found {
+                let prefix = self.reuse.prefix(found);
+                self.cache.load_prefix(prefix, first + row, found.tokens);
+            }
+            held.push(found.map_or(0, |found| found.tokens));
+        }
+        held
+    }
+
+    /// Keeps the keys of a request's last row: of the sequence if it is the only one, else of the
+    /// prompt.
+    fn keep(&mut self, index: usize, sample: usize) {
+        if !self.reuse.is_on() {
+            return;
+        }
+        let job = &self.jobs[&self.rows[index].id];
+        let mut tokens = job.request.prompt.clone();
+        if let (1, Some(only)) = (job.request.samples, &job.completions[sample]) {
+            // The last sampled token was never fed, so the cache has no key of it.
+            tokens.extend(&only.tokens[..only.tokens.len().saturating_sub(1)]);
+        }
+        let prefix = self.cache.save_prefix(index, tokens.len());
+        self.reuse.keep(tokens, prefix);
     }
 
     /// Samples the first token of rows that have none, from the logits of their prompts. A row that
@@ -384,7 +443,8 @@ impl Engine {
         let completion = row.complete(finish, &self.tokenizer, self.version);
         self.stats.completions += 1;
         let job = self.jobs.get_mut(&id).expect("a row's request is known");
-        job.completions[row.sample as usize] = Some(completion);
+        let sample = row.sample as usize;
+        job.completions[sample] = Some(completion);
         if job.unstarted() > 0 {
             // The prompt's part of the cache is as it was: the next sample needs no copy (EN-2).
             *row = Row::new(id, job.start(), row.prompt_tokens);
@@ -394,6 +454,7 @@ impl Engine {
             return;
         }
         if job.is_done() {
+            self.keep(index, sample);
             let job = self.jobs.remove(&id).expect("it was there a moment ago");
             self.finished
                 .push((id, Ok(job.completions.into_iter().flatten().collect())));

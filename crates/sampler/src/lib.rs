@@ -12,6 +12,7 @@ mod error;
 mod handle;
 mod plan;
 mod request;
+mod reuse;
 mod rows;
 mod stop;
 

@@ -3,7 +3,7 @@
 use actors::training::StateWeighting;
 use data::{DialogueOptions, Selection, WordMathConfig};
 use judge::LlmJudgeConfig;
-use judge::filter::Filter;
+use judge::filter::{Filter, StateFilter};
 use learner::{ComputeType, LearnerConfig};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -277,6 +277,9 @@ impl Default for JudgeSection {
 pub struct FilterSection {
     /// `none`, `process`, `outcome` or `process_and_outcome`.
     pub keep: Filter,
+    /// Which states of the kept trajectories reinforcement learning starts from: `all`, or
+    /// `on_track`, those with nothing but GOOD steps before them.
+    pub states: StateFilter,
     /// Keep this many of those that pass, drawn by the run's seed: makes filters comparable.
     pub limit: Option<usize>,
 }
@@ -285,6 +288,7 @@ impl Default for FilterSection {
     fn default() -> Self {
         Self {
             keep: Filter::None,
+            states: StateFilter::All,
             limit: None,
         }
     }

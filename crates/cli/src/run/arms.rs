@@ -236,6 +236,7 @@ async fn policy_samplers(run: &Run, section: &TrainSection) -> Result<Vec<Arc<dy
             .saturating_mul(section.actions_per_state as usize),
         max_context_tokens: run.config.rollout.max_context_tokens as usize
             + section.max_action_tokens as usize,
+        kept_sequences: 0, // no two requests of the same weights go on from one another
         ..EngineConfig::default()
     };
     let count = run.config.actors.samplers;
@@ -254,8 +255,8 @@ async fn policy_learner(run: &Run, section: &TrainSection, seed: u64) -> Result<
     learner(run, &swirl(seed), &run.start_model(), &config, load).await
 }
 
-/// The states that training may start from: those of filtered trajectories whose fresh actions the
-/// judge will be able to rate. One that it could not would end the run hours later.
+/// The states that training may start from: those of filtered trajectories that the filter of states
+/// keeps, and whose fresh actions the judge will be able to rate. One that it could not would end the run hours later.
 pub fn states(run: &Run, judge: &dyn ProcessJudge) -> Result<Vec<Vec<State>>> {
     let mut kept = generate::kept(run, run.config.filter.keep, "filter.keep")?;
     let before = kept.len();
@@ -269,7 +270,15 @@ pub fn states(run: &Run, judge: &dyn ProcessJudge) -> Result<Vec<Vec<State>>> {
             "Trajectories whose steps this judge cannot rate are not trained on."
         );
     }
-    Ok(training::states_of(kept))
+    let filter = run.config.filter.states;
+    let mut states = training::states_of(kept);
+    for group in &mut states {
+        let keep = group
+            .first()
+            .map_or(0, |state| filter.states(&state.trajectory, judge.name()));
+        group.truncate(keep);
+    }
+    Ok(states)
 }
 
 /// An export is atomic: where the model is, it is whole.

@@ -11,7 +11,7 @@ use actors::{Controller, FleetPlan, RolloutPlan, RolloutReport};
 use anyhow::{Context, Result, bail};
 use control::ledger::LedgerConfig;
 use control::rollout::Limits;
-use judge::filter::{self, Filter, Yield};
+use judge::filter::{self, Filter, StateFilter, Yield};
 use proto::{MalformedKind, Question, SamplingParams, Trajectory};
 use sampler::EngineConfig;
 use serde::{Deserialize, Serialize};
@@ -107,6 +107,7 @@ pub async fn roll_out(
     let engine = EngineConfig {
         max_batch: config.rollout.items_per_sampler as usize,
         max_context_tokens: config.rollout.max_context_tokens as usize,
+        kept_sequences: config.rollout.items_per_sampler as usize,
         ..EngineConfig::default()
     };
     let samplers = config.actors.samplers;
@@ -202,6 +203,8 @@ pub struct Filtered {
     pub yields: BTreeMap<String, Yield>,
     /// Trajectories that training uses.
     pub kept: usize,
+    /// How many states of these each filter of states keeps, by name.
+    pub states: BTreeMap<String, usize>,
 }
 
 /// Measures the yield of every filter and writes it down.
@@ -232,8 +235,19 @@ pub fn filter(run: &Run) -> Result<()> {
     if let Some(section) = &run.config.imitation {
         imitated(run, section)?;
     }
-    let kept = kept(run, run.config.filter.keep, "filter.keep")?.len();
-    let text = serde_json::to_string_pretty(&Filtered { yields, kept })?;
+    let kept = kept(run, run.config.filter.keep, "filter.keep")?;
+    let states = |filter: StateFilter| {
+        let each = kept
+            .iter()
+            .map(|trajectory| filter.states(trajectory, judge));
+        (filter.name().to_owned(), each.sum())
+    };
+    let filtered = Filtered {
+        yields,
+        kept: kept.len(),
+        states: StateFilter::ALL.into_iter().map(states).collect(),
+    };
+    let text = serde_json::to_string_pretty(&filtered)?;
     crate::files::write_atomically(&run.folder.yields(), text.as_bytes())
 }
 

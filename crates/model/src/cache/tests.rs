@@ -236,3 +236,65 @@ fn memory_is_what_the_formula_says() {
     cache.clear();
     assert_eq!(cache.capacity(), (0, 0));
 }
+
+/// Rows get the beginnings of sequences from elsewhere, then all their other tokens in one padded
+/// call, then one more by decoding.
+#[test]
+fn a_saved_prefix_is_extended_as_a_full_pass_would() {
+    for (what, spec) in [
+        ("grouped queries", llama()),
+        ("windows", windows(llama())),
+        ("soft-caps and windows", gemma2()),
+    ] {
+        let decoder = random(&spec);
+        let (held, total) = ([9usize, 0, 4], [14usize, 5, 6]);
+        let sequences: Vec<_> = (0..3).map(|row| sequence(row, 15)).collect();
+        let mut cache = KvCache::new(&spec, Kind::Float, Device::Cpu);
+        let mut prefixes = Vec::new();
+        for ids in &sequences {
+            let positions = Tensor::arange(12, (Kind::Int64, Device::Cpu)).unsqueeze(0);
+            cache.begin_prefill(0, 1, 12);
+            let ids = Tensor::from_slice(&ids[..12]).unsqueeze(0);
+            let _ = decoder.forward(&ids, &positions, &mut cache);
+            prefixes.push(cache.save_prefix(0, 10));
+        }
+        let first = 2;
+        for (row, (prefix, &tokens)) in prefixes.iter().zip(&held).enumerate() {
+            cache.load_prefix(prefix, first + row, tokens);
+        }
+        let new = 5;
+        let lengths = held.map(|tokens| tokens as i64);
+        let padded: Vec<i64> = (0..3)
+            .flat_map(|row| {
+                let ids = &sequences[row];
+                (held[row]..held[row] + new).map(move |i| if i < total[row] { ids[i] } else { 0 })
+            })
+            .collect();
+        let positions: Vec<i64> = lengths.iter().flat_map(|&l| l..l + new as i64).collect();
+        let shape = [3, new as i64];
+        cache.begin_extend(first, &lengths, new);
+        let logits = decoder.logits(&decoder.forward(
+            &Tensor::from_slice(&padded).view(shape),
+            &Tensor::from_slice(&positions).view(shape),
+            &mut cache,
+        ));
+        for row in 0..3 {
+            let real = (total[row] - held[row]) as i64;
+            let got = logits.select(0, row as i64).narrow(0, 0, real);
+            let want = full(&decoder, &sequences[row]).narrow(0, held[row] as i64, real);
+            assert_near(&got, &want, what);
+        }
+        let lengths: Vec<i64> = total.iter().map(|&tokens| tokens as i64).collect();
+        let next: Vec<i64> = (0..3).map(|row| sequences[row][total[row]]).collect();
+        cache.begin_extend(first, &lengths, 1);
+        let logits = decoder.logits(&decoder.forward(
+            &Tensor::from_slice(&next).unsqueeze(1),
+            &Tensor::from_slice(&lengths).unsqueeze(1),
+            &mut cache,
+        ));
+        for row in 0..3 {
+            let want = full(&decoder, &sequences[row]).select(0, lengths[row]);
+            assert_near(&logits.select(0, row as i64).squeeze_dim(0), &want, what);
+        }
+    }
+}

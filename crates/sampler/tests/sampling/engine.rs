@@ -1,6 +1,6 @@
 //! The engine from outside: what a request gets, whatever else is decoded with it.
 
-use crate::support::{chain, engine, random, sampled, serve, spec, tokenizer};
+use crate::support::{chain, engine, engine_that_keeps, random, sampled, serve, spec, tokenizer};
 use model::{FullAttention, Visibility, snapshot};
 use proto::{FinishReason, GenerateRequest, SamplingParams, WeightVersion};
 use sampler::{
@@ -306,6 +306,68 @@ fn en_3_after_new_weights_results_are_those_of_a_fresh_engine() {
             .zip(new.iter().flatten())
             .any(|(a, b)| a.tokens != b.tokens)
     );
+}
+
+/// Dialogues of three turns, many at a time: each prompt is the last one with what was sampled and
+/// an observation behind it.
+fn dialogues(engine: &mut Engine, seed: u64) -> Vec<Vec<u32>> {
+    let mut prompts: Vec<Vec<u32>> = (0..6u32)
+        .map(|n| (0..18 + n).map(|i| 1 + (i * 7 + n / 2) % 11).collect())
+        .collect();
+    for turn in 0..3 {
+        let requests: Vec<GenerateRequest> = prompts
+            .iter()
+            .enumerate()
+            .map(|(n, prompt)| {
+                let mut request = sampled(seed + n as u64, prompt, 1);
+                request.params.max_tokens = 6;
+                request
+            })
+            .collect();
+        for (prompt, completions) in prompts.iter_mut().zip(serve(engine, &requests)) {
+            prompt.extend(&completions[0].tokens);
+            prompt.extend([3, 5 + turn, 4]);
+        }
+    }
+    prompts
+}
+
+#[test]
+fn en_4_a_shared_beginning_changes_nothing_but_the_work() {
+    for max_batch in [1, 3, 8] {
+        let mut plain = engine_that_keeps(0, random(1), max_batch);
+        let mut sharing = engine_that_keeps(8, random(1), max_batch);
+        for seed in [10, 20] {
+            assert_eq!(dialogues(&mut sharing, seed), dialogues(&mut plain, seed));
+        }
+        let (plain, sharing) = (plain.stats(), sharing.stats());
+        assert_eq!(plain.reused_tokens, 0);
+        assert_eq!(
+            sharing.prompt_tokens + sharing.reused_tokens,
+            plain.prompt_tokens
+        );
+        assert!(
+            sharing.prompt_tokens * 3 < plain.prompt_tokens,
+            "batch {max_batch}: {sharing:?}, {plain:?}"
+        );
+    }
+}
+
+#[test]
+fn en_3_no_key_outlives_its_weights() {
+    let mut swapped = engine(random(1), 4);
+    dialogues(&mut swapped, 10);
+    let before = swapped.stats().reused_tokens;
+    swapped
+        .apply_weights(&snapshot(&random(2), WeightVersion(1)))
+        .unwrap();
+    let prompt: Vec<u32> = (0..20u32).map(|i| 1 + (i * 7) % 11).collect();
+    let request = [sampled(1, &prompt, 1)];
+    let found = serve(&mut swapped, &request);
+    assert_eq!(swapped.stats().reused_tokens, before);
+    let fresh = serve(&mut engine(random(2), 4), &request);
+    assert_eq!(found[0][0].tokens, fresh[0][0].tokens);
+    assert_eq!(found[0][0].logprobs, fresh[0][0].logprobs);
 }
 
 #[test]

@@ -126,10 +126,15 @@ pub fn chain(successors: &[(i64, i64)]) -> Decoder {
 }
 
 pub fn engine(decoder: Decoder, max_batch: usize) -> Engine {
+    engine_that_keeps(8, decoder, max_batch)
+}
+
+pub fn engine_that_keeps(kept_sequences: usize, decoder: Decoder, max_batch: usize) -> Engine {
     let config = EngineConfig {
         max_batch,
         max_context_tokens: 64,
         max_prefill_tokens: 40,
+        kept_sequences,
     };
     Engine::new(decoder, tokenizer(), WeightVersion(0), config).unwrap()
 }
