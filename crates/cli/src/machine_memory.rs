@@ -23,7 +23,7 @@ pub struct Load {
 pub struct Sampling {
     /// How many, each with weights of its own.
     pub samplers: u64,
-    /// Sequences that one of them decodes together.
+    /// Sequences that one of them decodes together or keeps the keys of.
     pub sequences: u64,
     /// Longest sequence, in tokens.
     pub context_tokens: u64,
@@ -109,7 +109,9 @@ fn refuse(phase: &str, dir: &Path, load: Load, needed: u64, available: u64) -> R
         advice.push("a smaller rollout.max_context_tokens");
     }
     match (load.sampling, load.learning) {
-        (Some(_), None) => advice.push("a smaller rollout.items_per_sampler"),
+        (Some(_), None) => {
+            advice.push("a smaller rollout.items_per_sampler or rollout.kept_sequences");
+        }
         (Some(_), Some(_)) => advice.push("fewer train.states_per_step or train.actions_per_state"),
         (None, _) => {}
     }

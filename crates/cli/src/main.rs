@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Results go to stdout, everything
 //! else to stderr.
 
+mod allocator;
 mod args;
 mod config;
 mod console;
@@ -31,6 +32,9 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let args = Args::parse_from(args::with_settings(std::env::args_os()));
     logs::init(args.log.as_deref());
+    if matches!(args.command, Command::Run(_) | Command::Eval(_)) {
+        allocator::restart_with_settings();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

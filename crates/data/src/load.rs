@@ -13,7 +13,7 @@ use std::{
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// The file is not there or may not be read: check the path.
-    #[error("cannot open question file {}: {source}", path.display())]
+    #[error("cannot open question file {}", path.display())]
     Open {
         /// The file.
         path: PathBuf,
@@ -21,7 +21,7 @@ pub enum DataError {
         source: std::io::Error,
     },
     /// Reading stopped within the file: it is not UTF-8 text, or the disk failed.
-    #[error("{}:{line}: cannot read the line as UTF-8 text: {source}", path.display())]
+    #[error("{}:{line}: cannot read the line as UTF-8 text", path.display())]
     Read {
         /// The file.
         path: PathBuf,

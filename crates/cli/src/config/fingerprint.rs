@@ -41,6 +41,7 @@ fn without_operational(config: &Config) -> Config {
     let usual = RolloutSection::default();
     config.rollout = RolloutSection {
         items_per_sampler: usual.items_per_sampler,
+        kept_sequences: usual.kept_sequences,
         lease_ms: usual.lease_ms,
         max_tries: usual.max_tries,
         ..config.rollout
@@ -130,7 +131,7 @@ mod tests {
             "run.dir=elsewhere",
             "model.threads=7",
             "actors.samplers=2 actors.tools=3 actors.judges=9",
-            "rollout.items_per_sampler=2 rollout.lease_ms=5 rollout.max_tries=9",
+            "rollout.items_per_sampler=2 rollout.kept_sequences=0 rollout.lease_ms=5 rollout.max_tries=9",
             "tools.limits.timeout_ms=1",
             "judge.llm.base_url=http://h:1 judge.llm.timeout_ms=1 judge.llm.max_tries=1",
             "judge.llm.max_concurrent=1 judge.llm.requests_per_minute=3",

@@ -204,6 +204,9 @@ pub struct RolloutSection {
     pub top_k: u32,
     /// Items a sampler works on at a time.
     pub items_per_sampler: u32,
+    /// Finished sequences whose keys a sampler keeps for prompts that begin like them, as the next
+    /// step of a trajectory does; 0 turns it off. Best as many as `items_per_sampler`.
+    pub kept_sequences: u32,
     /// A lease that is older is given out again, in milliseconds.
     pub lease_ms: u64,
     /// Tries of an item before it is reported as failed.
@@ -221,6 +224,7 @@ impl Default for RolloutSection {
             top_p: 1.0,
             top_k: 0,
             items_per_sampler: 64,
+            kept_sequences: 64,
             lease_ms: 1_800_000,
             max_tries: 3,
         }

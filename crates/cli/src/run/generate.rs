@@ -107,7 +107,7 @@ pub async fn roll_out(
     let engine = EngineConfig {
         max_batch: config.rollout.items_per_sampler as usize,
         max_context_tokens: config.rollout.max_context_tokens as usize,
-        kept_sequences: config.rollout.items_per_sampler as usize,
+        kept_sequences: config.rollout.kept_sequences as usize,
         ..EngineConfig::default()
     };
     let samplers = config.actors.samplers;

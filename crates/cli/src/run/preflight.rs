@@ -109,8 +109,8 @@ pub fn rollout_load(config: &Config, machine: &Machine) -> Load {
     Load {
         sampling: Some(Sampling {
             samplers: config.actors.samplers as u64,
-            // Those that are decoded, and as many whose keys are kept for what goes on from them.
-            sequences: 2 * u64::from(config.rollout.items_per_sampler),
+            sequences: u64::from(config.rollout.items_per_sampler)
+                + u64::from(config.rollout.kept_sequences),
             context_tokens: u64::from(config.rollout.max_context_tokens),
             kind: machine.kind,
         }),
