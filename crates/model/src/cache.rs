@@ -81,13 +81,6 @@ pub struct CachedPrefix {
     tokens: usize,
 }
 
-impl CachedPrefix {
-    /// How many tokens it holds.
-    pub fn tokens(&self) -> usize {
-        self.tokens
-    }
-}
-
 impl KvCache {
     /// An empty cache, which takes no memory yet.
     pub fn new(spec: &DecoderSpec, kind: Kind, device: Device) -> Self {

@@ -16,7 +16,7 @@ use crate::plan::{self, Waiting};
 use crate::request::{self, RequestId};
 use crate::reuse::Reuse;
 use crate::rows::{Job, Row};
-use model::{Decoder, KvCache, Tokenizer};
+use model::{CachedPrefix, Decoder, KvCache, Tokenizer};
 use proto::{Completion, FinishReason, GenerateRequest, WeightSnapshot, WeightVersion};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -82,7 +82,7 @@ pub struct Engine {
     version: WeightVersion,
     config: EngineConfig,
     cache: KvCache,
-    reuse: Reuse,
+    reuse: Reuse<CachedPrefix>,
     rows: Vec<Row>,
     jobs: HashMap<RequestId, Job>,
     /// Requests with samples that have no row, oldest first.
@@ -326,7 +326,7 @@ impl Engine {
         for (row, id) in group.iter().enumerate() {
             let found = self.reuse.find(&self.jobs[id].request.prompt);
             if let Some(found) = found {
-                let prefix = self.reuse.prefix(found);
+                let prefix = self.reuse.keys(found);
                 self.cache.load_prefix(prefix, first + row, found.tokens);
             }
             held.push(found.map_or(0, |found| found.tokens));

@@ -1,8 +1,7 @@
 //! Keys and values of finished sequences, for prompts that begin like them: the next step of a
 //! trajectory begins with the whole last one, and all prompts of a run begin with the same system
-//! message.
+//! message. What stands for the keys is the caller's: nothing is decided by it.
 
-use model::CachedPrefix;
 use std::collections::VecDeque;
 
 /// Beginnings shorter than this are not worth a copy.
@@ -13,16 +12,16 @@ const MIN_TOKENS: usize = 16;
 const MAX_SCORES: usize = 1 << 21;
 
 #[derive(Debug)]
-struct Entry {
+struct Entry<K> {
     /// What the keys are of.
     tokens: Vec<u32>,
-    prefix: CachedPrefix,
+    keys: K,
 }
 
 /// The latest sequences, each with the keys of its tokens. All are of the weights that are served.
 #[derive(Debug)]
-pub(crate) struct Reuse {
-    entries: VecDeque<Entry>,
+pub(crate) struct Reuse<K> {
+    entries: VecDeque<Entry<K>>,
     limit: usize,
 }
 
@@ -34,7 +33,7 @@ pub(crate) struct Found {
     pub tokens: usize,
 }
 
-impl Reuse {
+impl<K> Reuse<K> {
     /// Keeps the latest `limit` sequences.
     pub fn new(limit: usize) -> Self {
         let entries = VecDeque::new();
@@ -47,14 +46,13 @@ impl Reuse {
     }
 
     /// Keeps a sequence in the place of the oldest, and of those that are its beginnings.
-    pub fn keep(&mut self, tokens: Vec<u32>, prefix: CachedPrefix) {
-        debug_assert_eq!(tokens.len(), prefix.tokens(), "a key for each token");
+    pub fn keep(&mut self, tokens: Vec<u32>, keys: K) {
         self.entries
             .retain(|entry| !tokens.starts_with(&entry.tokens));
         if self.entries.len() >= self.limit {
             self.entries.pop_front();
         }
-        self.entries.push_back(Entry { tokens, prefix });
+        self.entries.push_back(Entry { tokens, keys });
     }
 
     /// The longest beginning of `prompt` that is worth taking over. The prompt's last token is never
@@ -73,8 +71,8 @@ impl Reuse {
     }
 
     /// The keys of what was found, as long as nothing is kept or cleared in between.
-    pub fn prefix(&self, found: Found) -> &CachedPrefix {
-        &self.entries[found.entry].prefix
+    pub fn keys(&self, found: Found) -> &K {
+        &self.entries[found.entry].keys
     }
 
     /// Forgets everything.
@@ -91,43 +89,9 @@ fn common(a: &[u32], b: &[u32]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{DecoderSpec, KvCache};
-    use tch::{Device, Kind};
 
-    fn kept(reuse: &mut Reuse, tokens: std::ops::Range<u32>) {
-        let spec: DecoderSpec = crate::reuse::tests::spec();
-        let mut cache = KvCache::new(&spec, Kind::Float, Device::Cpu);
-        cache.reserve(1, tokens.len());
-        let prefix = cache.save_prefix(0, tokens.len());
-        reuse.keep(tokens.collect(), prefix);
-    }
-
-    fn spec() -> DecoderSpec {
-        DecoderSpec {
-            model_type: "llama".into(),
-            vocab_size: 8,
-            hidden_size: 4,
-            intermediate_size: 4,
-            heads: 1,
-            kv_heads: 1,
-            head_dim: 4,
-            max_context: 4096,
-            norm_eps: 1e-5,
-            norm_plus_one: false,
-            post_norms: false,
-            qk_norm: false,
-            qkv_bias: false,
-            output_bias: false,
-            mlp_bias: false,
-            tied_embeddings: true,
-            embedding_scale: None,
-            attention_scale: 1.0,
-            attention_softcap: None,
-            logit_softcap: None,
-            activation: model::Activation::Silu,
-            ropes: Vec::new(),
-            layers: Vec::new(),
-        }
+    fn kept(reuse: &mut Reuse<()>, tokens: std::ops::Range<u32>) {
+        reuse.keep(tokens.collect(), ());
     }
 
     #[test]
@@ -162,7 +126,7 @@ mod tests {
         for first in [0, 100, 200] {
             kept(&mut reuse, first..first + 20);
         }
-        let found = |reuse: &Reuse, first: u32| {
+        let found = |reuse: &Reuse<()>, first: u32| {
             let prompt: Vec<u32> = (first..first + 30).collect();
             reuse.find(&prompt).is_some()
         };
