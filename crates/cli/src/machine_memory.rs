@@ -135,44 +135,18 @@ pub fn gib(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{Activation, LayerSpec, RopeScaling, RopeSpec};
 
     /// SmolLM2-135M: 134,515,008 parameters.
     fn smollm2() -> DecoderSpec {
-        DecoderSpec {
-            model_type: "llama".into(),
-            vocab_size: 49_152,
-            hidden_size: 576,
-            intermediate_size: 1536,
-            heads: 9,
-            kv_heads: 3,
-            head_dim: 64,
-            max_context: 8192,
-            norm_eps: 1e-5,
-            norm_plus_one: false,
-            post_norms: false,
-            qk_norm: false,
-            qkv_bias: false,
-            output_bias: false,
-            mlp_bias: false,
-            tied_embeddings: true,
-            embedding_scale: None,
-            attention_scale: 0.125,
-            attention_softcap: None,
-            logit_softcap: None,
-            activation: Activation::Silu,
-            ropes: vec![RopeSpec {
-                theta: 100_000.0,
-                scaling: RopeScaling::None,
-            }],
-            layers: vec![
-                LayerSpec {
-                    window: None,
-                    rope: 0
-                };
-                30
-            ],
-        }
+        let config = r#"{
+            "model_type": "llama", "vocab_size": 49152, "hidden_size": 576,
+            "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+            "num_key_value_heads": 3, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+            "rope_theta": 100000, "hidden_act": "silu", "tie_word_embeddings": true
+        }"#;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), config).unwrap();
+        model::spec_of(dir.path()).unwrap()
     }
 
     fn sampling(samplers: u64, sequences: u64) -> Load {

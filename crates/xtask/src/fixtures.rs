@@ -46,7 +46,7 @@ pub fn check_export(paths: &Paths, model: &Path) -> Result<()> {
     let model = fs::canonicalize(model)
         .with_context(|| format!("there is no model folder {}", model.display()))?;
     setup::libtorch(paths, None)?;
-    let greedy = swirl::build_example(paths, "sampler", "greedy")?;
+    let greedy = swirl::build_example(paths, "greedy")?;
     let python = python(paths)?;
     let mut command = Command::new(&python);
     command

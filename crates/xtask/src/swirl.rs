@@ -34,10 +34,10 @@ pub fn build(paths: &Paths, build: Build) -> Result<PathBuf> {
     built(paths, build.arguments(), "bin", "swirl")
 }
 
-/// Builds an example of a package as plain `cargo build` does, with the same features as the rest
+/// Builds an example as plain `cargo build` does, with the same features as the rest
 /// of the workspace, so that nothing is built twice.
-pub fn build_example(paths: &Paths, package: &str, example: &str) -> Result<PathBuf> {
-    println!("building the example {example} of {package}");
+pub fn build_example(paths: &Paths, example: &str) -> Result<PathBuf> {
+    println!("building the example {example}");
     let arguments = ["--workspace", "--example", example];
     built(paths, &arguments, "example", example)
 }

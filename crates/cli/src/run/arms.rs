@@ -164,10 +164,8 @@ async fn policy(run: &Run, section: &TrainSection, seed: u64) -> Result<()> {
     }
     let registry = registry(run)?;
     let judges = judges::build(&run.config.judge, &run.config.tools.enabled)?;
-    let plan = PolicyPlan {
-        seed,
-        ..policy_plan(run, section, registry.tags(), judges.process.as_ref())?
-    };
+    let states = states(run, judges.process.as_ref())?;
+    let plan = policy_plan(section, seed, states, registry.tags());
     let controller = Controller::start(FleetPlan {
         // First: it asks whether all that is held beside it fits.
         learner: Some(Arc::new(policy_learner(run, section, seed).await?)),
@@ -202,15 +200,14 @@ fn registry(run: &Run) -> Result<Arc<Registry>> {
     )?))
 }
 
-/// What every seed trains on, and how.
 fn policy_plan(
-    run: &Run,
     section: &TrainSection,
+    seed: u64,
+    states: Vec<Vec<State>>,
     tags: ActionTags,
-    judge: &dyn ProcessJudge,
-) -> Result<PolicyPlan> {
-    Ok(PolicyPlan {
-        states: states(run, judge)?,
+) -> PolicyPlan {
+    PolicyPlan {
+        states,
         weighting: section.weighting,
         steps: section.steps,
         states_per_step: section.states_per_step,
@@ -223,10 +220,10 @@ fn policy_plan(
             stop: tags.close_tags(),
         },
         tags,
-        seed: 0,
+        seed,
         checkpoint_every: section.checkpoint_every,
         max_logprob_difference: section.max_logprob_difference,
-    })
+    }
 }
 
 async fn policy_samplers(run: &Run, section: &TrainSection) -> Result<Vec<Arc<dyn Generator>>> {
@@ -256,7 +253,8 @@ async fn policy_learner(run: &Run, section: &TrainSection, seed: u64) -> Result<
 }
 
 /// The states that training may start from: those of filtered trajectories that the filter of states
-/// keeps, and whose fresh actions the judge will be able to rate. One that it could not would end the run hours later.
+/// keeps, and whose fresh actions the judge will be able to rate. One that it could not would end
+/// the run hours later.
 pub fn states(run: &Run, judge: &dyn ProcessJudge) -> Result<Vec<Vec<State>>> {
     let mut kept = generate::kept(run, run.config.filter.keep, "filter.keep")?;
     let before = kept.len();

@@ -118,7 +118,7 @@ pub fn rollout_load(config: &Config, machine: &Machine) -> Load {
     }
 }
 
-/// What imitation holds.
+/// What supervised steps hold: those of the warm start and of imitation.
 pub fn supervised_load(learner: &LearnerConfig, machine: &Machine) -> Load {
     Load {
         sampling: None,
