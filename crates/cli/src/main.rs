@@ -63,7 +63,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            console::remark(format_args!("error: {error:#}"));
+            console::remark(format_args!("error: {}", usage::message(&error)));
             ExitCode::from(usage::exit_code(&error))
         }
     }

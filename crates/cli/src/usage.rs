@@ -21,6 +21,18 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     if error.chain().any(is_usage) { 2 } else { 1 }
 }
 
+/// The error with its causes. One that a message before it quotes is not said twice.
+pub fn message(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| {
+        let cause = cause.to_string();
+        match said.contains(&cause) {
+            _ if said.is_empty() => cause,
+            true => said,
+            false => format!("{said}: {cause}"),
+        }
+    })
+}
+
 fn is_usage(cause: &(dyn Error + 'static)) -> bool {
     cause.is::<UsageError>()
         || cause.is::<ConfigError>()
@@ -42,4 +54,23 @@ fn is_learner_setting(error: &learner::LearnerError) -> bool {
         error,
         E::Config(_) | E::Freeze(..) | E::AllFrozen | E::NotRepeatable
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let path = "none.toml".into();
+        let source = std::io::Error::other("it is gone");
+        let error = anyhow::Error::new(ConfigError::Read { path, source }).context("no run");
+        assert_eq!(
+            message(&error),
+            "no run: cannot read the configuration none.toml: it is gone"
+        );
+        let plain = Err::<(), _>(std::io::Error::other("b")).context("a");
+        assert_eq!(message(&plain.unwrap_err()), "a: b");
+    }
 }
