@@ -38,15 +38,16 @@ pub struct SetReport {
     pub markdown: String,
     /// Rows and differences as data.
     pub table: Value,
-    /// SWiRL's gain over the model it started from, over all seeds.
-    pub gain: Option<Gain>,
+    /// SWiRL's gain, over all seeds, over the model it started from and over imitation.
+    #[serde(default)]
+    pub gains: Vec<Gain>,
 }
 
 /// Accuracy gained, over all seeds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Gain {
-    /// The model that training started from.
-    pub from: String,
+    /// The model it is compared with.
+    pub over: String,
     /// Seeds trained.
     pub seeds: usize,
     /// Mean difference in accuracy.
@@ -75,7 +76,7 @@ impl Report {
         }
         for set in &self.sets {
             let _ = writeln!(text, "{}\n\n{}", set.set, table(set));
-            if let Some(gain) = &set.gain {
+            for gain in &set.gains {
                 let _ = writeln!(text, "{}\n", gain.sentence());
             }
         }
@@ -86,15 +87,20 @@ impl Report {
 impl Gain {
     fn sentence(&self) -> String {
         let points = |share: f64| format!("{:+.1}", 100.0 * share);
+        let seeds = match self.seeds {
+            1 => "one seed".to_owned(),
+            seeds => format!(
+                "mean of {seeds} seeds, from {} to {}",
+                points(self.range[0]),
+                points(self.range[1])
+            ),
+        };
         format!(
-            "SWiRL over {}, mean of {} seeds: {} points [{}, {}], seeds from {} to {}",
-            self.from,
-            self.seeds,
+            "SWiRL over {}: {} points [{}, {}] ({seeds})",
+            self.over,
             points(self.mean),
             points(self.interval[0]),
             points(self.interval[1]),
-            points(self.range[0]),
-            points(self.range[1])
         )
     }
 }
@@ -176,7 +182,6 @@ fn set_report(run: &Run, set: String, arms: &[Evaluated]) -> Result<SetReport> {
         Some(_) => arms::WARM_START,
         None => evaluate::BASE,
     };
-    let mut gain = None;
     if let Some(start) = arms.iter().find(|arm| arm.arm == from) {
         let before = Scores::of(&start.trajectories)?;
         let later = |arm: &&Evaluated| arm.arm != from && arm.arm != evaluate::BASE;
@@ -184,36 +189,44 @@ fn set_report(run: &Run, set: String, arms: &[Evaluated]) -> Result<SetReport> {
             let paired = compare(&before, &Scores::of(&arm.trajectories)?, BOOTSTRAP_SEED)?;
             table = table.comparison(from, &arm.arm, paired);
         }
-        gain = gain_over_seeds(run, arms, start)?;
+    }
+    let seeds = run.config.train.as_ref().map(|train| &train.seeds);
+    let trained: Vec<String> = seeds
+        .into_iter()
+        .flatten()
+        .map(|s| arms::swirl(*s))
+        .collect();
+    let (swirl, others): (Vec<&Evaluated>, Vec<&Evaluated>) =
+        arms.iter().partition(|arm| trained.contains(&arm.arm));
+    let mut gains = Vec::new();
+    if !swirl.is_empty() {
+        for other in others {
+            if other.arm == from || other.arm == arms::IMITATION {
+                gains.push(gain_over(other, &swirl)?);
+            }
+        }
     }
     Ok(SetReport {
         set,
         plain: table.plain(),
         markdown: table.markdown(),
         table: serde_json::to_value(&table)?,
-        gain,
+        gains,
     })
 }
 
-fn gain_over_seeds(run: &Run, arms: &[Evaluated], start: &Evaluated) -> Result<Option<Gain>> {
-    let seeds = run
-        .config
-        .train
-        .as_ref()
-        .map(|train| train.seeds.clone())
-        .unwrap_or_default();
-    let names: Vec<String> = seeds.iter().map(|&seed| arms::swirl(seed)).collect();
-    let before = Scores::of(&start.trajectories)?.shares();
+/// What the models of all seeds, one or more, gained over `other`.
+fn gain_over(other: &Evaluated, seeds: &[&Evaluated]) -> Result<Gain> {
+    let before = Scores::of(&other.trajectories)?;
     let mut differences: Vec<Vec<f64>> = Vec::new();
-    for arm in arms.iter().filter(|arm| names.contains(&arm.arm)) {
-        let after = Scores::of(&arm.trajectories)?.shares();
-        differences.push(after.iter().zip(&before).map(|(a, b)| a - b).collect());
+    for seed in seeds {
+        let after = Scores::of(&seed.trajectories)?;
+        before.check_same_ids(&after)?;
+        let pairs = after.shares().into_iter().zip(before.shares());
+        differences.push(pairs.map(|(a, b)| a - b).collect());
     }
-    let Some(first) = differences.first() else {
-        return Ok(None);
-    };
     let mean_of = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-    let by_question: Vec<f64> = (0..first.len())
+    let by_question: Vec<f64> = (0..before.questions())
         .map(|i| differences.iter().map(|d| d[i]).sum::<f64>() / differences.len() as f64)
         .collect();
     let by_seed: Vec<f64> = differences.iter().map(|d| mean_of(d)).collect();
@@ -221,11 +234,35 @@ fn gain_over_seeds(run: &Run, arms: &[Evaluated], start: &Evaluated) -> Result<O
         .context("an evaluation without a question")?;
     let least = by_seed.iter().copied().fold(f64::INFINITY, f64::min);
     let most = by_seed.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    Ok(Some(Gain {
-        from: start.arm.clone(),
+    Ok(Gain {
+        over: other.arm.clone(),
         seeds: by_seed.len(),
         mean: interval.estimate,
         range: [least, most],
         interval: [interval.low, interval.high],
-    }))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gain_tells_how_many_seeds_it_comes_from() {
+        let gain = |seeds, range| Gain {
+            over: "imitation".into(),
+            seeds,
+            mean: 0.014,
+            range,
+            interval: [-0.004, 0.032],
+        };
+        assert_eq!(
+            gain(1, [0.014; 2]).sentence(),
+            "SWiRL over imitation: +1.4 points [-0.4, +3.2] (one seed)"
+        );
+        assert_eq!(
+            gain(3, [0.01, 0.02]).sentence(),
+            "SWiRL over imitation: +1.4 points [-0.4, +3.2] (mean of 3 seeds, from +1.0 to +2.0)"
+        );
+    }
 }

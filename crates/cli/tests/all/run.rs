@@ -55,6 +55,8 @@ fn a_run_ends_with_a_report_and_refuses_its_folder_twice() {
         "swirl-seed1",
         "held out",
         "reference",
+        "SWiRL over warm_start",
+        "SWiRL over imitation",
     ] {
         assert!(report.contains(name), "{name} is missing in\n{report}");
     }
