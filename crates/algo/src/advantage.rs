@@ -15,6 +15,14 @@ pub enum Baseline {
     None,
     /// The mean over all samples of the batch.
     BatchMean,
+    /// The mean over all batches so far, a recent one weighing more: [`RewardHistory`]. It does not
+    /// depend on the batch's own actions, hence unbiased (Williams 1992, "reinforcement
+    /// comparison"). The first batch is compared with its own mean.
+    RunningMean,
+    /// The mean over all samples of the same state, the sample itself included: with
+    /// `normalise_std` that of GRPO (Shao et al. 2024, arXiv 2402.03300), without that of Dr. GRPO
+    /// (Liu et al. 2025, arXiv 2503.20783). `(g − 1) / g` times leave-one-out for `g` samples.
+    GroupMean,
     /// The mean over the other samples of the same state (RLOO, Ahmadian et al. 2024, arXiv
     /// 2402.14740): independent of the sample itself, hence unbiased. 0 for a state with one
     /// sample, which has nothing to be compared with.
@@ -50,14 +58,36 @@ pub struct Advantages {
     pub zero_variance_groups: usize,
 }
 
-/// Advantages of `rewards`, one inner slice per state.
+/// A mean of batch means in which those of long ago fade.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct RewardHistory {
+    sum: f64,
+    weight: f64,
+}
+
+impl RewardHistory {
+    /// The mean; `None` before the first batch. The weights of what went in add up to 1 from the
+    /// first batch on, so the beginning is not drawn towards 0.
+    pub fn value(self) -> Option<f64> {
+        (self.weight > 0.0).then(|| self.sum / self.weight)
+    }
+
+    /// Takes a batch's mean in; all before it fade by `decay`, in [0, 1).
+    pub fn update(&mut self, mean: f64, decay: f64) {
+        self.sum = decay * self.sum + (1.0 - decay) * mean;
+        self.weight = decay * self.weight + (1.0 - decay);
+    }
+}
+
+/// Advantages of `rewards`, one inner slice per state. `running` is what came before the batch,
+/// which [`Baseline::RunningMean`] alone looks at.
 ///
-/// With `normalise_std` each is divided by the standard deviation (divided by n) plus
-/// [`STD_EPSILON`] of the population its baseline is taken over: the group for leave-one-out, the
-/// batch otherwise. The sample itself is part of that population, so no advantage exceeds
-/// `g / √(g − 1)` for `g` samples: leaving it out of the deviation too would divide by 0 whenever
-/// all others agree. A population whose rewards are all equal gives exactly 0 under every baseline
-/// but [`Baseline::None`].
+/// With `normalise_std` each is divided by the standard deviation (divided by n − 1, as TRL and verl
+/// do) plus [`STD_EPSILON`] of the population its baseline is taken over: the group for group mean
+/// and leave-one-out, the batch otherwise. The sample itself is part of that population, so no
+/// advantage exceeds `√g` for `g` samples: leaving it out of the deviation too would divide by 0
+/// whenever all others agree. A group whose rewards are all equal gives exactly 0 under group mean
+/// and leave-one-out, a batch under batch mean.
 ///
 /// # Errors
 /// When a reward is not finite: one such reward would spoil the whole batch.
@@ -65,6 +95,7 @@ pub fn advantages(
     rewards: &[Vec<f64>],
     baseline: Baseline,
     normalise_std: bool,
+    running: RewardHistory,
 ) -> Result<Advantages, RewardError> {
     for (group, rewards) in rewards.iter().enumerate() {
         if let Some(sample) = rewards.iter().position(|r| !r.is_finite()) {
@@ -77,21 +108,31 @@ pub fn advantages(
     }
     let all: Vec<f64> = rewards.iter().flatten().copied().collect();
     let (mean, std) = mean_and_std(&all);
-    let batch_scale = if normalise_std {
-        std + STD_EPSILON
-    } else {
-        1.0
+    let expected = match baseline {
+        Baseline::RunningMean => running.value().unwrap_or(mean),
+        Baseline::BatchMean => mean,
+        Baseline::None | Baseline::GroupMean | Baseline::LeaveOneOut => 0.0,
     };
-    let values = rewards
-        .iter()
-        .map(|group| match baseline {
-            Baseline::None if all_equal(&all) => group.clone(), // no deviation to divide by
-            Baseline::None => group.iter().map(|r| r / batch_scale).collect(),
-            Baseline::BatchMean if all_equal(&all) => vec![0.0; group.len()],
-            Baseline::BatchMean => group.iter().map(|r| (r - mean) / batch_scale).collect(),
-            Baseline::LeaveOneOut => leave_one_out(group, normalise_std),
-        })
-        .collect();
+    let values = match baseline {
+        Baseline::BatchMean if all_equal(&all) => zeros(rewards), // rounding must not leak in
+        Baseline::None | Baseline::RunningMean | Baseline::BatchMean => {
+            let scale = scale(&all, normalise_std);
+            let weigh = |group: &Vec<f64>| group.iter().map(|r| (r - expected) / scale).collect();
+            rewards.iter().map(weigh).collect()
+        }
+        Baseline::GroupMean => rewards
+            .iter()
+            .map(|group| centred(group, 1.0, normalise_std))
+            .collect(),
+        Baseline::LeaveOneOut => rewards
+            .iter()
+            .map(|group| {
+                // r − mean of the others = (r − mean of all) · n / (n − 1)
+                let count = group.len() as f64;
+                centred(group, count / (count - 1.0), normalise_std)
+            })
+            .collect(),
+    };
     Ok(Advantages {
         values,
         reward_mean: mean,
@@ -100,22 +141,28 @@ pub fn advantages(
     })
 }
 
-fn leave_one_out(group: &[f64], normalise_std: bool) -> Vec<f64> {
+fn zeros(rewards: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    rewards.iter().map(|group| vec![0.0; group.len()]).collect()
+}
+
+/// `factor` · (r − mean of the group), scaled.
+fn centred(group: &[f64], factor: f64, normalise_std: bool) -> Vec<f64> {
     if all_equal(group) {
         return vec![0.0; group.len()]; // also a single sample; rounding must not leak in
     }
-    let count = group.len() as f64;
-    let (mean, std) = mean_and_std(group);
-    let scale = if normalise_std {
-        std + STD_EPSILON
-    } else {
-        1.0
-    };
-    // r − mean of the others = (r − mean of all) · n / (n − 1)
-    group
-        .iter()
-        .map(|r| (r - mean) * count / (count - 1.0) / scale)
-        .collect()
+    let (mean, _) = mean_and_std(group);
+    let scale = scale(group, normalise_std);
+    group.iter().map(|r| factor * (r - mean) / scale).collect()
+}
+
+/// What advantages over `population` are divided by.
+fn scale(population: &[f64], normalise_std: bool) -> f64 {
+    if !normalise_std || all_equal(population) {
+        return 1.0; // also without a deviation to divide by
+    }
+    let count = population.len() as f64;
+    let (_, std) = mean_and_std(population);
+    std * (count / (count - 1.0)).sqrt() + STD_EPSILON
 }
 
 fn all_equal(values: &[f64]) -> bool {
@@ -141,7 +188,7 @@ mod tests {
     #[test]
     fn tables() {
         let two = |a: &[f64], b: &[f64]| vec![a.to_vec(), b.to_vec()];
-        let third = 1.0 / 3.0;
+        let (third, root) = (1.0 / 3.0, 0.75f64.sqrt());
         for (name, rewards, baseline, std, expected) in [
             (
                 "none",
@@ -197,7 +244,28 @@ mod tests {
                 two(&[1.0, 0.0], &[0.0, 1.0]),
                 BatchMean,
                 true,
-                two(&[1.0, -1.0], &[-1.0, 1.0]),
+                two(&[root, -root], &[-root, root]), // √¾: the deviation is √⅓
+            ),
+            (
+                "group mean",
+                two(&[1.0, 0.0, 0.0, 0.0], &[1.0, 0.0]),
+                GroupMean,
+                false,
+                two(&[0.75, -0.25, -0.25, -0.25], &[0.5, -0.5]),
+            ),
+            (
+                "group mean, std",
+                two(&[1.0, 0.0, 0.0, 0.0], &[0.3; 2]),
+                GroupMean,
+                true,
+                two(&[1.5, -0.5, -0.5, -0.5], &[0.0; 2]),
+            ),
+            (
+                "no batch before",
+                two(&[1.0, 0.0], &[0.0, 1.0]),
+                RunningMean,
+                false,
+                two(&[0.5, -0.5], &[-0.5, 0.5]),
             ),
             (
                 "empty group",
@@ -207,7 +275,9 @@ mod tests {
                 two(&[], &[0.0]),
             ),
         ] {
-            let found = advantages(&rewards, baseline, std).unwrap().values;
+            let found = advantages(&rewards, baseline, std, RewardHistory::default())
+                .unwrap()
+                .values;
             for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
                 assert!(
                     (found - expected).abs() < 1e-5,
@@ -224,9 +294,14 @@ mod tests {
     #[test]
     fn leave_one_out_is_the_mean_of_the_others() {
         let group = [0.3, 0.9, 0.1, 0.45];
-        let found = advantages(&[group.to_vec()], LeaveOneOut, false)
-            .unwrap()
-            .values;
+        let found = advantages(
+            &[group.to_vec()],
+            LeaveOneOut,
+            false,
+            RewardHistory::default(),
+        )
+        .unwrap()
+        .values;
         for (i, value) in found[0].iter().enumerate() {
             let others = (group.iter().sum::<f64>() - group[i]) / 3.0;
             assert!((value - (group[i] - others)).abs() < 1e-12);
@@ -239,8 +314,10 @@ mod tests {
         for outlier in [1.0, 1e-4, 1e6] {
             let mut group = vec![0.0; 7];
             group.push(outlier);
-            let found = advantages(&[group], LeaveOneOut, true).unwrap().values;
-            let bound = 8.0 / 7f64.sqrt() + 1e-9;
+            let found = advantages(&[group], LeaveOneOut, true, RewardHistory::default())
+                .unwrap()
+                .values;
+            let bound = 8f64.sqrt() + 1e-9;
             assert!(
                 found[0].iter().all(|a| a.abs() <= bound),
                 "{outlier}: {found:?}"
@@ -249,16 +326,45 @@ mod tests {
     }
 
     #[test]
+    fn a_running_mean_forgets_and_starts_at_the_first_batch() {
+        let mut running = RewardHistory::default();
+        assert_eq!(running.value(), Option::None);
+        running.update(0.4, 0.9);
+        assert!((running.value().unwrap() - 0.4).abs() < 1e-12);
+        running.update(0.8, 0.9);
+        let expected = (0.9 * 0.4 + 0.8) / 1.9;
+        assert!((running.value().unwrap() - expected).abs() < 1e-12);
+        let found = advantages(&[vec![1.0, 0.0]], RunningMean, false, running).unwrap();
+        assert!((found.values[0][0] - (1.0 - expected)).abs() < 1e-12);
+        for _ in 0..500 {
+            running.update(-1.0, 0.9);
+        }
+        assert!((running.value().unwrap() + 1.0).abs() < 1e-9);
+    }
+
+    #[test]
     fn a_reward_that_is_no_number_is_named() {
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            let error = advantages(&[vec![0.0], vec![1.0, bad]], LeaveOneOut, false).unwrap_err();
+            let error = advantages(
+                &[vec![0.0], vec![1.0, bad]],
+                LeaveOneOut,
+                false,
+                RewardHistory::default(),
+            )
+            .unwrap_err();
             assert_eq!((error.group, error.sample), (1, 1));
         }
     }
 
     #[test]
     fn statistics() {
-        let found = advantages(&[vec![1.0, 0.0], vec![0.5, 0.5]], LeaveOneOut, false).unwrap();
+        let found = advantages(
+            &[vec![1.0, 0.0], vec![0.5, 0.5]],
+            LeaveOneOut,
+            false,
+            RewardHistory::default(),
+        )
+        .unwrap();
         assert_eq!(found.zero_variance_groups, 1);
         assert_eq!(found.reward_mean, 0.5);
         assert!((found.reward_std - 0.125f64.sqrt()).abs() < 1e-12);

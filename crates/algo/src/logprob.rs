@@ -5,8 +5,9 @@
 //! within a chunk the logits are overwritten, some rows at a time while they are in the cache, by
 //! their own gradient, which two products carry on into hidden states and output matrix.
 //!
-//! With `z = logits / temperature`, `p = softmax(z)` and `g` the derivative of the loss by the
-//! log-probability of token `a`: `∂loss/∂zᵥ = g · (1[v = a] − pᵥ)`, summed over a row's targets.
+//! With `z = logits / temperature`, `p = softmax(z)`, `g` the derivative of the loss by the
+//! log-probability of token `a` and `e` that by the entropy `H`:
+//! `∂loss/∂zᵥ = g · (1[v = a] − pᵥ) − e · pᵥ · (log pᵥ + H)`, summed over a row's targets.
 
 use crate::pack::Target;
 use std::ops::Range;
@@ -52,9 +53,26 @@ pub fn score(hidden: &Tensor, head: Head, targets: &[Target], chunk_rows: i64) -
     scores
 }
 
-/// Carries a loss back: `derivative(i, logprob)` gives the derivative of the loss by the
-/// log-probability of `targets[i]`. Returns the loss's gradient by `hidden` (`[P, H]`) and what
-/// [`score`] returns; adds the gradient by the output matrix to `weight_gradient` (`[V, H]`, f32 or
+/// What a target's place in its distribution is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Drawn {
+    /// Its log-probability, in nats.
+    pub logprob: f64,
+    /// Entropy of the distribution, in nats.
+    pub entropy: f64,
+}
+
+/// Derivatives of a loss by what [`Drawn`] says.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Pull {
+    /// By the log-probability.
+    pub by_logprob: f64,
+    /// By the entropy.
+    pub by_entropy: f64,
+}
+
+/// Carries a loss back: `pull(i, drawn)` gives its derivatives at `targets[i]`. Returns the loss's
+/// gradient by `hidden` (`[P, H]`) and what [`score`] returns; adds the gradient by the output matrix to `weight_gradient` (`[V, H]`, f32 or
 /// wider) if there is one.
 pub fn backward(
     hidden: &Tensor,
@@ -62,7 +80,7 @@ pub fn backward(
     targets: &[Target],
     chunk_rows: i64,
     mut weight_gradient: Option<&mut Tensor>,
-    mut derivative: impl FnMut(usize, f64) -> f64,
+    mut pull: impl FnMut(usize, Drawn) -> Pull,
 ) -> (Tensor, Scores) {
     let mut scores = Scores::default();
     let hidden = hidden.detach();
@@ -74,14 +92,14 @@ pub fn backward(
             for (first, rows) in spans(rows, block_rows(hidden.device(), chunk_rows)) {
                 let mut place = logits.narrow(0, first, rows);
                 let block = Block::new(&place, head, start + first, targets);
-                let logprobs = block.record(targets, &mut scores);
-                let derivatives: Vec<f64> = block
+                let drawn = block.record(targets, &mut scores);
+                let pulls: Vec<Pull> = block
                     .targets
                     .clone()
-                    .zip(logprobs)
-                    .map(|(i, l)| derivative(i, l))
+                    .zip(drawn)
+                    .map(|(i, drawn)| pull(i, drawn))
                     .collect();
-                place.copy_(&block.gradient(head, &derivatives));
+                place.copy_(&block.gradient(head, &pulls));
             }
             gradient
                 .narrow(0, start, rows)
@@ -99,6 +117,7 @@ struct Block {
     capped: Option<Tensor>, // [R, V], logits behind the cap
     logprobs: Tensor,       // [R, V]
     probabilities: Tensor,  // [R, V]
+    entropies: Tensor,      // [R]
     targets: Range<usize>,
     /// Row of each target within the block, and its place in the block laid flat.
     rows: Tensor, // [n], i64
@@ -121,6 +140,11 @@ impl Block {
         let z = capped.as_ref().unwrap_or(&plain) / head.temperature;
         let logprobs = z.log_softmax(-1, wide);
         let probabilities = logprobs.exp();
+        let entropies = probabilities
+            .unsqueeze(1)
+            .bmm(&logprobs.unsqueeze(2)) // [R, 1, 1]
+            .neg()
+            .view(-1);
         let row_of = |target: &Target| target.row as i64;
         let targets = all.partition_point(|t| row_of(t) < first)
             ..all.partition_point(|t| row_of(t) < first + rows);
@@ -137,37 +161,55 @@ impl Block {
             capped,
             logprobs,
             probabilities,
+            entropies,
             targets,
             rows,
             places,
         }
     }
 
-    /// Appends the block's scores; returns the log-probabilities of its targets.
-    fn record(&self, all: &[Target], scores: &mut Scores) -> Vec<f64> {
+    /// Appends the block's scores; returns those of its targets.
+    fn record(&self, all: &[Target], scores: &mut Scores) -> Vec<Drawn> {
         debug_assert!(self.targets.end <= all.len());
         let picked = to_host(&self.logprobs.view(-1).index_select(0, &self.places));
-        let entropies = self
-            .probabilities
-            .unsqueeze(1)
-            .bmm(&self.logprobs.unsqueeze(2))
-            .neg(); // [R, 1, 1]
+        let entropies = to_host(&self.entropies);
         scores.logprobs.extend(&picked);
-        scores.entropies.extend(to_host(&entropies.view(-1)));
-        picked
+        scores.entropies.extend(entropies); // rows come in order: a row's number is its place
+        all[self.targets.clone()]
+            .iter()
+            .zip(picked)
+            .map(|(target, logprob)| Drawn {
+                logprob,
+                entropy: scores.entropies[target.row],
+            })
+            .collect()
     }
 
     /// Gradient by the logits, `[R, V]`.
-    fn gradient(self, head: Head, derivatives: &[f64]) -> Tensor {
+    fn gradient(self, head: Head, pulls: &[Pull]) -> Tensor {
         let kind = self.probabilities.kind();
-        let g = (Tensor::from_slice(derivatives) / head.temperature)
-            .to_kind(kind)
-            .to_device(self.rows.device()); // [n]
+        let by = |part: fn(&Pull) -> f64| {
+            let values: Vec<f64> = pulls.iter().map(part).collect();
+            (Tensor::from_slice(&values) / head.temperature)
+                .to_kind(kind)
+                .to_device(self.rows.device()) // [n]
+        };
         let rows = self.probabilities.size()[0];
-        let mut pull = Tensor::zeros([rows], (kind, self.rows.device()));
-        let _ = pull.index_add_(0, &self.rows, &g);
+        let sums = |values: &Tensor| {
+            let mut sums = Tensor::zeros([rows], (kind, self.rows.device()));
+            let _ = sums.index_add_(0, &self.rows, values);
+            sums.unsqueeze(1) // [R, 1]
+        };
+        let g = by(|pull| pull.by_logprob);
+        let factor = sums(&g);
+        let factor = if pulls.iter().any(|pull| pull.by_entropy != 0.0) {
+            let e = sums(&by(|pull| pull.by_entropy));
+            factor + e * (&self.logprobs + self.entropies.unsqueeze(1)) // [R, V]
+        } else {
+            factor
+        };
         let mut gradient = self.probabilities;
-        gradient *= &pull.neg().unsqueeze(1);
+        gradient *= &factor.neg();
         let _ = gradient.view(-1).index_add_(0, &self.places, &g);
         if let (Some(cap), Some(capped)) = (head.softcap, self.capped) {
             gradient *= 1.0 - (capped / cap).square(); // d tanh
@@ -252,14 +294,24 @@ mod tests {
         }
     }
 
-    /// A loss that is not linear in the log-probabilities, and its derivative.
+    /// A loss that is not linear in log-probabilities and entropies; [`pull`] is its derivative.
     fn loss(scores: &Scores) -> f64 {
-        scores
-            .logprobs
+        targets()
             .iter()
+            .zip(&scores.logprobs)
             .enumerate()
-            .map(|(i, l)| (i as f64 - 2.0) * l + 0.5 * l * l)
+            .map(|(i, (target, l))| {
+                let h = scores.entropies[target.row];
+                (i as f64 - 2.0) * l + 0.5 * l * l + 0.3 * i as f64 * h * h
+            })
             .sum()
+    }
+
+    fn pull(i: usize, drawn: Drawn) -> Pull {
+        Pull {
+            by_logprob: i as f64 - 2.0 + drawn.logprob,
+            by_entropy: 0.6 * i as f64 * drawn.entropy,
+        }
     }
 
     fn matrix(values: &[f64], columns: usize) -> Tensor {
@@ -295,7 +347,7 @@ mod tests {
                     &targets(),
                     chunk,
                     Some(&mut by_weight),
-                    |i, logprob| i as f64 - 2.0 + logprob,
+                    pull,
                 );
                 let expected = plain(&hidden, &weight, softcap, temperature);
                 close(&scores.logprobs, &expected.logprobs, 1e-12);
@@ -340,7 +392,10 @@ mod tests {
             sample: 0,
             offset: 0,
         }];
-        let (gradient, scores) = backward(&hidden, head, &one, 4, None, |_, _| -1.0);
+        let (gradient, scores) = backward(&hidden, head, &one, 4, None, |_, _| Pull {
+            by_logprob: -1.0,
+            by_entropy: 0.1,
+        });
         assert!(scores.logprobs[0].is_finite() && scores.entropies[0].is_finite());
         assert!(to_host(&gradient.view(-1)).iter().all(|g| g.is_finite()));
     }

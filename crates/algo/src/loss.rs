@@ -65,6 +65,15 @@ pub enum Normalisation {
     TokenMean,
     /// Every sequence weighs the same, its tokens 1 / (sequences · its tokens).
     SequenceMean,
+    /// Every trajectory weighs the same, however many of its states and actions are in the batch: a
+    /// token weighs 1 / (trajectories · sequences of its trajectory · tokens of its sequence).
+    TrajectoryMean,
+    /// Every token weighs 1 / (sequences · a fixed length): no sequence length is preferred (Dr.
+    /// GRPO, Liu et al. 2025, arXiv 2503.20783), but the size of the gradient goes with the lengths.
+    FixedLength {
+        /// The length, usually the longest an action may have; above 0.
+        tokens: usize,
+    },
 }
 
 /// What the global batch holds.
@@ -74,25 +83,54 @@ pub struct GlobalCounts {
     pub tokens: usize,
     /// Sequences with at least one trained token.
     pub sequences: usize,
+    /// Trajectories with at least one such sequence.
+    pub trajectories: usize,
+}
+
+/// What the global batch holds of the sequence a token is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnCounts {
+    /// Trained tokens of the sequence.
+    pub tokens: usize,
+    /// Sequences of its trajectory that have a trained token.
+    pub siblings: usize,
 }
 
 impl Normalisation {
-    /// Weight of each trained token of a sequence that has `sequence_tokens` of them.
-    pub fn weight(self, counts: GlobalCounts, sequence_tokens: usize) -> f64 {
-        match self {
-            Self::TokenMean => 1.0 / counts.tokens as f64,
-            Self::SequenceMean => 1.0 / (counts.sequences as f64 * sequence_tokens as f64),
-        }
+    /// Weight of each trained token of a sequence of which the batch holds `own`.
+    pub fn weight(self, counts: GlobalCounts, own: OwnCounts) -> f64 {
+        let divisor = match self {
+            Self::TokenMean => counts.tokens as f64,
+            Self::SequenceMean => counts.sequences as f64 * own.tokens as f64,
+            Self::TrajectoryMean => {
+                counts.trajectories as f64 * own.siblings as f64 * own.tokens as f64
+            }
+            Self::FixedLength { tokens } => counts.sequences as f64 * tokens as f64,
+        };
+        1.0 / divisor
     }
 }
 
 /// A loss at one token.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct TokenLoss {
-    /// The loss, not yet weighted.
+    /// The loss.
     pub value: f64,
-    /// Its derivative by the token's log-probability, not yet weighted.
+    /// Its derivative by the token's log-probability.
     pub derivative: f64,
+    /// Its derivative by the entropy of the distribution the token is drawn from.
+    pub by_entropy: f64,
+}
+
+impl TokenLoss {
+    /// `weight` times the loss.
+    pub fn weighted(self, weight: f64) -> Self {
+        Self {
+            value: weight * self.value,
+            derivative: weight * self.derivative,
+            by_entropy: weight * self.by_entropy,
+        }
+    }
 }
 
 /// Cross-entropy: `−log π(a)`.
@@ -100,6 +138,7 @@ pub fn cross_entropy(logprob: f64) -> TokenLoss {
     TokenLoss {
         value: -logprob,
         derivative: -1.0,
+        by_entropy: 0.0,
     }
 }
 
@@ -116,16 +155,102 @@ pub enum Importance {
         /// Largest weight; at least 1.
         cap: f64,
     },
+    /// Weighted by `π / μ` per token where that is within `[floor, cap]`, and by 0 elsewhere: what
+    /// the current weights would hardly have sampled, or sampled far more often, teaches nothing.
+    Masked {
+        /// Smallest weight that counts; from 0 to 1.
+        floor: f64,
+        /// Largest weight that counts; at least 1.
+        cap: f64,
+    },
 }
 
 impl Importance {
-    /// The weight of a token, and whether the cap held it back.
+    /// The weight of a token, and whether a bound changed it.
     pub fn weight(self, logprob: f64, behaviour: f64) -> (f64, bool) {
+        let ratio = bounded_exp(logprob - behaviour);
         match self {
             Self::Off => (1.0, false),
-            Self::Truncated { cap } => {
-                let ratio = bounded_exp(logprob - behaviour);
-                (ratio.min(cap), ratio > cap)
+            Self::Truncated { cap } => (ratio.min(cap), ratio > cap),
+            Self::Masked { floor, cap } if (floor..=cap).contains(&ratio) => (ratio, false),
+            Self::Masked { .. } => (0.0, true),
+        }
+    }
+}
+
+/// What is made of an action's advantage. All of it is per token.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum Surrogate {
+    /// REINFORCE (Williams 1992): `−w · A · log π(a)`, with the importance weight `w` of the token
+    /// held constant.
+    #[default]
+    Reinforce,
+    /// Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347), with
+    /// `r = π(a) / μ(a)`: `−min(r · A, clip(r, 1 − low, 1 + high) · A)`. A `high` above `low` is the
+    /// asymmetric form (DAPO, arXiv 2503.14476). It carries its own ratio: no importance weight.
+    Clipped {
+        /// How far the ratio may fall; in [0, 1).
+        low: f64,
+        /// How far the ratio may rise; 0 or more.
+        high: f64,
+        /// For negative advantages the loss goes no higher than this many times `−A` (dual clip, Ye
+        /// et al. 2020, arXiv 1912.09729); above 1.
+        dual: Option<f64>,
+    },
+}
+
+/// Where the clip of [`Surrogate::Clipped`] took a token out of the gradient.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Clip {
+    /// It did not.
+    #[default]
+    None,
+    /// The action got less likely than `1 − low` allows.
+    Low,
+    /// The action got more likely than `1 + high` allows.
+    High,
+    /// The dual clip of a negative advantage.
+    Dual,
+}
+
+impl Surrogate {
+    /// The loss of a token without KL and entropy, and what was clipped.
+    fn loss(self, token: PolicyToken, importance: Importance) -> (TokenLoss, Clip) {
+        let advantage = token.advantage;
+        match self {
+            Self::Reinforce => {
+                let (weight, _) = importance.weight(token.logprob, token.behaviour);
+                let pull = weight * advantage;
+                let loss = TokenLoss {
+                    value: -pull * token.logprob,
+                    derivative: -pull,
+                    by_entropy: 0.0,
+                };
+                (loss, Clip::None)
+            }
+            Self::Clipped { low, high, dual } => {
+                let ratio = bounded_exp(token.logprob - token.behaviour);
+                let bounds = (1.0 - low, 1.0 + high);
+                let held = |value: f64, clip| {
+                    let loss = TokenLoss {
+                        value: -value * advantage,
+                        ..TokenLoss::default()
+                    };
+                    (loss, clip)
+                };
+                match dual {
+                    Some(limit) if advantage < 0.0 && ratio > limit => held(limit, Clip::Dual),
+                    _ if advantage > 0.0 && ratio > bounds.1 => held(bounds.1, Clip::High),
+                    _ if advantage < 0.0 && ratio < bounds.0 => held(bounds.0, Clip::Low),
+                    _ => {
+                        let loss = TokenLoss {
+                            value: -ratio * advantage,
+                            derivative: -ratio * advantage, // dr / d log π = r
+                            by_entropy: 0.0,
+                        };
+                        (loss, Clip::None)
+                    }
+                }
             }
         }
     }
@@ -142,32 +267,86 @@ pub struct PolicyToken {
     pub reference: Option<f64>,
     /// Advantage of the action.
     pub advantage: f64,
+    /// Entropy of the distribution that `a` was drawn from, in nats.
+    pub entropy: f64,
 }
 
-/// Coefficients of a policy loss.
+/// The parts of a policy loss.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct PolicyOptions {
-    /// Treatment of stale actions.
+    /// What is made of advantages.
+    pub surrogate: Surrogate,
+    /// Treatment of stale actions under [`Surrogate::Reinforce`].
     pub importance: Importance,
     /// Weight of the KL term in the loss; without effect for [`KlTerm::K1Reward`], which is in the
     /// reward already.
     pub kl_coefficient: f64,
     /// The estimate.
     pub kl: KlTerm,
+    /// Weight of the entropy, which is kept high: it is taken off the loss.
+    pub entropy_coefficient: f64,
 }
 
-/// REINFORCE (Williams 1992) with KL regularisation: `−w · A · log π(a) + β · k(a)`, where `w` is the
-/// importance weight, held constant. The KL term carries no importance weight.
-pub fn policy_gradient(token: PolicyToken, options: PolicyOptions) -> TokenLoss {
-    let (weight, _) = options.importance.weight(token.logprob, token.behaviour);
-    let pull = weight * token.advantage;
+/// The loss of one token, `surrogate + β · k(a) − c · H`, where `H` is the entropy in nats of the
+/// distribution that `a` was drawn from, and what was clipped. The KL and entropy terms carry no
+/// importance weight.
+pub fn policy_loss(token: PolicyToken, options: PolicyOptions) -> (TokenLoss, Clip) {
+    let (loss, clip) = options.surrogate.loss(token, options.importance);
     let kl = token.reference.map_or(TokenLoss::default(), |r| {
         kl_loss(token.logprob, r, options.kl)
     });
+    let c = options.entropy_coefficient;
+    let loss = TokenLoss {
+        value: loss.value + options.kl_coefficient * kl.value - c * token.entropy,
+        derivative: loss.derivative + options.kl_coefficient * kl.derivative,
+        by_entropy: -c,
+    };
+    (loss, clip)
+}
+
+/// How a preference between two actions becomes a loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PreferenceOptions {
+    /// How far the policy may move from the reference: the smaller, the farther; above 0.
+    pub beta: f64,
+    /// The share of preferences taken to be the wrong way round; in [0, 0.5).
+    pub label_smoothing: f64,
+}
+
+/// Log-probability of a whole action, in nats.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ActionLogprob {
+    /// Under the weights being trained.
+    pub policy: f64,
+    /// Under the reference.
+    pub reference: f64,
+}
+
+/// Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290; with label smoothing the
+/// conservative form, Mitchell 2023): `−(1 − ε) · log σ(β · m) − ε · log σ(−β · m)`, where the margin
+/// `m` is `log π/π_ref` of the better action less that of the worse one. The derivative is by the
+/// better action's log-probability; by the worse one's it is the opposite.
+pub fn preference_loss(
+    better: ActionLogprob,
+    worse: ActionLogprob,
+    options: PreferenceOptions,
+) -> TokenLoss {
+    let margin = (better.policy - better.reference) - (worse.policy - worse.reference);
+    let (x, smoothing) = (options.beta * margin, options.label_smoothing);
     TokenLoss {
-        value: -pull * token.logprob + options.kl_coefficient * kl.value,
-        derivative: -pull + options.kl_coefficient * kl.derivative,
+        value: (1.0 - smoothing) * softplus(-x) + smoothing * softplus(x),
+        derivative: options.beta * (smoothing * sigmoid(x) - (1.0 - smoothing) * sigmoid(-x)),
+        by_entropy: 0.0,
     }
+}
+
+/// `log(1 + eˣ)`, which is `−log σ(−x)`.
+fn softplus(x: f64) -> f64 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
+fn sigmoid(x: f64) -> f64 {
+    (-softplus(-x)).exp()
 }
 
 fn kl_loss(logprob: f64, reference: f64, term: KlTerm) -> TokenLoss {
@@ -177,10 +356,12 @@ fn kl_loss(logprob: f64, reference: f64, term: KlTerm) -> TokenLoss {
         KlTerm::K2Loss => TokenLoss {
             value: estimates.k2,
             derivative: estimates.k1,
+            by_entropy: 0.0,
         },
         KlTerm::K3Loss => TokenLoss {
             value: estimates.k3,
             derivative: 1.0 - bounded_exp(reference - logprob),
+            by_entropy: 0.0,
         },
     }
 }
@@ -210,14 +391,15 @@ mod tests {
                         behaviour: -1.0,
                         reference: Some(reference),
                         advantage,
+                        entropy: 0.0,
                     };
-                    // `Off`: the importance weight is a constant for the gradient.
+                    // No importance weight: it is a constant for the gradient.
                     let options = PolicyOptions {
-                        importance: Importance::Off,
                         kl_coefficient: 0.3,
                         kl,
+                        ..Default::default()
                     };
-                    policy_gradient(token, options)
+                    policy_loss(token, options).0
                 };
                 let expected = slope(|x| at(x).value, logprob);
                 assert!(
@@ -297,24 +479,24 @@ mod tests {
             behaviour: -1.0,
             reference: Some(-3.0),
             advantage: 0.0,
+            entropy: 0.0,
         };
         let options = PolicyOptions {
             kl_coefficient: 10.0,
             kl: KlTerm::K1Reward,
-            importance: Importance::Off,
+            ..Default::default()
         };
-        assert_eq!(
-            policy_gradient(token, options),
-            TokenLoss {
-                value: 0.0,
-                derivative: 0.0
-            }
-        );
+        let loss = policy_loss(token, options).0;
+        assert_eq!((loss.value, loss.derivative), (0.0, 0.0));
     }
 
     #[test]
     fn importance_is_truncated_and_never_overflows() {
         let capped = Importance::Truncated { cap: 2.0 };
+        let masked = Importance::Masked {
+            floor: 0.5,
+            cap: 2.0,
+        };
         for (importance, logprob, behaviour, expected, held) in [
             (Importance::Off, -1.0, -9.0, 1.0, false),
             (capped, -1.0, -1.0, 1.0, false),
@@ -322,6 +504,9 @@ mod tests {
             (capped, -1.0, -4.0, 2.0, true),
             (capped, -1e9, -1.0, (-MAX_LOG_RATIO).exp(), false),
             (capped, -1.0, -1e9, 2.0, true),
+            (masked, -1.0, -1.0, 1.0, false),
+            (masked, -1.0, -4.0, 0.0, true),
+            (masked, -4.0, -1.0, 0.0, true),
         ] {
             let (weight, capped) = importance.weight(logprob, behaviour);
             assert!(
@@ -332,19 +517,48 @@ mod tests {
         }
     }
 
+    /// Two trajectories: one with two sequences, one with one.
     #[test]
     fn weights_sum_to_one_over_the_global_batch() {
-        let lengths = [3usize, 5, 1];
+        let own = |tokens, siblings| OwnCounts { tokens, siblings };
+        let sequences = [own(3, 2), own(5, 2), own(1, 1)];
         let counts = GlobalCounts {
             tokens: 9,
             sequences: 3,
+            trajectories: 2,
         };
-        for normalisation in [Normalisation::TokenMean, Normalisation::SequenceMean] {
-            let sum: f64 = lengths
-                .iter()
-                .map(|l| *l as f64 * normalisation.weight(counts, *l))
-                .sum();
-            assert!((sum - 1.0).abs() < 1e-12, "{normalisation:?}");
+        let share = |normalisation: Normalisation, own: OwnCounts| {
+            own.tokens as f64 * normalisation.weight(counts, own)
+        };
+        for (normalisation, expected) in [
+            (Normalisation::TokenMean, [3.0 / 9.0, 5.0 / 9.0, 1.0 / 9.0]),
+            (Normalisation::SequenceMean, [1.0 / 3.0; 3]),
+            (Normalisation::TrajectoryMean, [0.25, 0.25, 0.5]),
+            (
+                Normalisation::FixedLength { tokens: 3 },
+                [3.0 / 9.0, 5.0 / 9.0, 1.0 / 9.0],
+            ),
+        ] {
+            for (own, expected) in sequences.iter().zip(expected) {
+                let found = share(normalisation, *own);
+                assert!((found - expected).abs() < 1e-12, "{normalisation:?}");
+            }
         }
+    }
+
+    #[test]
+    fn preferences_do_not_overflow() {
+        let action = |policy| ActionLogprob {
+            policy,
+            reference: 0.0,
+        };
+        let options = PreferenceOptions {
+            beta: 1.0,
+            label_smoothing: 0.0,
+        };
+        let lost = preference_loss(action(-1e6), action(0.0), options);
+        assert_eq!((lost.value, lost.derivative), (1e6, -1.0));
+        let won = preference_loss(action(0.0), action(-1e6), options);
+        assert_eq!((won.value, won.derivative), (0.0, 0.0));
     }
 }

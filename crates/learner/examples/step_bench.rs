@@ -106,6 +106,7 @@ fn groups(rng: &mut ChaCha8Rng, vocabulary: u32) -> Vec<StateGroup> {
                 .collect();
             StateGroup {
                 state_id: format!("state {state}"),
+                trajectory_id: format!("trajectory {state}"),
                 prompt,
                 samples,
             }

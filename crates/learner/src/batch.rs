@@ -1,10 +1,11 @@
 //! Batches from outside, checked and turned into sequences.
 
 use crate::pass::StepError;
-use algo::loss::GlobalCounts;
+use algo::loss::{GlobalCounts, OwnCounts};
 use algo::pack::{MicroBatch, PackError, Sequence, Tree, pack};
 use model::DecoderSpec;
 use proto::{SftSample, StateGroup};
+use std::collections::HashMap;
 
 /// What the model cannot be given.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +45,7 @@ impl Limits {
     }
 }
 
-/// One sequence per dialogue, numbered in order, and how many tokens of each are trained.
+/// One sequence per dialogue, numbered in order.
 pub(crate) fn dialogues(samples: &[SftSample], limits: Limits) -> Result<Vec<Sequence>, StepError> {
     let mut sequences = Vec::with_capacity(samples.len());
     for (index, sample) in samples.iter().enumerate() {
@@ -67,14 +68,20 @@ pub(crate) fn dialogues(samples: &[SftSample], limits: Limits) -> Result<Vec<Seq
     Ok(sequences)
 }
 
-/// One sequence per action, numbered through all groups.
+/// One sequence per action, numbered through all groups, those of one trajectory together.
 pub(crate) fn actions(
     groups: &[StateGroup],
     limits: Limits,
 ) -> Result<Vec<Vec<Sequence>>, StepError> {
+    let mut trajectories: Vec<Vec<Sequence>> = Vec::new();
+    let mut places: HashMap<&str, usize> = HashMap::new();
     let mut number = 0;
-    let mut of_group = |group: &StateGroup| {
-        let sequences = group.samples.iter().enumerate().map(|(index, sample)| {
+    for group in groups {
+        let place = *places.entry(&group.trajectory_id).or_insert_with(|| {
+            trajectories.push(Vec::new());
+            trajectories.len() - 1
+        });
+        for (index, sample) in group.samples.iter().enumerate() {
             let name = format!("{}, action {index}", group.state_id);
             if let Some(problem) = odd_action(&group.prompt, &sample.tokens, &sample.logprobs) {
                 return Err(StepError::Sample {
@@ -84,12 +91,11 @@ pub(crate) fn actions(
             }
             let sequence = Sequence::action(number, &group.prompt, &sample.tokens);
             limits.check(&name, &sequence.tokens)?;
+            trajectories[place].push(sequence);
             number += 1;
-            Ok(sequence)
-        });
-        sequences.collect()
-    };
-    groups.iter().map(&mut of_group).collect()
+        }
+    }
+    Ok(trajectories)
 }
 
 fn odd_action(prompt: &[u32], tokens: &[u32], logprobs: &[f32]) -> Option<String> {
@@ -123,16 +129,37 @@ pub(crate) fn packed(
     Ok(pack(&trees, budget))
 }
 
-/// Trained tokens of each sequence, and what the batch holds of them.
-pub(crate) fn counts<'a>(
-    sequences: impl Iterator<Item = &'a Sequence>,
-) -> (Vec<usize>, GlobalCounts) {
-    let tokens: Vec<usize> = sequences
-        .map(|s| s.trained.iter().filter(|trained| **trained).count())
-        .collect();
-    let counts = GlobalCounts {
-        tokens: tokens.iter().sum(),
-        sequences: tokens.iter().filter(|count| **count > 0).count(),
+/// What a batch holds, as normalisations count it.
+#[derive(Debug)]
+pub(crate) struct Counts {
+    /// Of each sequence, by its number.
+    pub own: Vec<OwnCounts>,
+    /// Of all.
+    pub global: GlobalCounts,
+}
+
+/// Counts sequences grouped by trajectory, which are numbered from 0 without gaps.
+pub(crate) fn counts(trajectories: &[Vec<Sequence>]) -> Counts {
+    let none = OwnCounts {
+        tokens: 0,
+        siblings: 0,
     };
-    (tokens, counts)
+    let mut own = vec![none; trajectories.iter().map(Vec::len).sum()];
+    let mut global = GlobalCounts {
+        tokens: 0,
+        sequences: 0,
+        trajectories: 0,
+    };
+    for sequences in trajectories {
+        let trained = |s: &Sequence| s.trained.iter().filter(|trained| **trained).count();
+        let siblings = sequences.iter().filter(|s| trained(s) > 0).count();
+        for sequence in sequences {
+            let tokens = trained(sequence);
+            own[sequence.sample] = OwnCounts { tokens, siblings };
+            global.tokens += tokens;
+        }
+        global.sequences += siblings;
+        global.trajectories += usize::from(siblings > 0);
+    }
+    Counts { own, global }
 }

@@ -7,6 +7,7 @@
 use crate::files::{self, at, files_below, write_folder};
 use crate::flat::Layout;
 use crate::learner::Learner;
+use algo::advantage::RewardHistory;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
@@ -66,6 +67,8 @@ struct State {
     step: u64,
     updates: u64,
     bad_steps: u32,
+    #[serde(default)] // checkpoints of before there was a running baseline
+    reward_history: RewardHistory,
     threads: i32,
     layout: Layout,
     rng: ChaCha8Rng,
@@ -117,6 +120,7 @@ impl Learner {
             step: self.step,
             updates: self.optimizer.updates,
             bad_steps: self.bad_steps,
+            reward_history: self.reward_history,
             threads: tch::get_num_threads(),
             layout: self.flat.layout.clone(),
             rng: self.rng.clone(),
@@ -134,6 +138,7 @@ impl Learner {
         self.flat.refresh();
         self.step = state.step;
         self.bad_steps = state.bad_steps;
+        self.reward_history = state.reward_history;
         self.optimizer.updates = state.updates;
         self.rng = state.rng;
         self.cursor = state.cursor;

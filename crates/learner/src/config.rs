@@ -2,7 +2,7 @@
 
 use crate::schedule::Schedule;
 use algo::advantage::Baseline;
-use algo::loss::{Importance, KlTerm, Normalisation};
+use algo::loss::{Importance, KlTerm, Normalisation, PolicyOptions, PreferenceOptions, Surrogate};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
@@ -69,6 +69,9 @@ pub enum ImportanceMode {
     Off,
     /// Tokens weigh by their probability ratio, up to the cap.
     Truncated,
+    /// Tokens weigh by their probability ratio where it is between floor and cap, and are left out
+    /// elsewhere.
+    Masked,
 }
 
 /// Importance correction per token.
@@ -77,7 +80,9 @@ pub enum ImportanceMode {
 pub struct ImportanceConfig {
     /// Off suits actions sampled from the current weights.
     pub mode: ImportanceMode,
-    /// Largest weight of a token under `truncated`; at least 1.
+    /// Smallest weight that counts under `masked`; from 0 to 1.
+    pub floor: f64,
+    /// Largest weight of a token under `truncated`, largest that counts under `masked`; at least 1.
     pub cap: f64,
 }
 
@@ -85,22 +90,96 @@ impl Default for ImportanceConfig {
     fn default() -> Self {
         Self {
             mode: ImportanceMode::Off,
+            floor: 0.5,
             cap: 2.0,
         }
     }
 }
 
 impl ImportanceConfig {
-    pub(crate) fn weighting(self) -> Importance {
-        match self.mode {
+    fn weighting(self) -> Importance {
+        let Self { mode, floor, cap } = self;
+        match mode {
             ImportanceMode::Off => Importance::Off,
-            ImportanceMode::Truncated => Importance::Truncated { cap: self.cap },
+            ImportanceMode::Truncated => Importance::Truncated { cap },
+            ImportanceMode::Masked => Importance::Masked { floor, cap },
+        }
+    }
+}
+
+/// What is made of the rewards of a state's actions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossKind {
+    /// Actions are weighted by their advantages.
+    #[default]
+    Reinforce,
+    /// The same as long as an action's probability stays near what it was when it was sampled: for
+    /// several updates on the same actions, or stale ones.
+    PpoClip,
+    /// Direct preference optimisation on the best and the worst action of each state.
+    Dpo,
+}
+
+/// The loss of policy steps.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LossConfig {
+    /// Which one.
+    pub kind: LossKind,
+    /// `ppo_clip`: how far a token's probability ratio may fall below 1; in [0, 1).
+    pub clip_low: f64,
+    /// `ppo_clip`: how far it may rise above 1; 0 or more.
+    pub clip_high: f64,
+    /// `ppo_clip`: the largest ratio that counts where the advantage is negative; above 1. Off when
+    /// it is not given.
+    pub clip_dual: Option<f64>,
+    /// `dpo`: how strongly the policy is held near the reference; above 0.
+    pub beta: f64,
+    /// `dpo`: the share of pairs taken to be judged the wrong way round; in [0, 0.5).
+    pub label_smoothing: f64,
+    /// `reinforce` and `ppo_clip`: weight of the entropy in nats of each token's distribution, which
+    /// is kept high; 0 is off.
+    pub entropy: f64,
+}
+
+impl Default for LossConfig {
+    fn default() -> Self {
+        Self {
+            kind: LossKind::Reinforce,
+            clip_low: 0.2,
+            clip_high: 0.2,
+            clip_dual: None,
+            beta: 0.1,
+            label_smoothing: 0.0,
+            entropy: 0.0,
+        }
+    }
+}
+
+impl LossConfig {
+    fn surrogate(self) -> Surrogate {
+        match self.kind {
+            LossKind::PpoClip => Surrogate::Clipped {
+                low: self.clip_low,
+                high: self.clip_high,
+                dual: self.clip_dual,
+            },
+            LossKind::Reinforce | LossKind::Dpo => Surrogate::Reinforce,
+        }
+    }
+
+    pub(crate) fn preference(self) -> PreferenceOptions {
+        PreferenceOptions {
+            beta: self.beta,
+            label_smoothing: self.label_smoothing,
         }
     }
 }
 
 /// Hyperparameters of a learner. Those of reinforcement learning have no effect on supervised
-/// steps: `kl`, `baseline`, `normalise_std`, `importance`.
+/// steps: `loss`, `kl`, `baseline`, `baseline_decay`, `normalise_std`, `importance`. Of these, the
+/// loss `dpo` looks at `loss` alone, and weighs every pair alike whatever `normalisation` says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LearnerConfig {
@@ -134,8 +213,12 @@ pub struct LearnerConfig {
     pub loss_chunk_tokens: usize,
     /// How tokens of different sequences weigh against each other.
     pub normalisation: Normalisation,
+    /// The loss of policy steps.
+    pub loss: LossConfig,
     /// What a reward is compared with.
     pub baseline: Baseline,
+    /// How much of the mean reward so far `running_mean` keeps at each batch; in [0, 1).
+    pub baseline_decay: f64,
     /// Divide advantages by the standard deviation of rewards.
     pub normalise_std: bool,
     /// Treatment of actions that older weights sampled.
@@ -179,7 +262,9 @@ impl Default for LearnerConfig {
             micro_batch_tokens: 1024,
             loss_chunk_tokens: 512,
             normalisation: Normalisation::TokenMean,
+            loss: LossConfig::default(),
             baseline: Baseline::LeaveOneOut,
+            baseline_decay: 0.95,
             normalise_std: false,
             importance: ImportanceConfig::default(),
             kl: KlConfig::default(),
@@ -214,8 +299,9 @@ impl LearnerConfig {
         let positive = |v: f64| v.is_finite() && v > 0.0;
         let not_negative = |v: f64| v.is_finite() && v >= 0.0;
         let decay = |v: f64| (0.0..1.0).contains(&v);
+        let loss = &self.loss;
         let ends = self.schedule == Schedule::Constant || self.total_steps > self.warmup_steps;
-        let rules: [(&'static str, &dyn ToString, bool, &'static str); 16] = [
+        let rules: [(&'static str, &dyn ToString, bool, &'static str); 26] = [
             (
                 "learning_rate",
                 &self.learning_rate,
@@ -260,6 +346,61 @@ impl LearnerConfig {
                 &self.loss_chunk_tokens,
                 self.loss_chunk_tokens > 0,
                 "above 0",
+            ),
+            (
+                "baseline_decay",
+                &self.baseline_decay,
+                decay(self.baseline_decay),
+                "in [0, 1)",
+            ),
+            (
+                "normalisation.fixed_length.tokens",
+                &0,
+                self.normalisation != Normalisation::FixedLength { tokens: 0 },
+                "above 0",
+            ),
+            (
+                "loss.clip_low",
+                &loss.clip_low,
+                decay(loss.clip_low),
+                "in [0, 1)",
+            ),
+            (
+                "loss.clip_high",
+                &loss.clip_high,
+                not_negative(loss.clip_high),
+                "0 or more",
+            ),
+            (
+                "loss.clip_dual",
+                &loss.clip_dual.unwrap_or_default(),
+                loss.clip_dual.is_none_or(|c| c.is_finite() && c > 1.0),
+                "above 1",
+            ),
+            ("loss.beta", &loss.beta, positive(loss.beta), "above 0"),
+            (
+                "loss.label_smoothing",
+                &loss.label_smoothing,
+                (0.0..0.5).contains(&loss.label_smoothing),
+                "in [0, 0.5)",
+            ),
+            (
+                "loss.entropy",
+                &loss.entropy,
+                not_negative(loss.entropy) && (loss.kind != LossKind::Dpo || loss.entropy == 0.0),
+                "0 or more, and 0 with the loss dpo",
+            ),
+            (
+                "importance.mode",
+                &"not off",
+                loss.kind == LossKind::Reinforce || self.importance.mode == ImportanceMode::Off,
+                "off with this loss: ppo_clip carries the ratio itself, and dpo needs none",
+            ),
+            (
+                "importance.floor",
+                &self.importance.floor,
+                (0.0..=1.0).contains(&self.importance.floor),
+                "in [0, 1]",
             ),
             (
                 "importance.cap",
@@ -308,6 +449,17 @@ impl LearnerConfig {
         }
     }
 
+    /// What a token's loss is made of.
+    pub(crate) fn policy_options(&self) -> PolicyOptions {
+        PolicyOptions {
+            surrogate: self.loss.surrogate(),
+            importance: self.importance.weighting(),
+            kl_coefficient: self.kl.coefficient,
+            kl: self.kl.term,
+            entropy_coefficient: self.loss.entropy,
+        }
+    }
+
     /// The type to compute in on `device`: f32 if results have to be repeatable.
     pub(crate) fn kind(&self, device: Device) -> Kind {
         if self.deterministic {
@@ -340,6 +492,8 @@ mod tests {
             r#"{"learning_rat": 1}"#,
             r#"{"kl": {"coeff": 1}}"#,
             r#"{"kl": {"term": "k1_loss"}}"#,
+            r#"{"loss": {"kind": "ppo"}}"#,
+            r#"{"loss": {"clip": 0.2}}"#,
             r#"{"temperature": 0.8}"#,
             r#"{"seed": 3}"#,
         ] {
@@ -366,6 +520,28 @@ mod tests {
                 "importance.cap",
             ),
             (r#"{"micro_batch_tokens": 0}"#, "micro_batch_tokens"),
+            (r#"{"baseline_decay": 1}"#, "baseline_decay"),
+            (
+                r#"{"normalisation": {"fixed_length": {"tokens": 0}}}"#,
+                "normalisation.fixed_length.tokens",
+            ),
+            (r#"{"loss": {"clip_low": 1}}"#, "loss.clip_low"),
+            (r#"{"loss": {"clip_high": -1}}"#, "loss.clip_high"),
+            (r#"{"loss": {"clip_dual": 1}}"#, "loss.clip_dual"),
+            (r#"{"loss": {"beta": 0}}"#, "loss.beta"),
+            (
+                r#"{"loss": {"label_smoothing": 0.5}}"#,
+                "loss.label_smoothing",
+            ),
+            (
+                r#"{"loss": {"kind": "dpo", "entropy": 0.1}}"#,
+                "loss.entropy",
+            ),
+            (
+                r#"{"loss": {"kind": "ppo_clip"}, "importance": {"mode": "masked"}}"#,
+                "importance.mode",
+            ),
+            (r#"{"importance": {"floor": 2}}"#, "importance.floor"),
             (r#"{"deterministic": true, "dtype": "bf16"}"#, "dtype"),
         ] {
             let config: LearnerConfig = serde_json::from_str(text).unwrap();

@@ -8,6 +8,8 @@ use crate::metrics::{StepMetrics, timed};
 use crate::optimizer::{AdamW, Update, global_norm};
 use crate::pass::{self, Gradients, PassOptions, StepError, Trained, output_name};
 use crate::schedule::Plan;
+use algo::advantage::RewardHistory;
+use algo::logprob::Drawn;
 use algo::loss::TokenLoss;
 use algo::pack::{MicroBatch, Target};
 use model::Decoder;
@@ -63,6 +65,7 @@ pub struct Learner {
     pub(crate) cursor: Vec<u8>,
     pub(crate) step: u64,
     pub(crate) bad_steps: u32,
+    pub(crate) reward_history: RewardHistory,
     /// The Hugging Face folder whose configuration and tokenizer exports take along.
     source: PathBuf,
 }
@@ -147,6 +150,7 @@ impl Learner {
             cursor: Vec::new(),
             step: 0,
             bad_steps: 0,
+            reward_history: RewardHistory::default(),
             config,
             decoder,
             flat,
@@ -221,7 +225,7 @@ impl Learner {
         batches: &[MicroBatch],
         temperature: f64,
         metrics: &mut StepMetrics,
-        loss: impl FnMut(&Target, f64) -> TokenLoss,
+        loss: impl FnMut(&Target, Drawn) -> TokenLoss,
     ) {
         let options = PassOptions {
             temperature,

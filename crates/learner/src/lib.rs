@@ -27,6 +27,7 @@ mod metrics;
 mod optimizer;
 mod pass;
 mod policy;
+mod preference;
 mod schedule;
 mod supervised;
 #[cfg(test)]
@@ -35,9 +36,9 @@ mod tests;
 pub use checkpoint::{CheckpointError, newest_checkpoint};
 pub use config::{
     ComputeType, ConfigError, ImportanceConfig, ImportanceMode, KlConfig, LearnerConfig,
-    cpu_has_fast_bf16,
+    LossConfig, LossKind, cpu_has_fast_bf16,
 };
 pub use learner::{Learner, LearnerError};
-pub use metrics::{PhaseSeconds, PolicyMetrics, StepMetrics};
+pub use metrics::{PhaseSeconds, PolicyMetrics, PreferenceMetrics, StepMetrics, SurrogateMetrics};
 pub use pass::StepError;
 pub use schedule::Schedule;

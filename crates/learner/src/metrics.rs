@@ -40,10 +40,6 @@ pub struct PolicyMetrics {
     pub reward_mean: f64,
     /// Standard deviation of the rewards.
     pub reward_std: f64,
-    /// Mean advantage over actions.
-    pub advantage_mean: f64,
-    /// Standard deviation of the advantages.
-    pub advantage_std: f64,
     /// Share of states whose actions were all rewarded alike.
     pub zero_variance_share: f64,
     /// Estimate k3 of KL(policy ‖ reference) in nats per token, over the tokens that were run
@@ -53,8 +49,41 @@ pub struct PolicyMetrics {
     pub logprob_difference_mean: f64,
     /// The largest of them. Large values on fresh actions mean that sampler and learner disagree.
     pub logprob_difference_max: f64,
-    /// Share of those tokens whose importance weight the cap held back.
-    pub importance_capped_share: f64,
+    /// Losses that weigh actions by advantages only.
+    pub surrogate: Option<SurrogateMetrics>,
+    /// Preference losses only.
+    pub preference: Option<PreferenceMetrics>,
+}
+
+/// What a step reports that weighs actions by their advantages. Shares are of the tokens that were
+/// run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct SurrogateMetrics {
+    /// Mean advantage over actions.
+    pub advantage_mean: f64,
+    /// Standard deviation of the advantages.
+    pub advantage_std: f64,
+    /// Share of tokens whose importance weight was truncated or masked.
+    pub importance_bounded_share: f64,
+    /// Share of tokens without a pull because their probability fell below `1 − clip_low` times
+    /// what it was.
+    pub clip_low_share: f64,
+    /// The same above `1 + clip_high` times.
+    pub clip_high_share: f64,
+    /// Share of tokens held by the dual clip.
+    pub clip_dual_share: f64,
+}
+
+/// What a step on preferences reports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct PreferenceMetrics {
+    /// States with a better and a worse action.
+    pub pairs: usize,
+    /// Mean of log π/π_ref of the better action less that of the worse one, in nats, before the
+    /// step.
+    pub margin_mean: f64,
+    /// Share of pairs in which that is above 0.
+    pub accuracy: f64,
 }
 
 /// What a step reports.
@@ -126,13 +155,30 @@ impl StepMetrics {
                 ("actions", policy.actions as f64),
                 ("reward_mean", policy.reward_mean),
                 ("reward_std", policy.reward_std),
-                ("advantage_mean", policy.advantage_mean),
-                ("advantage_std", policy.advantage_std),
                 ("zero_variance_share", policy.zero_variance_share),
                 ("logprob_difference_mean", policy.logprob_difference_mean),
                 ("logprob_difference_max", policy.logprob_difference_max),
-                ("importance_capped_share", policy.importance_capped_share),
             ]);
+            if let Some(surrogate) = &policy.surrogate {
+                values.extend([
+                    ("advantage_mean", surrogate.advantage_mean),
+                    ("advantage_std", surrogate.advantage_std),
+                    (
+                        "importance_bounded_share",
+                        surrogate.importance_bounded_share,
+                    ),
+                    ("clip_low_share", surrogate.clip_low_share),
+                    ("clip_high_share", surrogate.clip_high_share),
+                    ("clip_dual_share", surrogate.clip_dual_share),
+                ]);
+            }
+            if let Some(preference) = &policy.preference {
+                values.extend([
+                    ("preference_pairs", preference.pairs as f64),
+                    ("preference_margin", preference.margin_mean),
+                    ("preference_accuracy", preference.accuracy),
+                ]);
+            }
             values.extend(policy.kl.map(|kl| ("kl", kl)));
         }
         values

@@ -3,7 +3,7 @@
 use crate::attention::ForestAttention;
 use crate::metrics::{StepMetrics, timed};
 use algo::advantage::RewardError;
-use algo::logprob::{self, Head};
+use algo::logprob::{self, Drawn, Head, Pull};
 use algo::loss::TokenLoss;
 use algo::pack::{MicroBatch, PackError, Target};
 use model::Decoder;
@@ -136,7 +136,7 @@ pub(crate) fn backward(
     batches: &[MicroBatch],
     options: PassOptions,
     metrics: &mut StepMetrics,
-    mut loss: impl FnMut(&Target, f64) -> TokenLoss,
+    mut loss: impl FnMut(&Target, Drawn) -> TokenLoss,
 ) {
     let (mut total, mut entropy, mut rows) = (0.0, 0.0, 0);
     for batch in batches {
@@ -148,10 +148,13 @@ pub(crate) fn backward(
                 &batch.targets,
                 options.chunk_tokens as i64,
                 gradients.output.as_mut(),
-                |index, logprob| {
-                    let loss = loss(&batch.targets[index], logprob);
+                |index, drawn| {
+                    let loss = loss(&batch.targets[index], drawn);
                     total += loss.value;
-                    loss.derivative
+                    Pull {
+                        by_logprob: loss.derivative,
+                        by_entropy: loss.by_entropy,
+                    }
                 },
             )
         });

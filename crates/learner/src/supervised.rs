@@ -4,7 +4,7 @@ use crate::batch::{Limits, counts, dialogues, packed};
 use crate::learner::Learner;
 use crate::metrics::{StepMetrics, timed};
 use crate::pass::StepError;
-use algo::loss::{TokenLoss, cross_entropy};
+use algo::loss::cross_entropy;
 use proto::SftSample;
 use std::time::Instant;
 
@@ -30,27 +30,23 @@ impl Learner {
     ) -> Result<StepMetrics, StepError> {
         let mut metrics = StepMetrics::default();
         let sequences = dialogues(samples, Limits::of(self.decoder().spec()))?;
-        let (lengths, counts) = counts(sequences.iter());
         // Each dialogue is a tree of its own: they share little but the system prompt, which is
         // less than one tree of them all would spend on masked scores.
         let groups: Vec<_> = sequences
             .into_iter()
             .map(|sequence| vec![sequence])
             .collect();
+        let counts = counts(&groups);
         let budget = self.config().micro_batch_tokens;
         let batches = timed(&mut metrics.seconds.pack, || packed(&groups, budget))?;
-        if counts.tokens == 0 {
+        if counts.global.tokens == 0 {
             return Err(StepError::EmptyBatch);
         }
-        metrics.trained_tokens = counts.tokens;
+        metrics.trained_tokens = counts.global.tokens;
         let normalisation = self.config().normalisation;
-        self.backward(&batches, 1.0, &mut metrics, |target, logprob| {
-            let weight = normalisation.weight(counts, lengths[target.sample]);
-            let loss = cross_entropy(logprob);
-            TokenLoss {
-                value: weight * loss.value,
-                derivative: weight * loss.derivative,
-            }
+        self.backward(&batches, 1.0, &mut metrics, |target, drawn| {
+            let weight = normalisation.weight(counts.global, counts.own[target.sample]);
+            cross_entropy(drawn.logprob).weighted(weight)
         });
         Ok(metrics)
     }

@@ -21,6 +21,9 @@ pub struct RlSample {
 pub struct StateGroup {
     /// Names the state in errors: item and step.
     pub state_id: String,
+    /// The trajectory it is a state of. States of one trajectory that are trained together share
+    /// what they have in common.
+    pub trajectory_id: String,
     /// The ids of the state. Never trained on.
     pub prompt: Vec<u32>,
     /// The actions, each an independent draw.

@@ -269,6 +269,7 @@ fn group(state: &State, completions: Vec<Completion>, verdicts: &[Verdict]) -> S
         .collect();
     StateGroup {
         state_id: format!("{} step {}", state.trajectory.item, state.step),
+        trajectory_id: state.trajectory.item.to_string(),
         prompt: state.trajectory.prompt(state.step).to_vec(),
         samples,
     }

@@ -3,9 +3,11 @@
 use super::*;
 use crate::batch::{Limits, actions, packed};
 use crate::pass::{StepError, score};
+use crate::{ImportanceConfig, ImportanceMode, LossConfig, LossKind, StepMetrics};
 use algo::advantage::Baseline;
 use algo::loss::{KlTerm, Normalisation};
 use proptest::prelude::*;
+use std::cell::{Cell, RefCell};
 
 /// Rewards of 1 with no baseline: every action pulls by its own log-probabilities.
 fn plain_policy() -> LearnerConfig {
@@ -16,70 +18,108 @@ fn plain_policy() -> LearnerConfig {
     }
 }
 
-/// The gradient of `groups` by the model's plain forward and libtorch's autograd, one sequence at a
-/// time: −1/tokens · Σ A · log π.
-fn separate_gradient(learner: &mut Learner, groups: &[StateGroup]) -> Vec<f32> {
-    let tokens: usize = groups
-        .iter()
-        .flat_map(|g| &g.samples)
-        .map(|s| s.tokens.len())
-        .sum();
-    for (group, sample) in groups
+/// What the model's plain forward says of one action: one number for each of its tokens.
+struct Separate {
+    logprobs: Tensor,
+    entropies: Tensor,
+    behaviour: Tensor,
+    reward: f64,
+}
+
+/// The gradient of `loss` by the model's plain forward, one sequence at a time, and libtorch's
+/// autograd.
+fn separate_gradient(
+    learner: &mut Learner,
+    groups: &[StateGroup],
+    loss: impl Fn(&[Separate]) -> Tensor,
+) -> Vec<f32> {
+    let decoder = learner.decoder();
+    let temperature = f64::from(learner.config().temperature);
+    let actions: Vec<Separate> = groups
         .iter()
         .flat_map(|g| g.samples.iter().map(move |s| (g, s)))
-    {
-        let ids: Vec<i64> = group
-            .prompt
-            .iter()
-            .chain(&sample.tokens)
-            .map(|t| i64::from(*t))
-            .collect();
-        let positions: Vec<i64> = (0..ids.len() as i64).collect();
-        let positions = Tensor::from_slice(&positions).unsqueeze(0);
-        let ids = Tensor::from_slice(&ids).unsqueeze(0);
-        let mut attention = model::FullAttention::new(model::Visibility::Causal, &positions);
-        let decoder = learner.decoder();
-        let logits = decoder.logits(&decoder.forward(&ids, &positions, &mut attention))
-            / f64::from(learner.config().temperature);
-        let (start, count) = (group.prompt.len() as i64, sample.tokens.len() as i64);
-        let loss = logits
-            .log_softmax(-1, Kind::Float)
-            .narrow(1, start - 1, count)
-            .gather(2, &ids.narrow(1, start, count).unsqueeze(2), false)
-            .sum(Kind::Float)
-            * (-f64::from(sample.reward) / tokens as f64);
-        let trained: Vec<&Tensor> = decoder
-            .parameters()
-            .iter()
-            .map(|p| &p.tensor)
-            .filter(|t| t.requires_grad())
-            .collect();
-        let found = Tensor::run_backward(&[loss], &trained, false, false);
-        let names: Vec<String> = decoder
-            .parameters()
-            .iter()
-            .map(|p| p.slot.name.clone())
-            .collect();
-        tch::no_grad(|| {
-            for (name, gradient) in names.iter().zip(found) {
-                let mut sum = learner.flat.gradient_of(name).unwrap();
-                sum += gradient;
+        .map(|(group, sample)| {
+            let ids: Vec<i64> = group
+                .prompt
+                .iter()
+                .chain(&sample.tokens)
+                .map(|t| i64::from(*t))
+                .collect();
+            let positions: Vec<i64> = (0..ids.len() as i64).collect();
+            let positions = Tensor::from_slice(&positions).unsqueeze(0);
+            let ids = Tensor::from_slice(&ids).unsqueeze(0);
+            let mut attention = model::FullAttention::new(model::Visibility::Causal, &positions);
+            let hidden = decoder.forward(&ids, &positions, &mut attention);
+            let (start, count) = (group.prompt.len() as i64, sample.tokens.len() as i64);
+            let logprobs = (decoder.logits(&hidden) / temperature)
+                .log_softmax(-1, Kind::Float)
+                .narrow(1, start - 1, count);
+            let entropies = -(logprobs.exp() * &logprobs).sum_dim_intlist(
+                [-1i64].as_slice(),
+                false,
+                Kind::Float,
+            );
+            let labels = ids.narrow(1, start, count).unsqueeze(2);
+            Separate {
+                logprobs: logprobs.gather(2, &labels, false).view(-1),
+                entropies: entropies.view(-1),
+                behaviour: Tensor::from_slice(&sample.logprobs),
+                reward: f64::from(sample.reward),
             }
-        });
-    }
+        })
+        .collect();
+    let loss = loss(&actions);
+    let trained: Vec<_> = decoder
+        .parameters()
+        .iter()
+        .filter(|p| p.tensor.requires_grad())
+        .collect();
+    let leaves: Vec<&Tensor> = trained.iter().map(|p| &p.tensor).collect();
+    let found = Tensor::run_backward(&[loss], &leaves, false, false);
+    tch::no_grad(|| {
+        for (parameter, gradient) in trained.iter().zip(found) {
+            let mut sum = learner.flat.gradient_of(&parameter.slot.name).unwrap();
+            sum += gradient;
+        }
+    });
     take_gradient(learner)
 }
 
+/// Sum over all tokens of what `of` makes of an action, divided by their number.
+fn token_mean(actions: &[Separate], of: impl Fn(&Separate) -> Tensor) -> Tensor {
+    let tokens: i64 = actions.iter().map(|a| a.logprobs.size()[0]).sum();
+    let sum: Tensor = actions.iter().map(|a| of(a).sum(Kind::Float)).sum();
+    sum / tokens as f64
+}
+
+fn reinforce(actions: &[Separate]) -> Tensor {
+    token_mean(actions, |a| -a.reward * &a.logprobs)
+}
+
+/// Trajectories of several states, each state the one before with something behind it.
 fn random_groups() -> impl Strategy<Value = Vec<StateGroup>> {
-    // Few distinct tokens, so that actions often begin alike.
+    // Few distinct tokens, so that actions often begin alike, and like what follows a state.
     let token = || 1u32..4;
     let action = (proptest::collection::vec(token(), 1..7), -1.0f32..1.0);
-    let prompt = proptest::collection::vec(1..VOCABULARY, 1..9);
-    let group = (prompt, proptest::collection::vec(action, 1..5)).prop_map(|(prompt, actions)| {
-        let samples: Vec<(&[u32], f32)> = actions.iter().map(|(a, r)| (&a[..], *r)).collect();
-        group(&prompt, &samples)
+    let start = proptest::collection::vec(1..VOCABULARY, 1..9);
+    let state = (
+        proptest::collection::vec(token(), 1..5),
+        proptest::collection::vec(action, 1..5),
+    );
+    let trajectory = (start, proptest::collection::vec(state, 1..4)).prop_map(|(start, states)| {
+        let mut prompt = start.clone();
+        let mut groups = Vec::new();
+        for (more, actions) in states {
+            let samples: Vec<(&[u32], f32)> = actions.iter().map(|(a, r)| (&a[..], *r)).collect();
+            groups.push(StateGroup {
+                trajectory_id: format!("from {start:?}"),
+                ..group(&prompt, &samples)
+            });
+            prompt.extend(more);
+        }
+        groups
     });
-    proptest::collection::vec(group, 1..4)
+    proptest::collection::vec(trajectory, 1..4).prop_map(|all| all.concat())
 }
 
 /// PITFALLS 15 and 8: packed equals separate, for every architecture and any budget.
@@ -87,7 +127,7 @@ fn random_groups() -> impl Strategy<Value = Vec<StateGroup>> {
 fn le_1_packed_equals_separate_sequences() {
     for (name, json) in ARCHITECTURES {
         let home = folder(json);
-        let learner = std::cell::RefCell::new(learner(home.path(), plain_policy()));
+        let learner = RefCell::new(learner(home.path(), plain_policy()));
         let cases = ProptestConfig {
             cases: 24,
             failure_persistence: None,
@@ -98,11 +138,201 @@ fn le_1_packed_equals_separate_sequences() {
             learner.set_micro_batch_tokens(budget);
             learner.accumulate_policy(&groups).unwrap();
             let found = take_gradient(&mut learner);
-            let expected = separate_gradient(&mut learner, &groups);
+            let expected = separate_gradient(&mut learner, &groups, reinforce);
             let difference = relative_difference(&found, &expected);
             prop_assert!(difference < 1e-5, "{}: {}", name, difference);
         });
     }
+}
+
+/// Two states of one trajectory and one of another, whose actions were sampled elsewhere: some
+/// tokens got likelier since, some less likely.
+fn stale_groups() -> Vec<StateGroup> {
+    let later = [3, 4, 5, 6, 7, 11];
+    let mut groups = vec![
+        group(
+            &later[..3],
+            &[(&[6, 7], 1.0), (&[8, 1, 2], -0.5), (&[6, 9], 0.3)],
+        ),
+        group(&later, &[(&[9, 9, 1, 2], -1.0), (&[8], 0.8)]),
+        group(&[12, 13], &[(&[1, 2, 3], 0.7), (&[1, 3], -0.9)]),
+    ];
+    groups[1].trajectory_id = groups[0].trajectory_id.clone();
+    let mut place: f32 = 0.0;
+    for logprob in groups
+        .iter_mut()
+        .flat_map(|g| &mut g.samples)
+        .flat_map(|s| &mut s.logprobs)
+    {
+        place += 1.0;
+        *logprob = -3.4 + 1.5 * (place * 1.3).sin();
+    }
+    groups
+}
+
+/// The loss and its gradient under `config` on `stale_groups`, against `expected` on sequences one
+/// by one, for every architecture, in one piece and in many.
+fn compare(config: &LearnerConfig, expected: impl Fn(&[Separate]) -> Tensor) -> Vec<StepMetrics> {
+    let groups = stale_groups();
+    let mut found = Vec::new();
+    for (name, json) in ARCHITECTURES {
+        let home = folder(json);
+        let mut learner = learner(home.path(), config.clone());
+        for budget in [1, 1000] {
+            learner.set_micro_batch_tokens(budget);
+            let metrics = learner.accumulate_policy(&groups).unwrap();
+            let gradient = take_gradient(&mut learner);
+            let loss = Cell::new(0.0);
+            let plain = separate_gradient(&mut learner, &groups, |actions| {
+                let value = expected(actions);
+                loss.set(value.double_value(&[]));
+                value
+            });
+            let loss = loss.get();
+            let difference = relative_difference(&gradient, &plain);
+            assert!(difference < 1e-5, "{name} in {budget}: {difference}");
+            assert!(
+                (metrics.loss - loss).abs() < 1e-5,
+                "{name}: {} for {loss}",
+                metrics.loss
+            );
+            found.push(metrics);
+        }
+    }
+    found
+}
+
+#[test]
+fn a_clipped_loss_with_entropy_is_what_autograd_makes_of_it() {
+    let config = LearnerConfig {
+        loss: LossConfig {
+            kind: LossKind::PpoClip,
+            clip_low: 0.2,
+            clip_high: 0.3,
+            clip_dual: Some(2.0),
+            entropy: 0.02,
+            ..Default::default()
+        },
+        ..plain_policy()
+    };
+    let found = compare(&config, |actions| {
+        token_mean(actions, |action| {
+            let ratio = (&action.logprobs - &action.behaviour).exp();
+            let free = -(&ratio * action.reward);
+            let held = -(ratio.clamp(0.8, 1.3) * action.reward);
+            let mut loss = free.maximum(&held);
+            if action.reward < 0.0 {
+                loss = loss.clamp_max(-2.0 * action.reward);
+            }
+            loss - 0.02 * &action.entropies
+        })
+    });
+    for metrics in found {
+        let seen = metrics.policy.unwrap().surrogate.unwrap();
+        assert!(seen.clip_low_share > 0.0 && seen.clip_high_share > 0.0);
+        assert!(seen.clip_dual_share > 0.0);
+    }
+}
+
+#[test]
+fn importance_weights_are_constants_of_the_gradient() {
+    for (mode, floor, cap) in [
+        (ImportanceMode::Truncated, 0.0, 1.5),
+        (ImportanceMode::Masked, 0.6, 1.5),
+    ] {
+        let config = LearnerConfig {
+            importance: ImportanceConfig { mode, floor, cap },
+            ..plain_policy()
+        };
+        let found = compare(&config, |actions| {
+            token_mean(actions, |action| {
+                let ratio = (&action.logprobs - &action.behaviour).exp().detach();
+                let weight = match mode {
+                    ImportanceMode::Masked => {
+                        let inside = ratio.ge(floor).logical_and(&ratio.le(cap));
+                        &ratio * inside.to_kind(Kind::Float)
+                    }
+                    _ => ratio.clamp_max(cap),
+                };
+                -action.reward * weight * &action.logprobs
+            })
+        });
+        for metrics in found {
+            let seen = metrics.policy.unwrap().surrogate.unwrap();
+            assert!((0.01..0.99).contains(&seen.importance_bounded_share));
+        }
+    }
+}
+
+/// The reference is the start model, so the margin of a first step is 0; after other steps it is
+/// not.
+#[test]
+fn preferences_are_what_autograd_makes_of_them() {
+    let groups = stale_groups();
+    for (name, json) in ARCHITECTURES {
+        let home = folder(json);
+        let config = LearnerConfig {
+            loss: LossConfig {
+                kind: LossKind::Dpo,
+                beta: 0.3,
+                label_smoothing: 0.1,
+                ..Default::default()
+            },
+            ..plain_policy()
+        };
+        let mut learner = learner(home.path(), config);
+        let first = learner.rl_step(&groups).unwrap();
+        assert!(
+            (first.loss - 2f64.ln()).abs() < 1e-5,
+            "{name}: {}",
+            first.loss
+        );
+        let start = model::load(&home.path().join("model"), Device::Cpu, Kind::Float).unwrap();
+        let of_reference: Vec<f64> = groups
+            .iter()
+            .flat_map(|g| g.samples.iter().map(move |s| (g, s)))
+            .map(|(g, s)| {
+                plain_logprobs(&start, &g.prompt, &s.tokens, 0.7f32.into())
+                    .iter()
+                    .sum()
+            })
+            .collect();
+        learner.set_micro_batch_tokens(8); // a pair's actions in different micro-batches
+        let second = learner.accumulate_policy(&groups).unwrap();
+        let gradient = take_gradient(&mut learner);
+        let plain = separate_gradient(&mut learner, &groups, |actions| {
+            let gain = |i: usize| actions[i].logprobs.sum(Kind::Float) - of_reference[i];
+            // The best and the worst of each state, by the rewards above.
+            let losses = [(0, 1), (4, 3), (5, 6)].map(|(better, worse)| {
+                let x = (gain(better) - gain(worse)) * 0.3;
+                -0.9 * x.log_sigmoid() - 0.1 * x.neg().log_sigmoid()
+            });
+            losses.into_iter().sum::<Tensor>() / 3.0
+        });
+        let difference = relative_difference(&gradient, &plain);
+        assert!(difference < 1e-5, "{name}: {difference}");
+        let seen = second.policy.unwrap().preference.unwrap();
+        assert_eq!(seen.pairs, 3, "{name}");
+        assert!(seen.margin_mean > 0.0 && second.loss < first.loss);
+    }
+}
+
+/// States of one trajectory share what they have in common: fewer tokens run than for each alone.
+#[test]
+fn states_of_one_trajectory_share_their_prefix() {
+    let home = folder(LLAMA);
+    let mut learner = learner(home.path(), plain_policy());
+    let mut tokens_run = |groups: &[StateGroup]| {
+        let metrics = learner.accumulate_policy(groups).unwrap();
+        let _ = take_gradient(&mut learner);
+        metrics.packed_tokens
+    };
+    let mut groups = stale_groups();
+    let together = tokens_run(&groups);
+    groups[1].trajectory_id = "another".into();
+    // The first state's three tokens and the action 6, 7 that the second goes on from; the last
+    // token of an action is never run.
+    assert_eq!(tokens_run(&groups) - together, 3 + 1);
 }
 
 #[test]
@@ -310,7 +540,7 @@ fn k1_in_the_reward_makes_equal_rewards_differ() {
         .unwrap();
     assert!(take_gradient(&mut learner).iter().any(|g| *g != 0.0));
     let policy = metrics.policy.unwrap();
-    assert!(policy.advantage_std > 0.0);
+    assert!(policy.surrogate.unwrap().advantage_std > 0.0);
     assert_eq!(
         (policy.reward_mean, policy.reward_std),
         (0.5, 0.0),

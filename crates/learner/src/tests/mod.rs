@@ -108,6 +108,7 @@ pub(crate) fn group(prompt: &[u32], samples: &[(&[u32], f32)]) -> StateGroup {
     };
     StateGroup {
         state_id: format!("state {prompt:?}"),
+        trajectory_id: format!("trajectory of {prompt:?}"),
         prompt: prompt.to_vec(),
         samples: samples.iter().map(sample).collect(),
     }
