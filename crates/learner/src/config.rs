@@ -209,6 +209,9 @@ pub struct LearnerConfig {
     /// Tokens per forward and backward pass at most; activations take memory in proportion. A
     /// single sequence may be longer and then runs alone.
     pub micro_batch_tokens: usize,
+    /// Keep only what goes into each layer, and run the layer again on the way back: a third more
+    /// time, and a fraction of the memory for activations.
+    pub activation_checkpointing: bool,
     /// Predicted positions whose logits exist at once: each takes vocabulary × 2 bytes in bf16.
     pub loss_chunk_tokens: usize,
     /// How tokens of different sequences weigh against each other.
@@ -260,6 +263,7 @@ impl Default for LearnerConfig {
             clip_grad_norm: 1.0,
             dtype: ComputeType::Auto,
             micro_batch_tokens: 1024,
+            activation_checkpointing: false,
             loss_chunk_tokens: 512,
             normalisation: Normalisation::TokenMean,
             loss: LossConfig::default(),

@@ -4,16 +4,17 @@ use crate::checkpoint::{self, CheckpointError};
 use crate::config::{ConfigError, LearnerConfig};
 use crate::files;
 use crate::flat::FlatParameters;
+use crate::layers::Gradients;
 use crate::metrics::{StepMetrics, timed};
 use crate::optimizer::{AdamW, Update, global_norm};
-use crate::pass::{self, Gradients, PassOptions, StepError, Trained, output_name};
+use crate::pass::{self, PassOptions, StepError};
 use crate::schedule::Plan;
 use algo::advantage::RewardHistory;
 use algo::logprob::Drawn;
 use algo::loss::TokenLoss;
 use algo::pack::{MicroBatch, Target};
-use model::Decoder;
-use proto::{WeightSnapshot, WeightVersion};
+use model::{Decoder, Parameter};
+use proto::{SftSample, StateGroup, WeightSnapshot, WeightVersion};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
@@ -142,7 +143,7 @@ impl Learner {
             return Err(LearnerError::AllFrozen);
         }
         Ok(Self {
-            gradients: gradients(&decoder, &flat),
+            gradients: Gradients::new(&decoder, &flat),
             optimizer: AdamW::new(&flat),
             rng: ChaCha8Rng::seed_from_u64(config.seed),
             reference: Reference::Folder(reference.to_owned()),
@@ -192,6 +193,46 @@ impl Learner {
         model::snapshot(&self.decoder, version)
     }
 
+    /// The gradient that [`Learner::rl_step`] would descend, by checkpoint names, in f32, before
+    /// clipping. Weights and moments stay as they are.
+    ///
+    /// # Errors
+    /// As those of the step.
+    pub fn policy_gradient(
+        &mut self,
+        groups: &[StateGroup],
+    ) -> Result<(StepMetrics, WeightSnapshot), StepError> {
+        let history = self.reward_history;
+        let metrics = self.accumulate_policy(groups)?;
+        self.reward_history = history;
+        Ok((metrics, self.take_gradient()))
+    }
+
+    /// The gradient that [`Learner::sft_step`] would descend, as [`Learner::policy_gradient`].
+    ///
+    /// # Errors
+    /// As those of the step.
+    pub fn supervised_gradient(
+        &mut self,
+        samples: &[SftSample],
+    ) -> Result<(StepMetrics, WeightSnapshot), StepError> {
+        let metrics = self.accumulate_supervised(samples)?;
+        Ok((metrics, self.take_gradient()))
+    }
+
+    fn take_gradient(&mut self) -> WeightSnapshot {
+        let of = |parameter: &Parameter| {
+            Some(Parameter {
+                slot: parameter.slot.clone(),
+                tensor: self.flat.gradient_of(&parameter.slot.name)?,
+            })
+        };
+        let gradients: Vec<Parameter> = self.decoder.parameters().iter().filter_map(of).collect();
+        let snapshot = model::snapshot_of(&gradients, Kind::Float, WeightVersion(self.step));
+        let _ = self.flat.gradient.zero_();
+        snapshot
+    }
+
     /// Writes the weights as a Hugging Face folder, in the compute type. The folder appears when it
     /// is complete; an older one is replaced.
     ///
@@ -230,6 +271,7 @@ impl Learner {
         let options = PassOptions {
             temperature,
             chunk_tokens: self.config.loss_chunk_tokens,
+            recompute: self.config.activation_checkpointing,
         };
         pass::backward(
             &self.decoder,
@@ -290,6 +332,11 @@ impl Learner {
         self.config.micro_batch_tokens = tokens;
     }
 
+    #[cfg(test)]
+    pub(crate) fn set_activation_checkpointing(&mut self, on: bool) {
+        self.config.activation_checkpointing = on;
+    }
+
     fn plan(&self) -> Plan {
         Plan {
             peak: self.config.learning_rate,
@@ -321,27 +368,5 @@ fn check_freeze(config: &LearnerConfig, decoder: &Decoder) -> Result<(), Learner
             names[..names.len().min(3)].join(", "),
         )),
         None => Ok(()),
-    }
-}
-
-/// Pairs what the decoder computes with and where its gradients are summed.
-fn gradients(decoder: &Decoder, flat: &FlatParameters) -> Gradients {
-    let output = output_name(decoder);
-    let in_body = |name: &str| decoder.spec().tied_embeddings || name != output;
-    let body = decoder
-        .parameters()
-        .iter()
-        .filter(|parameter| in_body(&parameter.slot.name))
-        .filter_map(|parameter| {
-            let sum = flat.gradient_of(&parameter.slot.name)?;
-            Some(Trained {
-                leaf: parameter.tensor.shallow_clone(),
-                sum,
-            })
-        })
-        .collect();
-    Gradients {
-        body,
-        output: flat.gradient_of(output),
     }
 }

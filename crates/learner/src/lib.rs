@@ -22,6 +22,7 @@ mod checkpoint;
 mod config;
 mod files;
 mod flat;
+mod layers;
 mod learner;
 mod metrics;
 mod optimizer;

@@ -1,13 +1,13 @@
 //! Forward and backward over micro-batches.
 
-use crate::attention::ForestAttention;
+use crate::layers::{Gradients, Row, Trace};
 use crate::metrics::{StepMetrics, timed};
 use algo::advantage::RewardError;
 use algo::logprob::{self, Drawn, Head, Pull};
 use algo::loss::TokenLoss;
 use algo::pack::{MicroBatch, PackError, Target};
 use model::Decoder;
-use tch::{Kind, Tensor, no_grad};
+use tch::{Tensor, no_grad};
 
 /// Why a step was not made. The weights are as before.
 #[derive(Debug, thiserror::Error)]
@@ -68,14 +68,14 @@ pub(crate) fn output_name(decoder: &Decoder) -> &'static str {
     }
 }
 
-/// Hidden states where `batch` predicts, `[P, H]`.
+/// Hidden states where `batch` predicts, `[P, H]`. No gradient.
 fn hidden(decoder: &Decoder, batch: &MicroBatch) -> Tensor {
-    let device = decoder.device();
-    let row = |values: &[i64]| Tensor::from_slice(values).unsqueeze(0).to_device(device); // [1, T]
-    let mut forest = ForestAttention::new(batch, device);
-    let hidden = decoder.forward(&row(&batch.tokens), &row(&batch.positions), &mut forest);
-    let predictors = Tensor::from_slice(&batch.predictors).to_device(device);
-    hidden.squeeze_dim(0).index_select(0, &predictors)
+    let mut row = Row::new(decoder, batch);
+    let mut x = decoder.embed(&row.ids);
+    for index in 0..decoder.spec().layers.len() {
+        x = decoder.layer(index, &x, &row.rotations, &mut row.attention);
+    }
+    row.finish(decoder, &x)
 }
 
 /// Log-probability of each target of `batches`, given to `record`. No gradient.
@@ -104,29 +104,13 @@ pub(crate) fn score(
     }
 }
 
-/// A trained parameter as backward needs it.
-#[derive(Debug)]
-pub(crate) struct Trained {
-    /// What the decoder computes with.
-    pub leaf: Tensor,
-    /// Where its gradient is summed, in f32.
-    pub sum: Tensor,
-}
-
-/// What backward passes add to.
-#[derive(Debug)]
-pub(crate) struct Gradients {
-    /// Parameters that hidden states depend on.
-    pub body: Vec<Trained>,
-    /// Sum of the output matrix, unless it is frozen.
-    pub output: Option<Tensor>,
-}
-
 /// How a pass reads logits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PassOptions {
     pub temperature: f64,
     pub chunk_tokens: usize,
+    /// Keep only what goes into each layer, and run the layer again on the way back.
+    pub recompute: bool,
 }
 
 /// Runs `batches` and adds their gradients; `loss` gives the weighted loss of each target.
@@ -140,10 +124,12 @@ pub(crate) fn backward(
 ) {
     let (mut total, mut entropy, mut rows) = (0.0, 0.0, 0);
     for batch in batches {
-        let hidden = timed(&mut metrics.seconds.forward, || hidden(decoder, batch));
+        let trace = timed(&mut metrics.seconds.forward, || {
+            Trace::forward(decoder, batch, gradients, options.recompute)
+        });
         let (pull, scores) = timed(&mut metrics.seconds.loss, || {
             logprob::backward(
-                &hidden,
+                trace.hidden(),
                 head(decoder, options.temperature),
                 &batch.targets,
                 options.chunk_tokens as i64,
@@ -159,7 +145,7 @@ pub(crate) fn backward(
             )
         });
         timed(&mut metrics.seconds.backward, || {
-            carry_back(&hidden, &pull, &mut gradients.body)
+            trace.backward(decoder, &pull, gradients);
         });
         entropy += scores.entropies.iter().sum::<f64>();
         rows += scores.entropies.len();
@@ -169,24 +155,4 @@ pub(crate) fn backward(
     metrics.micro_batches += batches.len();
     metrics.loss += total;
     metrics.entropy = entropy / rows.max(1) as f64;
-}
-
-/// Backward from hidden states, whose gradient is `pull`, into the sums of `body`.
-fn carry_back(hidden: &Tensor, pull: &Tensor, body: &mut [Trained]) {
-    if body.is_empty() {
-        return;
-    }
-    assert!(
-        hidden.requires_grad(),
-        "gradients are recorded while a body is trained"
-    );
-    // The derivative of this sum by `hidden` is `pull`.
-    let carrier = (hidden * pull).sum(Kind::Float);
-    let leaves: Vec<&Tensor> = body.iter().map(|trained| &trained.leaf).collect();
-    let found = Tensor::run_backward(&[carrier], &leaves, false, false);
-    no_grad(|| {
-        for (trained, gradient) in body.iter_mut().zip(found) {
-            trained.sum += gradient; // widened before it is added
-        }
-    });
 }

@@ -18,6 +18,10 @@ pub struct Decoder {
     ropes: Vec<Rotary>,
 }
 
+/// The rotary angles of one call's positions.
+#[derive(Debug)]
+pub struct Rotations(Vec<Rotation>);
+
 impl Decoder {
     /// Wraps parameters; `tensors` follow [`slots`] in order and shape.
     ///
@@ -83,34 +87,58 @@ impl Decoder {
     }
 
     /// Hidden states `[B, T, H]` behind the last norm, for ids and positions `[B, T]` (`i64`).
+    ///
+    /// The same as [`Decoder::embed`], every [`Decoder::layer`] and [`Decoder::finish`].
     pub fn forward(&self, ids: &Tensor, positions: &Tensor, attend: &mut dyn Attend) -> Tensor {
-        let rotations: Vec<Rotation> = self
-            .ropes
-            .iter()
-            .map(|rope| rope.at(positions, self.kind()))
-            .collect();
-        let mut x = self.embed(ids); // [B, T, H]
-        for (index, layer) in self.layers.iter().enumerate() {
-            let rotation = &rotations[self.spec.layers[index].rope];
-            // Not in place: the backward pass needs every x as it was.
-            let mixed = self.attention(index, layer, &x, rotation, attend);
-            let attended = &x + self.maybe_norm(mixed, layer.post_attention_norm.as_ref());
-            let fed = self.feed_forward(layer, &attended);
-            x = attended + self.maybe_norm(fed, layer.post_mlp_norm.as_ref());
+        let rotations = self.rotations(positions);
+        let mut x = self.embed(ids);
+        for index in 0..self.layers.len() {
+            x = self.layer(index, &x, &rotations, attend);
         }
-        self.rms_norm(&x, &self.norm)
+        self.finish(&x)
     }
 
-    fn embed(&self, ids: &Tensor) -> Tensor {
+    /// Rotary angles of positions `[B, T]` (`i64`).
+    pub fn rotations(&self, positions: &Tensor) -> Rotations {
+        let at = |rope: &Rotary| rope.at(positions, self.kind());
+        Rotations(self.ropes.iter().map(at).collect())
+    }
+
+    /// What goes into the first layer, `[.., H]`, for ids `[..]` (`i64`).
+    pub fn embed(&self, ids: &Tensor) -> Tensor {
         let x = Tensor::embedding(&self.embedding, ids, -1, false, false);
-        match self.spec.embedding_scale {
-            Some(scale) => {
-                x * Tensor::from(scale)
-                    .to_kind(self.kind())
-                    .to_device(self.device())
-            }
+        match self.embedding_scale() {
+            Some(scale) => x * scale,
             None => x,
         }
+    }
+
+    /// What [`Decoder::embed`] multiplies rows of the embedding by, rounded to the compute type.
+    pub fn embedding_scale(&self) -> Option<Tensor> {
+        let scale = Tensor::from(self.spec.embedding_scale?);
+        Some(scale.to_kind(self.kind()).to_device(self.device()))
+    }
+
+    /// One layer, from `[B, T, H]` to `[B, T, H]`.
+    pub fn layer(
+        &self,
+        index: usize,
+        x: &Tensor,
+        rotations: &Rotations,
+        attend: &mut dyn Attend,
+    ) -> Tensor {
+        let layer = &self.layers[index];
+        let rotation = &rotations.0[self.spec.layers[index].rope];
+        // Not in place: the backward pass needs every x as it was.
+        let mixed = self.attention(index, layer, x, rotation, attend);
+        let attended = x + self.maybe_norm(mixed, layer.post_attention_norm.as_ref());
+        let fed = self.feed_forward(layer, &attended);
+        attended + self.maybe_norm(fed, layer.post_mlp_norm.as_ref())
+    }
+
+    /// The last norm, over `[.., H]`.
+    pub fn finish(&self, x: &Tensor) -> Tensor {
+        self.rms_norm(x, &self.norm)
     }
 
     /// Logits `[.., V]` for hidden states `[.., H]`, soft-capped where the model is.

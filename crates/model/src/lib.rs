@@ -25,7 +25,7 @@ pub use attention::{Attend, FullAttention, Visibility};
 pub use cache::{CachedPrefix, KvCache};
 pub use chat::{ChatTemplate, Message, Role, TemplateError};
 pub use config::spec_of;
-pub use decoder::Decoder;
+pub use decoder::{Decoder, Rotations};
 pub use device::{DeviceGone, DeviceHandle, DeviceThread};
 pub use error::LoadError;
 pub use gguf::{ImportError, ImportReport, import_gguf, import_gguf_as};

@@ -133,9 +133,11 @@ fn le_1_packed_equals_separate_sequences() {
             failure_persistence: None,
             ..Default::default()
         };
-        proptest!(cases, |(groups in random_groups(), budget in 1usize..60)| {
+        let batches = (random_groups(), 1usize..60, any::<bool>());
+        proptest!(cases, |((groups, budget, recompute) in batches)| {
             let mut learner = learner.borrow_mut();
             learner.set_micro_batch_tokens(budget);
+            learner.set_activation_checkpointing(recompute);
             learner.accumulate_policy(&groups).unwrap();
             let found = take_gradient(&mut learner);
             let expected = separate_gradient(&mut learner, &groups, reinforce);

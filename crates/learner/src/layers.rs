@@ -1,0 +1,232 @@
+//! A micro-batch forward and backward, layer by layer.
+//!
+//! Each layer has an autograd graph of its own, cut at what goes into it. The chain rule between
+//! layers is applied here: that lets a layer's gradient be added to its sum, and its activations be
+//! freed, before the layer below begins, and lets a layer run a second time instead of keeping its
+//! activations. What lies below the lowest trained parameter gets no graph at all.
+
+use crate::attention::ForestAttention;
+use crate::flat::FlatParameters;
+use algo::pack::MicroBatch;
+use model::{Decoder, Rotations};
+use tch::{Kind, Tensor, no_grad};
+
+/// A trained parameter as backward needs it.
+#[derive(Debug)]
+struct Trained {
+    /// What the decoder computes with.
+    leaf: Tensor,
+    /// Where its gradient is summed, in f32.
+    sum: Tensor,
+}
+
+/// What backward passes add to.
+#[derive(Debug)]
+pub(crate) struct Gradients {
+    /// Sum of the embedding's rows, as inputs, unless it is frozen.
+    embedding: Option<Tensor>,
+    /// The trained parameters of each layer.
+    layers: Vec<Vec<Trained>>,
+    /// The last norm, unless it is frozen.
+    norm: Vec<Trained>,
+    /// Sum of the output matrix, unless it is frozen.
+    pub output: Option<Tensor>,
+}
+
+impl Gradients {
+    pub(crate) fn new(decoder: &Decoder, flat: &FlatParameters) -> Self {
+        let trained = |belongs: &dyn Fn(&str) -> bool| -> Vec<Trained> {
+            let parameters = decoder.parameters().iter();
+            parameters
+                .filter(|parameter| belongs(&parameter.slot.name))
+                .filter_map(|parameter| {
+                    Some(Trained {
+                        leaf: parameter.tensor.shallow_clone(),
+                        sum: flat.gradient_of(&parameter.slot.name)?,
+                    })
+                })
+                .collect()
+        };
+        let of_layer = |index| {
+            let prefix = format!("layers.{index}.");
+            trained(&|name| name.starts_with(&prefix))
+        };
+        Self {
+            embedding: flat.gradient_of("embedding"),
+            layers: (0..decoder.spec().layers.len()).map(of_layer).collect(),
+            norm: trained(&|name| name == "norm"),
+            output: flat.gradient_of(crate::pass::output_name(decoder)),
+        }
+    }
+
+    /// The lowest layer with anything to train in it or below it; `None` if only what is above the
+    /// layers is trained.
+    fn lowest(&self) -> Option<usize> {
+        match self.embedding {
+            Some(_) => Some(0),
+            None => self.layers.iter().position(|layer| !layer.is_empty()),
+        }
+    }
+}
+
+/// A micro-batch as the decoder takes it.
+pub(crate) struct Row {
+    pub ids: Tensor, // [1, T]
+    pub rotations: Rotations,
+    pub attention: ForestAttention,
+    predictors: Tensor, // [P]
+}
+
+impl Row {
+    pub(crate) fn new(decoder: &Decoder, batch: &MicroBatch) -> Self {
+        let device = decoder.device();
+        let row = |values: &[i64]| Tensor::from_slice(values).unsqueeze(0).to_device(device);
+        Self {
+            ids: row(&batch.tokens),
+            rotations: decoder.rotations(&row(&batch.positions)),
+            attention: ForestAttention::new(batch, device),
+            predictors: Tensor::from_slice(&batch.predictors).to_device(device),
+        }
+    }
+
+    /// Normed hidden states at the predicting positions, `[P, H]`, from `[1, T, H]`.
+    pub(crate) fn finish(&self, decoder: &Decoder, x: &Tensor) -> Tensor {
+        decoder.finish(&x.squeeze_dim(0).index_select(0, &self.predictors))
+    }
+}
+
+/// Something computed from an input that it remembers.
+struct Stage {
+    input: Tensor,
+    /// `None`: to be computed again.
+    output: Option<Tensor>,
+}
+
+/// What a forward pass leaves for the backward pass.
+pub(crate) struct Trace {
+    row: Row,
+    /// The layers from the lowest trained one up.
+    stages: Vec<Stage>,
+    /// Number of the first of them.
+    lowest: usize,
+    last: Stage,
+}
+
+impl Trace {
+    /// Runs `batch` up to its predictors' hidden states.
+    pub(crate) fn forward(
+        decoder: &Decoder,
+        batch: &MicroBatch,
+        gradients: &Gradients,
+        recompute: bool,
+    ) -> Self {
+        let mut row = Row::new(decoder, batch);
+        let depth = decoder.spec().layers.len();
+        let lowest = gradients.lowest().unwrap_or(depth);
+        let mut x = no_grad(|| decoder.embed(&row.ids));
+        let mut stages = Vec::with_capacity(depth - lowest);
+        for index in 0..depth {
+            if index < lowest || recompute {
+                let input = x;
+                x = no_grad(|| decoder.layer(index, &input, &row.rotations, &mut row.attention));
+                if index >= lowest {
+                    stages.push(Stage {
+                        input,
+                        output: None,
+                    });
+                }
+                continue;
+            }
+            let input = x.set_requires_grad(true);
+            let output = decoder.layer(index, &input, &row.rotations, &mut row.attention);
+            x = output.detach();
+            stages.push(Stage {
+                input,
+                output: Some(output),
+            });
+        }
+        let input = x.set_requires_grad(lowest < depth);
+        let output = row.finish(decoder, &input);
+        Self {
+            row,
+            stages,
+            lowest,
+            last: Stage {
+                input,
+                output: Some(output),
+            },
+        }
+    }
+
+    /// Hidden states behind the last norm where the batch predicts, `[P, H]`.
+    pub(crate) fn hidden(&self) -> &Tensor {
+        let output = self.last.output.as_ref();
+        output.expect("it is never left to be computed again")
+    }
+
+    /// Carries the gradient by [`Trace::hidden`] back into the sums.
+    pub(crate) fn backward(self, decoder: &Decoder, pull: &Tensor, gradients: &mut Gradients) {
+        let Self {
+            mut row,
+            stages,
+            lowest,
+            last,
+        } = self;
+        let mut pull = carry_back(last, |_| unreachable!(), pull, &mut gradients.norm);
+        for (number, stage) in stages.into_iter().enumerate().rev() {
+            let index = lowest + number;
+            let again = |x: &Tensor| decoder.layer(index, x, &row.rotations, &mut row.attention);
+            let Some(above) = pull else {
+                unreachable!("there is a gradient down to the lowest trained layer")
+            };
+            pull = carry_back(stage, again, &above, &mut gradients.layers[index]);
+        }
+        if let (Some(sum), Some(pull)) = (&mut gradients.embedding, pull) {
+            no_grad(|| {
+                let pull = match decoder.embedding_scale() {
+                    Some(scale) => pull * scale,
+                    None => pull,
+                };
+                let rows = pull.squeeze_dim(0).to_kind(sum.kind());
+                let _ = sum.index_add_(0, &row.ids.squeeze_dim(0), &rows);
+            });
+        }
+    }
+}
+
+/// From the gradient by a stage's output to that by its input, if that is asked for; adds the
+/// gradients of `trained`.
+fn carry_back(
+    stage: Stage,
+    again: impl FnOnce(&Tensor) -> Tensor,
+    pull: &Tensor,
+    trained: &mut [Trained],
+) -> Option<Tensor> {
+    let Stage { input, output } = stage;
+    let (input, output) = match output {
+        Some(output) => (input, output),
+        None => {
+            let input = input.set_requires_grad(true);
+            let output = again(&input);
+            (input, output)
+        }
+    };
+    let through = input.requires_grad();
+    if !through && trained.is_empty() {
+        return None;
+    }
+    // The derivative of this sum by `output` is `pull`.
+    let carrier = (output * pull).sum(Kind::Float);
+    let mut leaves: Vec<&Tensor> = trained.iter().map(|trained| &trained.leaf).collect();
+    if through {
+        leaves.push(&input);
+    }
+    let mut found = Tensor::run_backward(&[carrier], &leaves, false, false);
+    let below = if through { found.pop() } else { None };
+    no_grad(|| {
+        for (trained, gradient) in trained.iter_mut().zip(found) {
+            trained.sum += gradient; // widened before it is added
+        }
+    });
+    below
+}
