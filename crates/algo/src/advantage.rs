@@ -45,24 +45,13 @@ pub struct RewardError {
     pub reward: f64,
 }
 
-/// Advantages with statistics of the rewards behind them.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Advantages {
-    /// One for each sample, grouped as the rewards were.
-    pub values: Vec<Vec<f64>>,
-    /// Mean reward.
-    pub reward_mean: f64,
-    /// Standard deviation of the rewards, over all samples (divided by n).
-    pub reward_std: f64,
-    /// Groups whose rewards are all equal: under leave-one-out they teach nothing.
-    pub zero_variance_groups: usize,
-}
-
 /// A mean of batch means in which those of long ago fade.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct RewardHistory {
-    sum: f64,
-    weight: f64,
+    /// Of batch means, each times what is left of its weight.
+    pub sum: f64,
+    /// Of what is left of the weights.
+    pub weight: f64,
 }
 
 impl RewardHistory {
@@ -79,24 +68,72 @@ impl RewardHistory {
     }
 }
 
-/// Advantages of `rewards`, one inner slice per state. `running` is what came before the batch,
-/// which [`Baseline::RunningMean`] alone looks at.
-///
-/// With `normalise_std` each is divided by the standard deviation (divided by n − 1, as TRL and verl
-/// do) plus [`STD_EPSILON`] of the population its baseline is taken over: the group for group mean
-/// and leave-one-out, the batch otherwise. The sample itself is part of that population, so no
-/// advantage exceeds `√g` for `g` samples: leaving it out of the deviation too would divide by 0
-/// whenever all others agree. A group whose rewards are all equal gives exactly 0 under group mean
-/// and leave-one-out, a batch under batch mean.
+/// Statistics of the rewards of a whole batch, which may be spread over replicas.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Population {
+    /// How many rewards.
+    pub count: f64,
+    /// Their sum.
+    pub sum: f64,
+    /// The sum of their squares.
+    pub squares: f64,
+    /// The largest; −∞ of none.
+    pub largest: f64,
+    /// The smallest; ∞ of none.
+    pub smallest: f64,
+}
+
+impl Population {
+    /// That of some rewards.
+    pub fn of(rewards: impl IntoIterator<Item = f64>) -> Self {
+        let none = Self {
+            count: 0.0,
+            sum: 0.0,
+            squares: 0.0,
+            largest: f64::NEG_INFINITY,
+            smallest: f64::INFINITY,
+        };
+        rewards.into_iter().fold(none, |all, reward| Self {
+            count: all.count + 1.0,
+            sum: all.sum + reward,
+            squares: all.squares + reward * reward,
+            largest: all.largest.max(reward),
+            smallest: all.smallest.min(reward),
+        })
+    }
+
+    /// Their mean; 0 of none.
+    pub fn mean(&self) -> f64 {
+        self.sum / self.count.max(1.0)
+    }
+
+    /// Their standard deviation, divided by n; 0 of none, and exactly 0 of equals.
+    pub fn std(&self) -> f64 {
+        if self.is_constant() {
+            return 0.0;
+        }
+        let mean = self.mean();
+        (self.squares / self.count - mean * mean).max(0.0).sqrt()
+    }
+
+    fn is_constant(&self) -> bool {
+        self.smallest >= self.largest
+    }
+
+    /// What advantages over it are divided by.
+    fn scale(&self, normalise_std: bool) -> f64 {
+        if !normalise_std || self.is_constant() {
+            return 1.0; // also without a deviation to divide by
+        }
+        sample_scale(self.std(), self.count)
+    }
+}
+
+/// The first reward that is not finite, if there is one.
 ///
 /// # Errors
-/// When a reward is not finite: one such reward would spoil the whole batch.
-pub fn advantages(
-    rewards: &[Vec<f64>],
-    baseline: Baseline,
-    normalise_std: bool,
-    running: RewardHistory,
-) -> Result<Advantages, RewardError> {
+/// Names it: one such reward would spoil the whole batch.
+pub fn check(rewards: &[Vec<f64>]) -> Result<(), RewardError> {
     for (group, rewards) in rewards.iter().enumerate() {
         if let Some(sample) = rewards.iter().position(|r| !r.is_finite()) {
             return Err(RewardError {
@@ -106,17 +143,35 @@ pub fn advantages(
             });
         }
     }
-    let all: Vec<f64> = rewards.iter().flatten().copied().collect();
-    let (mean, std) = mean_and_std(&all);
+    Ok(())
+}
+
+/// Advantages of `rewards`, one inner slice per state, which [`check`] has passed. `batch` is the
+/// population of all replicas' rewards; `running` is what came before, which
+/// [`Baseline::RunningMean`] alone looks at.
+///
+/// With `normalise_std` each is divided by the standard deviation (divided by n − 1, as TRL and verl
+/// do) plus [`STD_EPSILON`] of the population its baseline is taken over: the group for group mean
+/// and leave-one-out, the batch otherwise. The sample itself is part of that population, so no
+/// advantage exceeds `√g` for `g` samples: leaving it out of the deviation too would divide by 0
+/// whenever all others agree. A group whose rewards are all equal gives exactly 0 under group mean
+/// and leave-one-out, a batch under batch mean.
+pub fn advantages(
+    rewards: &[Vec<f64>],
+    baseline: Baseline,
+    normalise_std: bool,
+    batch: Population,
+    running: RewardHistory,
+) -> Vec<Vec<f64>> {
     let expected = match baseline {
-        Baseline::RunningMean => running.value().unwrap_or(mean),
-        Baseline::BatchMean => mean,
+        Baseline::RunningMean => running.value().unwrap_or(batch.mean()),
+        Baseline::BatchMean => batch.mean(),
         Baseline::None | Baseline::GroupMean | Baseline::LeaveOneOut => 0.0,
     };
-    let values = match baseline {
-        Baseline::BatchMean if all_equal(&all) => zeros(rewards), // rounding must not leak in
+    match baseline {
+        Baseline::BatchMean if batch.is_constant() => zeros(rewards), // rounding must not leak in
         Baseline::None | Baseline::RunningMean | Baseline::BatchMean => {
-            let scale = scale(&all, normalise_std);
+            let scale = batch.scale(normalise_std);
             let weigh = |group: &Vec<f64>| group.iter().map(|r| (r - expected) / scale).collect();
             rewards.iter().map(weigh).collect()
         }
@@ -132,13 +187,12 @@ pub fn advantages(
                 centred(group, count / (count - 1.0), normalise_std)
             })
             .collect(),
-    };
-    Ok(Advantages {
-        values,
-        reward_mean: mean,
-        reward_std: std,
-        zero_variance_groups: rewards.iter().filter(|group| all_equal(group)).count(),
-    })
+    }
+}
+
+/// Groups whose rewards are all equal: under leave-one-out and group mean they teach nothing.
+pub fn zero_variance_groups(rewards: &[Vec<f64>]) -> usize {
+    rewards.iter().filter(|group| all_equal(group)).count()
 }
 
 fn zeros(rewards: &[Vec<f64>]) -> Vec<Vec<f64>> {
@@ -150,18 +204,17 @@ fn centred(group: &[f64], factor: f64, normalise_std: bool) -> Vec<f64> {
     if all_equal(group) {
         return vec![0.0; group.len()]; // also a single sample; rounding must not leak in
     }
-    let (mean, _) = mean_and_std(group);
-    let scale = scale(group, normalise_std);
+    let (mean, std) = mean_and_std(group);
+    let scale = if normalise_std {
+        sample_scale(std, group.len() as f64)
+    } else {
+        1.0
+    };
     group.iter().map(|r| factor * (r - mean) / scale).collect()
 }
 
-/// What advantages over `population` are divided by.
-fn scale(population: &[f64], normalise_std: bool) -> f64 {
-    if !normalise_std || all_equal(population) {
-        return 1.0; // also without a deviation to divide by
-    }
-    let count = population.len() as f64;
-    let (_, std) = mean_and_std(population);
+/// What advantages are divided by, from a deviation divided by n.
+fn sample_scale(std: f64, count: f64) -> f64 {
     std * (count / (count - 1.0)).sqrt() + STD_EPSILON
 }
 
@@ -184,6 +237,16 @@ pub fn mean_and_std(values: &[f64]) -> (f64, f64) {
 mod tests {
     use super::*;
     use Baseline::*;
+
+    fn advantages(
+        rewards: &[Vec<f64>],
+        baseline: Baseline,
+        normalise_std: bool,
+        running: RewardHistory,
+    ) -> Vec<Vec<f64>> {
+        let batch = Population::of(rewards.iter().flatten().copied());
+        super::advantages(rewards, baseline, normalise_std, batch, running)
+    }
 
     #[test]
     fn tables() {
@@ -275,9 +338,7 @@ mod tests {
                 two(&[], &[0.0]),
             ),
         ] {
-            let found = advantages(&rewards, baseline, std, RewardHistory::default())
-                .unwrap()
-                .values;
+            let found = advantages(&rewards, baseline, std, RewardHistory::default());
             for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
                 assert!(
                     (found - expected).abs() < 1e-5,
@@ -299,9 +360,7 @@ mod tests {
             LeaveOneOut,
             false,
             RewardHistory::default(),
-        )
-        .unwrap()
-        .values;
+        );
         for (i, value) in found[0].iter().enumerate() {
             let others = (group.iter().sum::<f64>() - group[i]) / 3.0;
             assert!((value - (group[i] - others)).abs() < 1e-12);
@@ -314,9 +373,7 @@ mod tests {
         for outlier in [1.0, 1e-4, 1e6] {
             let mut group = vec![0.0; 7];
             group.push(outlier);
-            let found = advantages(&[group], LeaveOneOut, true, RewardHistory::default())
-                .unwrap()
-                .values;
+            let found = advantages(&[group], LeaveOneOut, true, RewardHistory::default());
             let bound = 8f64.sqrt() + 1e-9;
             assert!(
                 found[0].iter().all(|a| a.abs() <= bound),
@@ -334,8 +391,8 @@ mod tests {
         running.update(0.8, 0.9);
         let expected = (0.9 * 0.4 + 0.8) / 1.9;
         assert!((running.value().unwrap() - expected).abs() < 1e-12);
-        let found = advantages(&[vec![1.0, 0.0]], RunningMean, false, running).unwrap();
-        assert!((found.values[0][0] - (1.0 - expected)).abs() < 1e-12);
+        let found = advantages(&[vec![1.0, 0.0]], RunningMean, false, running);
+        assert!((found[0][0] - (1.0 - expected)).abs() < 1e-12);
         for _ in 0..500 {
             running.update(-1.0, 0.9);
         }
@@ -345,28 +402,19 @@ mod tests {
     #[test]
     fn a_reward_that_is_no_number_is_named() {
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            let error = advantages(
-                &[vec![0.0], vec![1.0, bad]],
-                LeaveOneOut,
-                false,
-                RewardHistory::default(),
-            )
-            .unwrap_err();
+            let error = check(&[vec![0.0], vec![1.0, bad]]).unwrap_err();
             assert_eq!((error.group, error.sample), (1, 1));
         }
     }
 
     #[test]
     fn statistics() {
-        let found = advantages(
-            &[vec![1.0, 0.0], vec![0.5, 0.5]],
-            LeaveOneOut,
-            false,
-            RewardHistory::default(),
-        )
-        .unwrap();
-        assert_eq!(found.zero_variance_groups, 1);
-        assert_eq!(found.reward_mean, 0.5);
-        assert!((found.reward_std - 0.125f64.sqrt()).abs() < 1e-12);
+        let rewards = [vec![1.0, 0.0], vec![0.5, 0.5]];
+        assert_eq!(zero_variance_groups(&rewards), 1);
+        let batch = Population::of(rewards.concat());
+        assert_eq!(batch.mean(), 0.5);
+        assert!((batch.std() - 0.125f64.sqrt()).abs() < 1e-12);
+        assert_eq!(Population::of([]).std(), 0.0);
+        assert_eq!(Population::of([0.1; 3]).std(), 0.0);
     }
 }

@@ -7,6 +7,7 @@
 
 use crate::attention::ForestAttention;
 use crate::flat::FlatParameters;
+use crate::sync::Passed;
 use algo::pack::MicroBatch;
 use model::{Decoder, Rotations};
 use tch::{Kind, Tensor, no_grad};
@@ -164,8 +165,14 @@ impl Trace {
         output.expect("it is never left to be computed again")
     }
 
-    /// Carries the gradient by [`Trace::hidden`] back into the sums.
-    pub(crate) fn backward(self, decoder: &Decoder, pull: &Tensor, gradients: &mut Gradients) {
+    /// Carries the gradient by [`Trace::hidden`] back into the sums; says how far it has come.
+    pub(crate) fn backward(
+        self,
+        decoder: &Decoder,
+        pull: &Tensor,
+        gradients: &mut Gradients,
+        mut passed: impl FnMut(Passed),
+    ) {
         let Self {
             mut row,
             stages,
@@ -173,6 +180,7 @@ impl Trace {
             last,
         } = self;
         let mut pull = carry_back(last, |_| unreachable!(), pull, &mut gradients.norm);
+        passed(Passed::Norm);
         for (number, stage) in stages.into_iter().enumerate().rev() {
             let index = lowest + number;
             let again = |x: &Tensor| decoder.layer(index, x, &row.rotations, &mut row.attention);
@@ -180,6 +188,7 @@ impl Trace {
                 unreachable!("there is a gradient down to the lowest trained layer")
             };
             pull = carry_back(stage, again, &above, &mut gradients.layers[index]);
+            passed(Passed::Layer(decoder.spec().layers.len() - 1 - index));
         }
         if let (Some(sum), Some(pull)) = (&mut gradients.embedding, pull) {
             no_grad(|| {

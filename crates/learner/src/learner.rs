@@ -9,16 +9,18 @@ use crate::metrics::{StepMetrics, timed};
 use crate::optimizer::{AdamW, Update, global_norm};
 use crate::pass::{self, PassOptions, StepError};
 use crate::schedule::Plan;
+use crate::sync::{Buckets, GradientSync, agree};
 use algo::advantage::RewardHistory;
 use algo::logprob::Drawn;
 use algo::loss::TokenLoss;
 use algo::pack::{MicroBatch, Target};
+use collective::{CollectiveError, Communicator, Reduce, Solo};
 use model::{Decoder, Parameter};
 use proto::{SftSample, StateGroup, WeightSnapshot, WeightVersion};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 /// Why a learner could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +71,8 @@ pub struct Learner {
     pub(crate) reward_history: RewardHistory,
     /// The Hugging Face folder whose configuration and tokenizer exports take along.
     source: PathBuf,
+    communicator: Box<dyn Communicator>,
+    buckets: Buckets,
 }
 
 impl Learner {
@@ -148,6 +152,8 @@ impl Learner {
             rng: ChaCha8Rng::seed_from_u64(config.seed),
             reference: Reference::Folder(reference.to_owned()),
             source: source.to_owned(),
+            communicator: Box::new(Solo),
+            buckets: Buckets::new(&flat.layout, decoder.spec().layers.len()),
             cursor: Vec::new(),
             step: 0,
             bad_steps: 0,
@@ -156,6 +162,41 @@ impl Learner {
             decoder,
             flat,
         })
+    }
+
+    /// Makes it one replica of a group: from now on every member takes each step, on its own share
+    /// of the batch (which may be empty), and all have the same weights after it. The states of a
+    /// trajectory belong into one share, as do the actions of a state. All take over weights,
+    /// moments, step and reward history of rank 0; random numbers and cursor stay as they are.
+    ///
+    /// # Errors
+    /// When the group cannot be used.
+    pub fn join(&mut self, mut communicator: Box<dyn Communicator>) -> Result<(), CollectiveError> {
+        let mut numbers = [
+            self.step as f64,
+            self.optimizer.updates as f64,
+            f64::from(self.bad_steps),
+            self.reward_history.sum,
+            self.reward_history.weight,
+        ];
+        let host = Tensor::from_slice(&numbers);
+        communicator.broadcast(&host, 0)?.wait()?;
+        host.copy_data(&mut numbers, 5);
+        let [step, updates, bad_steps, sum, weight] = numbers;
+        for tensor in [
+            &self.flat.master,
+            &self.optimizer.exp_avg,
+            &self.optimizer.exp_avg_sq,
+        ] {
+            communicator.broadcast(tensor, 0)?.wait()?;
+        }
+        self.flat.refresh();
+        self.step = step as u64;
+        self.optimizer.updates = updates as u64;
+        self.bad_steps = bad_steps as u32;
+        self.reward_history = RewardHistory { sum, weight };
+        self.communicator = communicator;
+        Ok(())
     }
 
     /// The hyperparameters.
@@ -260,27 +301,65 @@ impl Learner {
         }
     }
 
-    /// Adds the gradient of `batches`.
+    /// Adds the gradient of `batches`, and those of all replicas. On an error there is none.
     pub(crate) fn backward(
         &mut self,
         batches: &[MicroBatch],
         temperature: f64,
         metrics: &mut StepMetrics,
         loss: impl FnMut(&Target, Drawn) -> TokenLoss,
-    ) {
+    ) -> Result<(), StepError> {
         let options = PassOptions {
             temperature,
             chunk_tokens: self.config.loss_chunk_tokens,
             recompute: self.config.activation_checkpointing,
         };
-        pass::backward(
+        let gradient = self.flat.gradient.shallow_clone();
+        let mut sync = GradientSync::new(&mut *self.communicator, &self.buckets, &gradient);
+        let mut sums = pass::backward(
             &self.decoder,
             &mut self.gradients,
             batches,
             options,
-            metrics,
+            &mut metrics.seconds,
+            |passed| sync.passed(passed),
             loss,
         );
+        let summed = timed(&mut metrics.seconds.reduce, || sync.finish())
+            .and_then(|()| self.add_up(sums.numbers()));
+        if let Err(error) = summed {
+            let _ = self.flat.gradient.zero_();
+            return Err(error);
+        }
+        metrics.add(&sums);
+        Ok(())
+    }
+
+    /// Replaces numbers by their sums over all replicas.
+    pub(crate) fn add_up<const N: usize>(
+        &mut self,
+        numbers: [&mut f64; N],
+    ) -> Result<(), StepError> {
+        self.reduce(numbers, Reduce::Sum)
+    }
+
+    /// Replaces numbers by their reductions over all replicas.
+    pub(crate) fn reduce<const N: usize>(
+        &mut self,
+        numbers: [&mut f64; N],
+        reduce: Reduce,
+    ) -> Result<(), StepError> {
+        let mut values = numbers.each_ref().map(|number| **number);
+        self.communicator.all_reduce_numbers(&mut values, reduce)?;
+        for (number, value) in numbers.into_iter().zip(values) {
+            *number = value;
+        }
+        Ok(())
+    }
+
+    /// An error of one replica is one of all.
+    pub(crate) fn agree<T>(&mut self, local: Result<T, StepError>) -> Result<T, StepError> {
+        agree(&mut *self.communicator, local)
     }
 
     /// Turns the summed gradient into new weights, or leaves them if it is not finite (LE-3).

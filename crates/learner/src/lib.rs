@@ -31,6 +31,7 @@ mod policy;
 mod preference;
 mod schedule;
 mod supervised;
+mod sync;
 #[cfg(test)]
 mod tests;
 

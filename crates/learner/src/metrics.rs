@@ -1,5 +1,6 @@
 //! What a step reports.
 
+use crate::pass::PassSums;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -17,6 +18,8 @@ pub struct PhaseSeconds {
     pub loss: f64,
     /// Backward passes.
     pub backward: f64,
+    /// Waiting for the gradients of other replicas.
+    pub reduce: f64,
     /// Gradient norm and AdamW.
     pub optimizer: f64,
     /// The whole step.
@@ -93,7 +96,8 @@ pub struct StepMetrics {
     pub step: u64,
     /// The loss that was descended, normalised over the batch.
     pub loss: f64,
-    /// Mean entropy in nats of the distributions that predict a trained token.
+    /// Mean entropy in nats of the distribution that each trained token is drawn from, over the
+    /// tokens that were run.
     pub entropy: f64,
     /// Global norm of the gradient before clipping.
     pub grad_norm: f64,
@@ -118,6 +122,15 @@ pub struct StepMetrics {
 }
 
 impl StepMetrics {
+    /// Takes over what the passes of all replicas summed up.
+    pub(crate) fn add(&mut self, sums: &PassSums) {
+        self.loss = sums.loss;
+        self.entropy = sums.entropy / sums.targets.max(1.0);
+        self.packed_tokens = sums.packed_tokens as usize;
+        self.sequence_tokens = sums.sequence_tokens as usize;
+        self.micro_batches = sums.micro_batches as usize;
+    }
+
     /// How many times fewer tokens ran than without sharing prefixes; 1 if nothing ran.
     pub fn sharing_factor(&self) -> f64 {
         if self.packed_tokens == 0 {
@@ -147,6 +160,7 @@ impl StepMetrics {
             ("forward_seconds", seconds.forward),
             ("loss_seconds", seconds.loss),
             ("backward_seconds", seconds.backward),
+            ("reduce_seconds", seconds.reduce),
             ("optimizer_seconds", seconds.optimizer),
             ("step_seconds", seconds.total),
         ];

@@ -1,11 +1,13 @@
 //! Forward and backward over micro-batches.
 
 use crate::layers::{Gradients, Row, Trace};
-use crate::metrics::{StepMetrics, timed};
+use crate::metrics::{PhaseSeconds, timed};
+use crate::sync::Passed;
 use algo::advantage::RewardError;
 use algo::logprob::{self, Drawn, Head, Pull};
 use algo::loss::TokenLoss;
 use algo::pack::{MicroBatch, PackError, Target};
+use collective::CollectiveError;
 use model::Decoder;
 use tch::{Tensor, no_grad};
 
@@ -37,6 +39,12 @@ pub enum StepError {
     /// The reference model of the KL term cannot be loaded.
     #[error("the reference model of the KL term: {0}")]
     Reference(#[from] model::LoadError),
+    /// Another replica could not use its share of the batch, and says why itself.
+    #[error("another replica could not use its share of the batch; see what it reports")]
+    Replica,
+    /// The replicas can no longer work together.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
     /// Training has come apart: begin anew, from a checkpoint's folder or the start model, with a
     /// smaller learning rate.
     #[error(
@@ -113,21 +121,54 @@ pub(crate) struct PassOptions {
     pub recompute: bool,
 }
 
-/// Runs `batches` and adds their gradients; `loss` gives the weighted loss of each target.
+/// Sums over the trained tokens of the micro-batches that ran.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct PassSums {
+    pub loss: f64,
+    pub entropy: f64,
+    /// Trained tokens that ran.
+    pub targets: f64,
+    pub packed_tokens: f64,
+    pub sequence_tokens: f64,
+    pub micro_batches: f64,
+}
+
+impl PassSums {
+    pub(crate) fn numbers(&mut self) -> [&mut f64; 6] {
+        [
+            &mut self.loss,
+            &mut self.entropy,
+            &mut self.targets,
+            &mut self.packed_tokens,
+            &mut self.sequence_tokens,
+            &mut self.micro_batches,
+        ]
+    }
+}
+
+/// Runs `batches` and adds their gradients; `loss` gives the weighted loss of each target, and
+/// `passed` is told how far the last micro-batch has come.
 pub(crate) fn backward(
     decoder: &Decoder,
     gradients: &mut Gradients,
     batches: &[MicroBatch],
     options: PassOptions,
-    metrics: &mut StepMetrics,
+    seconds: &mut PhaseSeconds,
+    mut passed: impl FnMut(Passed),
     mut loss: impl FnMut(&Target, Drawn) -> TokenLoss,
-) {
-    let (mut total, mut entropy, mut rows) = (0.0, 0.0, 0);
-    for batch in batches {
-        let trace = timed(&mut metrics.seconds.forward, || {
+) -> PassSums {
+    let mut sums = PassSums::default();
+    for (number, batch) in batches.iter().enumerate() {
+        let is_last = number + 1 == batches.len();
+        let mut passed = |stage| {
+            if is_last {
+                passed(stage);
+            }
+        };
+        let trace = timed(&mut seconds.forward, || {
             Trace::forward(decoder, batch, gradients, options.recompute)
         });
-        let (pull, scores) = timed(&mut metrics.seconds.loss, || {
+        let (pull, _) = timed(&mut seconds.loss, || {
             logprob::backward(
                 trace.hidden(),
                 head(decoder, options.temperature),
@@ -136,7 +177,9 @@ pub(crate) fn backward(
                 gradients.output.as_mut(),
                 |index, drawn| {
                     let loss = loss(&batch.targets[index], drawn);
-                    total += loss.value;
+                    sums.loss += loss.value;
+                    sums.entropy += drawn.entropy;
+                    sums.targets += 1.0;
                     Pull {
                         by_logprob: loss.derivative,
                         by_entropy: loss.by_entropy,
@@ -144,15 +187,13 @@ pub(crate) fn backward(
                 },
             )
         });
-        timed(&mut metrics.seconds.backward, || {
-            trace.backward(decoder, &pull, gradients);
+        passed(Passed::Output);
+        timed(&mut seconds.backward, || {
+            trace.backward(decoder, &pull, gradients, passed);
         });
-        entropy += scores.entropies.iter().sum::<f64>();
-        rows += scores.entropies.len();
-        metrics.packed_tokens += batch.tokens.len();
-        metrics.sequence_tokens += batch.sequence_tokens;
+        sums.packed_tokens += batch.tokens.len() as f64;
+        sums.sequence_tokens += batch.sequence_tokens as f64;
+        sums.micro_batches += 1.0;
     }
-    metrics.micro_batches += batches.len();
-    metrics.loss += total;
-    metrics.entropy = entropy / rows.max(1) as f64;
+    sums
 }

@@ -5,10 +5,11 @@ use crate::config::{LearnerConfig, LossKind};
 use crate::learner::Learner;
 use crate::metrics::{PolicyMetrics, StepMetrics, SurrogateMetrics, timed};
 use crate::pass::{StepError, score};
-use algo::advantage::{Advantages, RewardHistory, advantages, mean_and_std};
+use algo::advantage::{Population, advantages, check, zero_variance_groups};
 use algo::logprob::Drawn;
 use algo::loss::{Clip, KlTerm, PolicyToken, TokenLoss, kl_estimates, policy_loss};
 use algo::pack::{Sequence, Target};
+use collective::Reduce;
 use model::Decoder;
 use proto::StateGroup;
 use std::time::Instant;
@@ -38,34 +39,89 @@ impl Learner {
         groups: &[StateGroup],
     ) -> Result<StepMetrics, StepError> {
         let mut metrics = StepMetrics::default();
-        let sequences = actions(groups, Limits::of(self.decoder().spec()))?;
+        let limits = Limits::of(self.decoder().spec());
+        let prepared = timed(&mut metrics.seconds.pack, || {
+            let sequences = actions(groups, limits)?;
+            let rewards = rewards(groups);
+            check(&rewards).map_err(|error| StepError::Reward {
+                state: groups[error.group].state_id.clone(),
+                error,
+            })?;
+            Ok((sequences, rewards))
+        });
+        let (sequences, rewards) = self.agree(prepared)?;
+        let mut counts = counts(&sequences);
+        self.count_all(&mut counts.global)?;
+        if counts.global.tokens == 0 {
+            return Err(StepError::EmptyBatch);
+        }
+        let mut policy = self.reward_metrics(&rewards)?;
         match self.config().loss.kind {
             LossKind::Reinforce | LossKind::PpoClip => {
-                self.accumulate_surrogate(groups, sequences, &mut metrics)?;
+                metrics.trained_tokens = counts.global.tokens;
+                let share = Share {
+                    groups,
+                    sequences,
+                    rewards,
+                    counts,
+                };
+                self.accumulate_surrogate(share, &mut metrics, &mut policy)?;
             }
-            LossKind::Dpo => self.accumulate_preferences(groups, sequences, &mut metrics)?,
+            LossKind::Dpo => {
+                self.accumulate_preferences(groups, sequences, &mut metrics, &mut policy)?;
+            }
         }
+        metrics.policy = Some(policy);
         Ok(metrics)
+    }
+
+    /// What the judge's rewards say, over all replicas.
+    fn reward_metrics(&mut self, rewards: &[Vec<f64>]) -> Result<PolicyMetrics, StepError> {
+        let population = self.population(rewards)?;
+        let mut numbers = [zero_variance_groups(rewards) as f64, rewards.len() as f64];
+        self.add_up(numbers.each_mut())?;
+        Ok(PolicyMetrics {
+            actions: population.count as usize,
+            reward_mean: population.mean(),
+            reward_std: population.std(),
+            zero_variance_share: numbers[0] / numbers[1].max(1.0),
+            ..Default::default()
+        })
+    }
+
+    /// Of the rewards of all replicas.
+    fn population(&mut self, rewards: &[Vec<f64>]) -> Result<Population, StepError> {
+        let mut all = Population::of(rewards.iter().flatten().copied());
+        self.add_up([&mut all.count, &mut all.sum, &mut all.squares])?;
+        let mut opposite = -all.smallest;
+        self.reduce([&mut all.largest, &mut opposite], Reduce::Max)?;
+        all.smallest = -opposite;
+        Ok(all)
     }
 
     fn accumulate_surrogate(
         &mut self,
-        groups: &[StateGroup],
-        sequences: Vec<Vec<Sequence>>,
+        share: Share,
         metrics: &mut StepMetrics,
+        policy: &mut PolicyMetrics,
     ) -> Result<(), StepError> {
-        let counts = counts(&sequences);
-        if counts.global.tokens == 0 {
-            return Err(StepError::EmptyBatch);
-        }
-        metrics.trained_tokens = counts.global.tokens;
+        let Share {
+            groups,
+            sequences,
+            mut rewards,
+            counts,
+        } = share;
         let reference = match self.config().kl.coefficient {
             0.0 => None,
             _ => Some(self.reference_logprobs(groups, &sequences, metrics)?),
         };
-        let mut history = self.reward_history;
-        let advantages =
-            regularised_advantages(groups, reference.as_deref(), self.config(), &mut history)?;
+        let config = self.config().clone();
+        if let (Some(reference), KlTerm::K1Reward) = (&reference, config.kl.term) {
+            penalise(groups, reference, config.kl.coefficient, &mut rewards);
+        }
+        let population = self.population(&rewards)?;
+        let (baseline, std) = (config.baseline, config.normalise_std);
+        let advantages = advantages(&rewards, baseline, std, population, self.reward_history);
         let mut batch = PolicyBatch {
             behaviour: groups
                 .iter()
@@ -73,23 +129,26 @@ impl Learner {
                 .map(|s| &s.logprobs[..])
                 .collect(),
             prompts: prompts(groups),
-            advantages: advantages.values.iter().flatten().copied().collect(),
+            advantages: advantages.concat(),
             reference: reference.as_deref(),
             counts,
             seen: Differences::default(),
         };
-        let sequences = batch.without_idle(sequences, self.config());
-        let budget = self.config().micro_batch_tokens;
-        let batches = timed(&mut metrics.seconds.pack, || packed(&sequences, budget))?;
-        let config = self.config().clone();
-        self.backward(
-            &batches,
-            f64::from(config.temperature),
-            metrics,
-            |target, drawn| batch.loss(target, drawn, &config),
-        );
-        metrics.policy = Some(batch.metrics(groups, &advantages));
-        self.reward_history = history;
+        let sequences = batch.without_idle(sequences, &config);
+        let batches = timed(&mut metrics.seconds.pack, || {
+            packed(&sequences, config.micro_batch_tokens)
+        })?;
+        let temperature = f64::from(config.temperature);
+        self.backward(&batches, temperature, metrics, |target, drawn| {
+            batch.loss(target, drawn, &config)
+        })?;
+        let mut seen = batch.seen;
+        self.add_up(seen.numbers())?;
+        self.reduce([&mut seen.max], Reduce::Max)?;
+        let advantages = self.population(&advantages)?;
+        seen.describe(advantages, reference.is_some(), policy);
+        let mean = population.mean();
+        self.reward_history.update(mean, config.baseline_decay);
         Ok(())
     }
 
@@ -101,11 +160,22 @@ impl Learner {
         metrics: &mut StepMetrics,
     ) -> Result<Vec<Vec<f64>>, StepError> {
         let config = self.config().clone();
-        let reference = self.reference()?;
-        timed(&mut metrics.seconds.reference, || {
-            action_logprobs(reference, &config, groups, sequences)
-        })
+        let seconds = &mut metrics.seconds.reference;
+        let found = self.reference().and_then(|reference| {
+            timed(seconds, || {
+                action_logprobs(reference, &config, groups, sequences)
+            })
+        });
+        self.agree(found)
     }
+}
+
+/// One replica's share of a batch, checked.
+struct Share<'a> {
+    groups: &'a [StateGroup],
+    sequences: Vec<Vec<Sequence>>,
+    rewards: Vec<Vec<f64>>,
+    counts: Counts,
 }
 
 /// Log-probabilities of the tokens of every action in `sequences` under `decoder`, by the action's
@@ -142,52 +212,19 @@ pub(crate) fn rewards(groups: &[StateGroup]) -> Vec<Vec<f64>> {
     groups.iter().map(of_group).collect()
 }
 
-/// Advantages of the rewards, less the KL penalty where that is part of the reward. The statistics
-/// of rewards are those of the judge's. What was rewarded goes into `history` afterwards.
-fn regularised_advantages(
+/// Takes the KL penalty off the rewards.
+fn penalise(
     groups: &[StateGroup],
-    reference: Option<&[Vec<f64>]>,
-    config: &LearnerConfig,
-    history: &mut RewardHistory,
-) -> Result<Advantages, StepError> {
-    let judged = rewards(groups);
-    let weigh = |rewards: &[Vec<f64>], history: RewardHistory| {
-        advantages(rewards, config.baseline, config.normalise_std, history).map_err(|error| {
-            StepError::Reward {
-                state: groups[error.group].state_id.clone(),
-                error,
-            }
-        })
-    };
-    let plain = weigh(&judged, *history)?;
-    let (Some(reference), KlTerm::K1Reward) = (reference, config.kl.term) else {
-        history.update(plain.reward_mean, config.baseline_decay);
-        return Ok(plain);
-    };
-    let mut penalties =
-        groups
-            .iter()
-            .flat_map(|g| &g.samples)
-            .zip(reference)
-            .map(|(s, reference)| {
-                let k1: f64 = s
-                    .logprobs
-                    .iter()
-                    .zip(reference)
-                    .map(|(l, r)| f64::from(*l) - r)
-                    .sum();
-                config.kl.coefficient * k1
-            });
-    let mut penalised = judged;
-    for reward in penalised.iter_mut().flatten() {
-        *reward -= penalties.next().expect("one penalty per sample");
+    reference: &[Vec<f64>],
+    coefficient: f64,
+    rewards: &mut [Vec<f64>],
+) {
+    let samples = groups.iter().flat_map(|g| &g.samples).zip(reference);
+    for (reward, (sample, reference)) in rewards.iter_mut().flatten().zip(samples) {
+        let pairs = sample.logprobs.iter().zip(reference);
+        let k1: f64 = pairs.map(|(l, r)| f64::from(*l) - r).sum();
+        *reward -= coefficient * k1;
     }
-    let regularised = weigh(&penalised, *history)?;
-    history.update(regularised.reward_mean, config.baseline_decay);
-    Ok(Advantages {
-        values: regularised.values,
-        ..plain
-    })
 }
 
 /// What the tokens of a policy batch are weighted by. Samples are numbered through all groups.
@@ -203,13 +240,13 @@ struct PolicyBatch<'a> {
 /// Sums over the tokens that were run.
 #[derive(Default)]
 struct Differences {
-    tokens: usize,
+    tokens: f64,
     sum: f64,
     max: f64,
-    bounded: usize,
-    clipped_low: usize,
-    clipped_high: usize,
-    clipped_dual: usize,
+    bounded: f64,
+    clipped_low: f64,
+    clipped_high: f64,
+    clipped_dual: f64,
     kl: f64,
 }
 
@@ -252,48 +289,51 @@ impl PolicyBatch<'_> {
             .weight(self.counts.global, self.counts.own[sample]);
         loss.weighted(weight)
     }
-
-    fn metrics(&self, groups: &[StateGroup], advantages: &Advantages) -> PolicyMetrics {
-        let (advantage_mean, advantage_std) = mean_and_std(&self.advantages);
-        let seen = &self.seen;
-        let tokens = seen.tokens.max(1) as f64;
-        let share = |count: usize| count as f64 / tokens;
-        PolicyMetrics {
-            actions: self.advantages.len(),
-            reward_mean: advantages.reward_mean,
-            reward_std: advantages.reward_std,
-            zero_variance_share: advantages.zero_variance_groups as f64 / groups.len() as f64,
-            kl: self.reference.map(|_| seen.kl / tokens),
-            logprob_difference_mean: seen.sum / tokens,
-            logprob_difference_max: seen.max,
-            surrogate: Some(SurrogateMetrics {
-                advantage_mean,
-                advantage_std,
-                importance_bounded_share: share(seen.bounded),
-                clip_low_share: share(seen.clipped_low),
-                clip_high_share: share(seen.clipped_high),
-                clip_dual_share: share(seen.clipped_dual),
-            }),
-            preference: None,
-        }
-    }
 }
 
 impl Differences {
     fn record(&mut self, token: PolicyToken, clip: Clip, bounded: bool) {
         let difference = (token.logprob - token.behaviour).abs();
-        self.tokens += 1;
+        self.tokens += 1.0;
         self.sum += difference;
         self.max = self.max.max(difference);
-        self.bounded += usize::from(bounded);
+        self.bounded += f64::from(u8::from(bounded));
         match clip {
             Clip::None => {}
-            Clip::Low => self.clipped_low += 1,
-            Clip::High => self.clipped_high += 1,
-            Clip::Dual => self.clipped_dual += 1,
+            Clip::Low => self.clipped_low += 1.0,
+            Clip::High => self.clipped_high += 1.0,
+            Clip::Dual => self.clipped_dual += 1.0,
         }
         self.kl += token
             .reference
             .map_or(0.0, |r| kl_estimates(token.logprob, r).k3);
+    }
+
+    /// All but the largest.
+    fn numbers(&mut self) -> [&mut f64; 7] {
+        [
+            &mut self.tokens,
+            &mut self.sum,
+            &mut self.bounded,
+            &mut self.clipped_low,
+            &mut self.clipped_high,
+            &mut self.clipped_dual,
+            &mut self.kl,
+        ]
+    }
+
+    fn describe(&self, advantages: Population, has_reference: bool, policy: &mut PolicyMetrics) {
+        let share = |count: f64| count / self.tokens.max(1.0);
+        policy.kl = has_reference.then(|| share(self.kl));
+        policy.logprob_difference_mean = share(self.sum);
+        policy.logprob_difference_max = self.max;
+        policy.surrogate = Some(SurrogateMetrics {
+            advantage_mean: advantages.mean(),
+            advantage_std: advantages.std(),
+            importance_bounded_share: share(self.bounded),
+            clip_low_share: share(self.clipped_low),
+            clip_high_share: share(self.clipped_high),
+            clip_dual_share: share(self.clipped_dual),
+        });
     }
 }

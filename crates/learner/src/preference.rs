@@ -8,9 +8,9 @@ use crate::learner::Learner;
 use crate::metrics::{PolicyMetrics, PreferenceMetrics, StepMetrics, timed};
 use crate::pass::StepError;
 use crate::policy::{action_logprobs, prompts, rewards};
-use algo::advantage::{Baseline, RewardHistory, advantages};
 use algo::loss::{ActionLogprob, TokenLoss, preference_loss};
 use algo::pack::Sequence;
+use collective::Reduce;
 use proto::StateGroup;
 
 /// Numbers of two actions of one state.
@@ -28,19 +28,17 @@ impl Learner {
         groups: &[StateGroup],
         sequences: Vec<Vec<Sequence>>,
         metrics: &mut StepMetrics,
+        metrics_of_policy: &mut PolicyMetrics,
     ) -> Result<(), StepError> {
-        if groups.iter().all(|group| group.samples.is_empty()) {
-            return Err(StepError::EmptyBatch);
-        }
-        let rewards = rewards(groups);
-        let statistics = advantages(&rewards, Baseline::None, false, RewardHistory::default())
-            .map_err(|error| StepError::Reward {
-                state: groups[error.group].state_id.clone(),
-                error,
-            })?;
-        let pairs = pairs(&rewards);
+        let pairs = pairs(&rewards(groups));
         let sequences = in_pairs(sequences, &pairs);
-        metrics.trained_tokens = sequences.iter().flatten().map(trained).sum();
+        let mut numbers = [
+            pairs.len() as f64,
+            sequences.iter().flatten().map(trained).sum::<usize>() as f64,
+        ];
+        self.add_up(numbers.each_mut())?;
+        let [all_pairs, tokens] = numbers;
+        metrics.trained_tokens = tokens as usize;
         let reference = self.reference_logprobs(groups, &sequences, metrics)?;
         let policy = timed(&mut metrics.seconds.forward, || {
             action_logprobs(self.decoder(), self.config(), groups, &sequences)
@@ -54,7 +52,7 @@ impl Learner {
             .map(|pair| {
                 let options = self.config().loss.preference();
                 preference_loss(action(pair.better), action(pair.worse), options)
-                    .weighted(1.0 / pairs.len() as f64)
+                    .weighted(1.0 / all_pairs)
             })
             .collect();
 
@@ -83,32 +81,32 @@ impl Learner {
                     by_entropy: 0.0,
                 }
             },
-        );
+        )?;
 
-        let margins: Vec<f64> = pairs
-            .iter()
-            .map(|pair| {
-                let gain = |a: ActionLogprob| a.policy - a.reference;
-                gain(action(pair.better)) - gain(action(pair.worse))
-            })
-            .collect();
-        let differences = differences(groups, &policy, &sequences);
-        let count = pairs.len().max(1) as f64;
-        metrics.policy = Some(PolicyMetrics {
-            actions: rewards.iter().map(Vec::len).sum(),
-            reward_mean: statistics.reward_mean,
-            reward_std: statistics.reward_std,
-            zero_variance_share: statistics.zero_variance_groups as f64 / groups.len() as f64,
-            kl: None,
-            logprob_difference_mean: differences.iter().sum::<f64>()
-                / differences.len().max(1) as f64,
-            logprob_difference_max: differences.iter().copied().fold(0.0, f64::max),
-            surrogate: None,
-            preference: Some(PreferenceMetrics {
-                pairs: pairs.len(),
-                margin_mean: margins.iter().sum::<f64>() / count,
-                accuracy: margins.iter().filter(|margin| **margin > 0.0).count() as f64 / count,
-            }),
+        let margins = pairs.iter().map(|pair| {
+            let gain = |a: ActionLogprob| a.policy - a.reference;
+            gain(action(pair.better)) - gain(action(pair.worse))
+        });
+        let mut seen = [0.0; 4];
+        for margin in margins {
+            seen[0] += margin;
+            seen[1] += f64::from(u8::from(margin > 0.0));
+        }
+        let mut largest: f64 = 0.0;
+        for difference in differences(groups, &policy, &sequences) {
+            seen[2] += difference;
+            seen[3] += 1.0;
+            largest = largest.max(difference);
+        }
+        self.add_up(seen.each_mut())?;
+        self.reduce([&mut largest], Reduce::Max)?;
+        let count = all_pairs.max(1.0);
+        metrics_of_policy.logprob_difference_mean = seen[2] / seen[3].max(1.0);
+        metrics_of_policy.logprob_difference_max = largest;
+        metrics_of_policy.preference = Some(PreferenceMetrics {
+            pairs: all_pairs as usize,
+            margin_mean: seen[0] / count,
+            accuracy: seen[1] / count,
         });
         Ok(())
     }

@@ -4,7 +4,7 @@ use crate::batch::{Limits, counts, dialogues, packed};
 use crate::learner::Learner;
 use crate::metrics::{StepMetrics, timed};
 use crate::pass::StepError;
-use algo::loss::cross_entropy;
+use algo::loss::{GlobalCounts, cross_entropy};
 use proto::SftSample;
 use std::time::Instant;
 
@@ -29,16 +29,17 @@ impl Learner {
         samples: &[SftSample],
     ) -> Result<StepMetrics, StepError> {
         let mut metrics = StepMetrics::default();
-        let sequences = dialogues(samples, Limits::of(self.decoder().spec()))?;
-        // Each dialogue is a tree of its own: they share little but the system prompt, which is
-        // less than one tree of them all would spend on masked scores.
-        let groups: Vec<_> = sequences
-            .into_iter()
-            .map(|sequence| vec![sequence])
-            .collect();
-        let counts = counts(&groups);
+        let limits = Limits::of(self.decoder().spec());
         let budget = self.config().micro_batch_tokens;
-        let batches = timed(&mut metrics.seconds.pack, || packed(&groups, budget))?;
+        let prepared = timed(&mut metrics.seconds.pack, || {
+            let sequences = dialogues(samples, limits)?;
+            // Each dialogue is a tree of its own: they share little but the system prompt, which is
+            // less than one tree of them all would spend on masked scores.
+            let groups: Vec<_> = sequences.into_iter().map(|s| vec![s]).collect();
+            Ok((counts(&groups), packed(&groups, budget)?))
+        });
+        let (mut counts, batches) = self.agree(prepared)?;
+        self.count_all(&mut counts.global)?;
         if counts.global.tokens == 0 {
             return Err(StepError::EmptyBatch);
         }
@@ -47,7 +48,20 @@ impl Learner {
         self.backward(&batches, 1.0, &mut metrics, |target, drawn| {
             let weight = normalisation.weight(counts.global, counts.own[target.sample]);
             cross_entropy(drawn.logprob).weighted(weight)
-        });
+        })?;
         Ok(metrics)
+    }
+
+    /// Counts of one replica's share become those of the whole batch.
+    pub(crate) fn count_all(&mut self, counts: &mut GlobalCounts) -> Result<(), StepError> {
+        let GlobalCounts {
+            tokens,
+            sequences,
+            trajectories,
+        } = counts;
+        let mut numbers = [*tokens as f64, *sequences as f64, *trajectories as f64];
+        self.add_up(numbers.each_mut())?;
+        [*tokens, *sequences, *trajectories] = numbers.map(|n| n as usize);
+        Ok(())
     }
 }

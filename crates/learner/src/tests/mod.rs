@@ -2,6 +2,7 @@
 
 mod gradients;
 mod learning;
+mod replicas;
 mod resume;
 
 use crate::{Learner, LearnerConfig};
