@@ -69,10 +69,20 @@ struct State {
     bad_steps: u32,
     #[serde(default)] // checkpoints of before there was a running baseline
     reward_history: RewardHistory,
+    #[serde(default)] // and before there were adapters
+    lora: Option<LoraState>,
     threads: i32,
     layout: Layout,
     rng: ChaCha8Rng,
     cursor: Vec<u8>,
+}
+
+/// What adapters are good for nothing without.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct LoraState {
+    alpha: f64,
+    /// CRC-32 of the weights they were trained on, in the compute type.
+    base: u32,
 }
 
 /// One file of a checkpoint.
@@ -121,11 +131,20 @@ impl Learner {
             updates: self.optimizer.updates,
             bad_steps: self.bad_steps,
             reward_history: self.reward_history,
+            lora: self.lora_state(),
             threads: tch::get_num_threads(),
             layout: self.flat.layout.clone(),
             rng: self.rng.clone(),
             cursor: self.cursor.clone(),
         }
+    }
+
+    fn lora_state(&self) -> Option<LoraState> {
+        let decoder = self.decoder();
+        Some(LoraState {
+            alpha: decoder.lora()?.alpha,
+            base: model::checksum(decoder.parameters(), decoder.kind()),
+        })
     }
 
     /// Takes over the training state of a checkpoint that [`verify`] has passed.
@@ -153,7 +172,12 @@ impl Learner {
                 state.format
             )
         } else if state.layout != self.flat.layout {
-            "it trains other parameters; resume with the model and learner.freeze it began with"
+            "it trains other parameters; resume with the model, learner.freeze and learner.lora it \
+             began with"
+                .into()
+        } else if state.lora != self.lora_state() {
+            "its adapters belong to other weights, another compute type or another alpha; resume \
+             with the start model, learner.dtype and learner.lora it began with"
                 .into()
         } else if self.config().deterministic && state.threads != threads {
             let before = state.threads;

@@ -3,7 +3,9 @@
 use crate::schedule::Schedule;
 use algo::advantage::Baseline;
 use algo::loss::{Importance, KlTerm, Normalisation, PolicyOptions, PreferenceOptions, Surrogate};
+use model::{LoraSpec, Projection};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use tch::{Device, Kind};
 
 /// The type that forward and backward passes compute in. Master weights, moments, gradient sums
@@ -177,6 +179,46 @@ impl LossConfig {
     }
 }
 
+/// Low-rank adapters, trained in the place of the weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoraConfig {
+    /// Rank of the adapters; at least 1.
+    pub rank: u32,
+    /// They are multiplied by `alpha / rank`; above 0.
+    pub alpha: f64,
+    /// The projections of every layer that get one.
+    pub targets: Vec<Projection>,
+    /// A PEFT folder to start from, of this rank, alpha and targets; fresh adapters otherwise.
+    pub start: Option<PathBuf>,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            targets: Projection::ALL.to_vec(),
+            start: None,
+        }
+    }
+}
+
+impl LoraConfig {
+    pub(crate) fn spec(&self) -> LoraSpec {
+        LoraSpec {
+            rank: i64::from(self.rank),
+            alpha: self.alpha,
+            targets: self.targets.clone(),
+        }
+    }
+
+    fn names_targets_once(&self) -> bool {
+        let once = |target: &Projection| self.targets.iter().filter(|t| *t == target).count() == 1;
+        !self.targets.is_empty() && self.targets.iter().all(once)
+    }
+}
+
 /// Hyperparameters of a learner. Those of reinforcement learning have no effect on supervised
 /// steps: `loss`, `kl`, `baseline`, `baseline_decay`, `normalise_std`, `importance`. Of these, the
 /// loss `dpo` looks at `loss` alone, and weighs every pair alike whatever `normalisation` says.
@@ -244,6 +286,8 @@ pub struct LearnerConfig {
     /// Parameters that stay as they are, by the beginning of their name, such as `embedding` or
     /// `layers.0.`.
     pub freeze: Vec<String>,
+    /// Train low-rank adapters and leave the weights as they are; full fine-tuning without it.
+    pub lora: Option<LoraConfig>,
     /// How many checkpoints are kept; at least 1.
     pub keep_last: usize,
 }
@@ -277,6 +321,7 @@ impl Default for LearnerConfig {
             deterministic: false,
             max_bad_steps: 5,
             freeze: Vec::new(),
+            lora: None,
             keep_last: 2,
         }
     }
@@ -304,8 +349,9 @@ impl LearnerConfig {
         let not_negative = |v: f64| v.is_finite() && v >= 0.0;
         let decay = |v: f64| (0.0..1.0).contains(&v);
         let loss = &self.loss;
+        let lora = self.lora.clone().unwrap_or_default();
         let ends = self.schedule == Schedule::Constant || self.total_steps > self.warmup_steps;
-        let rules: [(&'static str, &dyn ToString, bool, &'static str); 26] = [
+        let rules: [(&'static str, &dyn ToString, bool, &'static str); 29] = [
             (
                 "learning_rate",
                 &self.learning_rate,
@@ -430,6 +476,14 @@ impl LearnerConfig {
                 self.max_bad_steps > 0,
                 "at least 1",
             ),
+            ("lora.rank", &lora.rank, lora.rank > 0, "at least 1"),
+            ("lora.alpha", &lora.alpha, positive(lora.alpha), "above 0"),
+            (
+                "lora.targets",
+                &"what it is",
+                lora.names_targets_once(),
+                "at least one projection, each once",
+            ),
             (
                 "keep_last",
                 &self.keep_last,
@@ -546,6 +600,12 @@ mod tests {
                 "importance.mode",
             ),
             (r#"{"importance": {"floor": 2}}"#, "importance.floor"),
+            (r#"{"lora": {"rank": 0}}"#, "lora.rank"),
+            (r#"{"lora": {"targets": []}}"#, "lora.targets"),
+            (
+                r#"{"lora": {"targets": ["q_proj", "q_proj"]}}"#,
+                "lora.targets",
+            ),
             (r#"{"deterministic": true, "dtype": "bf16"}"#, "dtype"),
         ] {
             let config: LearnerConfig = serde_json::from_str(text).unwrap();

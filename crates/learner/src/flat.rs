@@ -1,6 +1,6 @@
 //! Parameters as one flat f32 buffer, with the compute tensors that the decoder runs on.
 
-use model::{Decoder, DecoderSpec, Parameter, slots};
+use model::{Decoder, LoraSpec, Parameter, Slot, slots};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -43,8 +43,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    fn new(spec: &DecoderSpec, freeze: &[String]) -> Self {
-        let mut slots = slots(spec);
+    fn new(mut slots: Vec<Slot>, freeze: &[String]) -> Self {
         slots.retain(|slot| {
             !freeze
                 .iter()
@@ -88,9 +87,20 @@ pub(crate) struct FlatParameters {
 
 impl FlatParameters {
     /// Takes a decoder apart and puts it together again on flat buffers, computing in `kind`.
-    /// Parameters whose name begins with one of `freeze` are left out of the buffers.
-    pub(crate) fn adopt(decoder: Decoder, kind: Kind, freeze: &[String]) -> (Decoder, Self) {
-        let layout = Layout::new(decoder.spec(), freeze);
+    /// Parameters whose name begins with one of `freeze` are left out of the buffers; with
+    /// `adapters` (tensors by [`LoraSpec::slots`]) everything but those is.
+    pub(crate) fn adopt(
+        decoder: Decoder,
+        kind: Kind,
+        freeze: &[String],
+        adapters: Option<(LoraSpec, Vec<Tensor>)>,
+    ) -> (Decoder, Self) {
+        let spec = decoder.spec().clone();
+        let slots = match &adapters {
+            Some((lora, _)) => lora.slots(&spec),
+            None => slots(&spec),
+        };
+        let layout = Layout::new(slots, freeze);
         let flat = Self::empty(layout, kind, decoder.device());
         let tensors = no_grad(|| {
             decoder
@@ -99,8 +109,17 @@ impl FlatParameters {
                 .map(|parameter| flat.take(parameter, kind))
                 .collect()
         });
+        let mut adopted = Decoder::new(spec, tensors);
+        if let Some((lora, tensors)) = adapters {
+            let slots = lora.slots(adopted.spec()).into_iter();
+            let parameters = slots
+                .zip(tensors)
+                .map(|(slot, tensor)| Parameter { slot, tensor });
+            let tensors = no_grad(|| parameters.map(|p| flat.take(&p, kind)).collect());
+            adopted.adapt(lora, tensors);
+        }
         flat.refresh();
-        (Decoder::new(decoder.spec().clone(), tensors), flat)
+        (adopted, flat)
     }
 
     fn empty(layout: Layout, kind: Kind, device: Device) -> Self {
@@ -131,7 +150,11 @@ impl FlatParameters {
                 entry.view(&self.master).copy_(&parameter.tensor);
                 entry.view(&self.compute).detach().set_requires_grad(true)
             }
-            None => parameter.tensor.to_kind(kind).set_requires_grad(false),
+            None => parameter
+                .tensor
+                .to_device(self.master.device())
+                .to_kind(kind)
+                .set_requires_grad(false),
         }
     }
 

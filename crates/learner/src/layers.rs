@@ -39,6 +39,7 @@ impl Gradients {
         let trained = |belongs: &dyn Fn(&str) -> bool| -> Vec<Trained> {
             let parameters = decoder.parameters().iter();
             parameters
+                .chain(decoder.adapter_parameters())
                 .filter(|parameter| belongs(&parameter.slot.name))
                 .filter_map(|parameter| {
                     Some(Trained {

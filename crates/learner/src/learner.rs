@@ -5,6 +5,7 @@ use crate::config::{ConfigError, LearnerConfig};
 use crate::files;
 use crate::flat::FlatParameters;
 use crate::layers::Gradients;
+use crate::lora;
 use crate::metrics::{StepMetrics, timed};
 use crate::optimizer::{AdamW, Update, global_norm};
 use crate::pass::{self, PassOptions, StepError};
@@ -21,6 +22,9 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
+
+/// Where an exported folder has the adapters by themselves.
+const ADAPTER_FOLDER: &str = "adapter";
 
 /// Why a learner could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +44,22 @@ pub enum LearnerError {
     /// Every parameter is frozen.
     #[error("learner.freeze leaves no parameter to train")]
     AllFrozen,
+    /// The adapter to start from is not of the configured kind.
+    #[error(
+        "learner.lora: the adapter in {} has rank = {rank}, alpha = {alpha} and targets {targets}; \
+         set the same ones",
+        .folder.display()
+    )]
+    OtherAdapter {
+        /// The PEFT folder.
+        folder: PathBuf,
+        /// Its rank.
+        rank: i64,
+        /// Its alpha.
+        alpha: f64,
+        /// Its targets.
+        targets: String,
+    },
     /// Results cannot be repeated bit for bit on this device.
     #[error(
         "learner.deterministic: results are repeatable on a CPU only; use device cpu or turn it off"
@@ -50,7 +70,7 @@ pub enum LearnerError {
 /// The frozen model that the KL term compares with.
 #[derive(Debug)]
 enum Reference {
-    /// Not needed yet.
+    /// Of the folder, and not needed yet.
     Folder(PathBuf),
     Loaded(Box<Decoder>),
 }
@@ -101,7 +121,7 @@ impl Learner {
     /// When the configuration or the model cannot be used.
     pub fn new(start: &Path, device: Device, config: LearnerConfig) -> Result<Self, LearnerError> {
         config.validate()?;
-        let decoder = model::load(start, device, Kind::Float)?;
+        let decoder = load(start, device, &config)?;
         Self::from_decoder(decoder, start, start, config)
     }
 
@@ -118,7 +138,14 @@ impl Learner {
     ) -> Result<Self, LearnerError> {
         config.validate()?;
         checkpoint::verify(checkpoint)?;
-        let decoder = model::load(checkpoint, device, Kind::Float)?;
+        // Under LoRA the weights are those of the start model; the checkpoint's folder has the
+        // adapters added to them.
+        let from = if config.lora.is_some() {
+            reference
+        } else {
+            checkpoint
+        };
+        let decoder = load(from, device, &config)?;
         // Exports take configuration and tokenizer from the start model: a checkpoint goes once
         // newer ones are there.
         let mut learner = Self::from_decoder(decoder, reference, reference, config)?;
@@ -142,7 +169,11 @@ impl Learner {
         check_device(&config, decoder.device())?;
         check_freeze(&config, &decoder)?;
         let kind = config.kind(decoder.device());
-        let (decoder, flat) = FlatParameters::adopt(decoder, kind, &config.freeze);
+        let adapters = match &config.lora {
+            Some(lora) => Some(lora::start(lora, decoder.spec(), config.seed)?),
+            None => None,
+        };
+        let (decoder, flat) = FlatParameters::adopt(decoder, kind, &config.freeze, adapters);
         if flat.layout.entries.is_empty() {
             return Err(LearnerError::AllFrozen);
         }
@@ -150,7 +181,10 @@ impl Learner {
             gradients: Gradients::new(&decoder, &flat),
             optimizer: AdamW::new(&flat),
             rng: ChaCha8Rng::seed_from_u64(config.seed),
-            reference: Reference::Folder(reference.to_owned()),
+            reference: match &config.lora {
+                Some(lora) => Reference::Loaded(Box::new(frozen(&decoder, lora.start.is_some()))),
+                None => Reference::Folder(reference.to_owned()),
+            },
             source: source.to_owned(),
             communicator: Box::new(Solo),
             buckets: Buckets::new(&flat.layout, decoder.spec().layers.len()),
@@ -268,13 +302,16 @@ impl Learner {
                 tensor: self.flat.gradient_of(&parameter.slot.name)?,
             })
         };
-        let gradients: Vec<Parameter> = self.decoder.parameters().iter().filter_map(of).collect();
+        let parameters = self.decoder.parameters().iter();
+        let parameters = parameters.chain(self.decoder.adapter_parameters());
+        let gradients: Vec<Parameter> = parameters.filter_map(of).collect();
         let snapshot = model::snapshot_of(&gradients, Kind::Float, WeightVersion(self.step));
         let _ = self.flat.gradient.zero_();
         snapshot
     }
 
-    /// Writes the weights as a Hugging Face folder, in the compute type. The folder appears when it
+    /// Writes the weights as a Hugging Face folder, in the compute type; under LoRA with the
+    /// adapters added, and in `adapter/` the adapters by themselves, as PEFT loads them. The folder appears when it
     /// is complete; an older one is replaced.
     ///
     /// # Errors
@@ -284,9 +321,15 @@ impl Learner {
     }
 
     pub(crate) fn save_model(&self, folder: &Path) -> Result<(), CheckpointError> {
-        let parameters = self.decoder.parameters();
-        model::save(folder, parameters, self.decoder.kind(), &self.source)
-            .map_err(|error| CheckpointError::Model(Box::new(error)))
+        let (decoder, kind) = (&self.decoder, self.decoder.kind());
+        let failed = |error| CheckpointError::Model(Box::new(error));
+        model::save(folder, &decoder.merged_parameters(), kind, &self.source).map_err(failed)?;
+        if let Some(lora) = decoder.lora() {
+            let (adapters, base) = (decoder.adapter_parameters(), &self.source);
+            let folder = folder.join(ADAPTER_FOLDER);
+            model::save_adapter(&folder, lora, adapters, Kind::Float, base).map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// The reference model, loaded on first use.
@@ -425,6 +468,27 @@ impl Learner {
             min_ratio: self.config.min_lr_ratio,
         }
     }
+}
+
+fn load(folder: &Path, device: Device, config: &LearnerConfig) -> Result<Decoder, LearnerError> {
+    // Without a master copy of the weights there is no use for more digits than are computed with.
+    let kind = match config.lora {
+        Some(_) => config.kind(device),
+        None => Kind::Float,
+    };
+    Ok(model::load(folder, device, kind)?)
+}
+
+/// The policy as it starts under LoRA, on the same weights; only adapters that it starts from are
+/// copied.
+fn frozen(decoder: &Decoder, with_adapters: bool) -> Decoder {
+    let mut frozen = decoder.without_adapters();
+    if let (true, Some(lora)) = (with_adapters, decoder.lora()) {
+        let adapters = decoder.adapter_parameters().iter();
+        let copies = adapters.map(|p| p.tensor.detach().copy()).collect();
+        frozen.adapt(lora.clone(), copies);
+    }
+    frozen
 }
 
 fn check_device(config: &LearnerConfig, device: Device) -> Result<(), LearnerError> {

@@ -24,6 +24,7 @@ mod files;
 mod flat;
 mod layers;
 mod learner;
+mod lora;
 mod metrics;
 mod optimizer;
 mod pass;
@@ -38,7 +39,7 @@ mod tests;
 pub use checkpoint::{CheckpointError, newest_checkpoint};
 pub use config::{
     ComputeType, ConfigError, ImportanceConfig, ImportanceMode, KlConfig, LearnerConfig,
-    LossConfig, LossKind, cpu_has_fast_bf16,
+    LoraConfig, LossConfig, LossKind, cpu_has_fast_bf16,
 };
 pub use learner::{Learner, LearnerError};
 pub use metrics::{PhaseSeconds, PolicyMetrics, PreferenceMetrics, StepMetrics, SurrogateMetrics};

@@ -1,6 +1,7 @@
 //! The one forward pass.
 
 use crate::attention::Attend;
+use crate::lora::{Adapters, LoraSpec, Projection};
 use crate::rope::{Rotary, Rotation};
 use crate::spec::{Activation, DecoderSpec};
 use crate::weights::{LayerWeights, Parameter, slots};
@@ -16,6 +17,7 @@ pub struct Decoder {
     norm: Tensor,
     output: Tensor,
     ropes: Vec<Rotary>,
+    adapters: Option<Adapters>,
 }
 
 /// The rotary angles of one call's positions.
@@ -63,7 +65,53 @@ impl Decoder {
             norm,
             output,
             ropes,
+            adapters: None,
         }
+    }
+
+    /// Gives every layer low-rank adapters; `tensors` follow [`LoraSpec::slots`] in order and
+    /// shape, in the type the decoder computes in. Those it had are gone.
+    ///
+    /// # Panics
+    /// When a tensor is missing or of another shape.
+    pub fn adapt(&mut self, lora: LoraSpec, tensors: Vec<Tensor>) {
+        self.adapters = Some(Adapters::new(lora, &self.spec, tensors));
+    }
+
+    /// The same decoder without adapters, on the same tensors.
+    #[must_use]
+    pub fn without_adapters(&self) -> Self {
+        let tensors = self.parameters.iter();
+        let tensors = tensors.map(|p| p.tensor.shallow_clone()).collect();
+        Self::new(self.spec.clone(), tensors)
+    }
+
+    /// Which adapters there are.
+    pub fn lora(&self) -> Option<&LoraSpec> {
+        self.adapters.as_ref().map(|adapters| &adapters.spec)
+    }
+
+    /// Every adapter tensor, in the order of [`LoraSpec::slots`].
+    pub fn adapter_parameters(&self) -> &[Parameter] {
+        self.adapters.as_ref().map_or(&[], |a| &a.parameters)
+    }
+
+    /// Every parameter with its adapters added, in f32 where there are any.
+    pub fn merged_parameters(&self) -> Vec<Parameter> {
+        let merged = |parameter: &Parameter| {
+            let adapters = self.adapters.as_ref();
+            adapters.and_then(|adapters| adapters.merged(parameter))
+        };
+        let parameters = self.parameters.iter();
+        let merged = parameters.map(|parameter| Parameter {
+            slot: parameter.slot.clone(),
+            tensor: merged(parameter).unwrap_or_else(|| parameter.tensor.shallow_clone()),
+        });
+        tch::no_grad(|| merged.collect())
+    }
+
+    pub(crate) fn drop_adapters(&mut self) {
+        self.adapters = None;
     }
 
     /// What the decoder is.
@@ -132,7 +180,7 @@ impl Decoder {
         // Not in place: the backward pass needs every x as it was.
         let mixed = self.attention(index, layer, x, rotation, attend);
         let attended = x + self.maybe_norm(mixed, layer.post_attention_norm.as_ref());
-        let fed = self.feed_forward(layer, &attended);
+        let fed = self.feed_forward(index, layer, &attended);
         attended + self.maybe_norm(fed, layer.post_mlp_norm.as_ref())
     }
 
@@ -162,34 +210,58 @@ impl Decoder {
         let [batch, length, _] = x.size()[..] else {
             unreachable!("the residual stream has three dimensions")
         };
-        let qkv = self
-            .rms_norm(x, &layer.attention_norm)
-            .linear(&layer.qkv, layer.qkv_bias.as_ref());
-        let parts = qkv
+        let x = self.rms_norm(x, &layer.attention_norm);
+        let parts = x
+            .linear(&layer.qkv, layer.qkv_bias.as_ref())
             .view([batch, length, spec.heads + 2 * spec.kv_heads, spec.head_dim])
             .split_with_sizes([spec.heads, spec.kv_heads, spec.kv_heads], 2); // [B, T, H, D] each
-        let query = self.maybe_head_norm(&parts[0], layer.query_norm.as_ref());
-        let key = self.maybe_head_norm(&parts[1], layer.key_norm.as_ref());
+        let adapted = |part: usize, target| match self.delta(index, target, &x) {
+            Some(delta) => &parts[part] + delta.view_as(&parts[part]),
+            None => parts[part].shallow_clone(),
+        };
+        let query = adapted(0, Projection::QProj);
+        let key = adapted(1, Projection::KProj);
+        let value = adapted(2, Projection::VProj);
+        let query = self.maybe_head_norm(&query, layer.query_norm.as_ref());
+        let key = self.maybe_head_norm(&key, layer.key_norm.as_ref());
         let query = rotation.apply(&query.transpose(1, 2)); // [B, Hq, T, D]
         let key = rotation.apply(&key.transpose(1, 2)); // [B, Hkv, T, D]
-        let value = parts[2].transpose(1, 2);
-        attend
-            .attend(spec, index, &query, &key, &value)
+        let mixed = attend
+            .attend(spec, index, &query, &key, &value.transpose(1, 2))
             .transpose(1, 2)
-            .reshape([batch, length, spec.heads * spec.head_dim])
-            .linear(&layer.output_projection, layer.output_bias.as_ref())
+            .reshape([batch, length, spec.heads * spec.head_dim]);
+        let out = mixed.linear(&layer.output_projection, layer.output_bias.as_ref());
+        self.plus_delta(out, index, Projection::OProj, &mixed)
     }
 
-    fn feed_forward(&self, layer: &LayerWeights, x: &Tensor) -> Tensor {
-        let both = self
-            .rms_norm(x, &layer.mlp_norm)
-            .linear(&layer.gate_up, layer.gate_up_bias.as_ref());
-        let halves = both.chunk(2, -1); // [B, T, I] each
-        let gate = match self.spec.activation {
-            Activation::Silu => halves[0].silu(),
-            Activation::GeluTanh => halves[0].gelu("tanh"),
+    fn feed_forward(&self, index: usize, layer: &LayerWeights, x: &Tensor) -> Tensor {
+        let x = self.rms_norm(x, &layer.mlp_norm);
+        let both = x.linear(&layer.gate_up, layer.gate_up_bias.as_ref());
+        let mut halves = both.chunk(2, -1).into_iter(); // [B, T, I] each
+        let mut half = |target| {
+            let half = halves.next().expect("chunk() gives two");
+            self.plus_delta(half, index, target, &x)
         };
-        (gate * &halves[1]).linear(&layer.down, layer.down_bias.as_ref())
+        let gate = half(Projection::GateProj);
+        let up = half(Projection::UpProj);
+        let gate = match self.spec.activation {
+            Activation::Silu => gate.silu(),
+            Activation::GeluTanh => gate.gelu("tanh"),
+        };
+        let inner = gate * up;
+        let out = inner.linear(&layer.down, layer.down_bias.as_ref());
+        self.plus_delta(out, index, Projection::DownProj, &inner)
+    }
+
+    fn delta(&self, index: usize, target: Projection, x: &Tensor) -> Option<Tensor> {
+        self.adapters.as_ref()?.delta(index, target, x)
+    }
+
+    fn plus_delta(&self, y: Tensor, index: usize, target: Projection, x: &Tensor) -> Tensor {
+        match self.delta(index, target, x) {
+            Some(delta) => y + delta,
+            None => y,
+        }
     }
 
     fn maybe_norm(&self, x: Tensor, weight: Option<&Tensor>) -> Tensor {

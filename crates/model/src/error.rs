@@ -36,6 +36,14 @@ pub enum LoadError {
         /// What the parser found.
         problem: String,
     },
+    /// The adapter is of a kind that cannot be used.
+    #[error("{}: {problem}: make an adapter without it, or merge it into its model", path.display())]
+    Adapter {
+        /// `adapter_config.json`.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A required key is absent or of the wrong type.
     #[error("{}: `{key}` {problem}: this configuration describes no model that can be built", path.display())]
     Config {

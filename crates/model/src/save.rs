@@ -227,7 +227,7 @@ impl Folder {
         self.write_json("model.safetensors.index.json", &index)
     }
 
-    fn write_shard(&self, name: &str, tensors: &[Stored]) -> Result<(), SaveError> {
+    pub(crate) fn write_shard(&self, name: &str, tensors: &[Stored]) -> Result<(), SaveError> {
         let path = self.partial.join(name);
         // `transformers` refuses files without it.
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);

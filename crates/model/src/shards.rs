@@ -49,22 +49,28 @@ impl Shards {
             .iter()
             .map(|name| Shard::open(dir.join(name)))
             .collect::<Result<Vec<_>, _>>()?;
-        let by_key = files
-            .iter()
-            .enumerate()
-            .flat_map(|(number, shard)| {
-                shard
-                    .header
-                    .offset_keys()
-                    .into_iter()
-                    .map(move |key| (key, number))
-            })
-            .collect();
-        Ok(Self {
+        Ok(Self::of(files, path))
+    }
+
+    /// Opens one file.
+    pub(crate) fn open_file(path: &Path) -> Result<Self, LoadError> {
+        Ok(Self::of(
+            vec![Shard::open(path.to_owned())?],
+            path.to_owned(),
+        ))
+    }
+
+    fn of(files: Vec<Shard>, path: PathBuf) -> Self {
+        let keys = |(number, shard): (usize, &Shard)| {
+            let keys = shard.header.offset_keys().into_iter();
+            keys.map(move |key| (key, number)).collect::<Vec<_>>()
+        };
+        let by_key = files.iter().enumerate().flat_map(keys).collect();
+        Self {
             files,
             by_key,
             path,
-        })
+        }
     }
 
     /// Every tensor's key.

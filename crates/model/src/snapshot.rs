@@ -3,10 +3,11 @@
 //! - **SN-1 (nothing half-applied).** Names, shapes, sizes and the checksum are checked before
 //!   the first tensor is touched.
 
-use crate::Decoder;
+use crate::lora::{LoraSpec, Projection};
 use crate::shards::host_bytes;
 use crate::weights::Parameter;
-use proto::{TensorEntry, WeightManifest, WeightSnapshot, WeightVersion};
+use crate::{Decoder, Slot};
+use proto::{AdapterEntry, TensorEntry, WeightManifest, WeightSnapshot, WeightVersion};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tch::{Kind, Tensor};
@@ -41,7 +42,14 @@ pub enum ApplyError {
 
 /// Copies a decoder's weights into host memory, in the type it computes in.
 pub fn snapshot(decoder: &Decoder, version: WeightVersion) -> WeightSnapshot {
-    snapshot_of(decoder.parameters(), decoder.kind(), version)
+    let adapter = decoder.lora().map(|lora| AdapterEntry {
+        rank: lora.rank as u32,
+        alpha: lora.alpha,
+        targets: lora.targets.iter().map(|t| t.name().to_owned()).collect(),
+    });
+    let parameters = decoder.parameters().iter();
+    let parameters = parameters.chain(decoder.adapter_parameters());
+    take(parameters, decoder.kind(), version, adapter)
 }
 
 /// Copies parameters into host memory as `kind`, under their checkpoint names.
@@ -49,13 +57,22 @@ pub fn snapshot(decoder: &Decoder, version: WeightVersion) -> WeightSnapshot {
 /// # Panics
 /// `kind` is not `BFloat16`, `Half` or `Float`.
 pub fn snapshot_of(parameters: &[Parameter], kind: Kind, version: WeightVersion) -> WeightSnapshot {
+    take(parameters.iter(), kind, version, None)
+}
+
+fn take<'a>(
+    parameters: impl Iterator<Item = &'a Parameter> + Clone,
+    kind: Kind,
+    version: WeightVersion,
+    adapter: Option<AdapterEntry>,
+) -> WeightSnapshot {
     let dtype = DTYPES
         .iter()
         .find(|(_, k)| *k == kind)
         .expect("weights are bf16, f16 or f32")
         .0;
     let elements: i64 = parameters
-        .iter()
+        .clone()
         .map(|p| p.slot.shape.iter().product::<i64>())
         .sum();
     let mut bytes = Vec::with_capacity(elements as usize * kind.elt_size_in_bytes());
@@ -78,12 +95,22 @@ pub fn snapshot_of(parameters: &[Parameter], kind: Kind, version: WeightVersion)
     let manifest = WeightManifest {
         version,
         tensors,
+        adapter,
         checksum,
     };
     WeightSnapshot {
         manifest: Arc::new(manifest),
         bytes: Arc::new(bytes),
     }
+}
+
+/// CRC-32 (IEEE) of parameters as `kind`, as [`snapshot_of`] would have it.
+pub fn checksum(parameters: &[Parameter], kind: Kind) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    for parameter in parameters {
+        hasher.update(&host_bytes(&parameter.tensor, kind));
+    }
+    hasher.finalize()
 }
 
 const DTYPES: [(&str, Kind); 3] = [
@@ -93,56 +120,85 @@ const DTYPES: [(&str, Kind); 3] = [
 ];
 
 impl Decoder {
-    /// Overwrites the weights in place, converted to the type the decoder computes in.
+    /// Overwrites the weights in place, converted to the type the decoder computes in, and takes
+    /// over the snapshot's adapters, or none if it has none.
     ///
     /// # Errors
     /// The snapshot is damaged or belongs to another model; the weights are untouched then (SN-1).
-    pub fn apply(&self, snapshot: &WeightSnapshot) -> Result<(), ApplyError> {
-        let sources = self.sources(snapshot)?;
-        tch::no_grad(|| {
-            let mut sources = sources.into_iter();
-            for parameter in self.parameters() {
-                for part in &parameter.slot.parts {
-                    let source = sources.next().expect("sources() has one for each part");
-                    parameter
-                        .tensor
-                        .narrow(0, part.start, part.rows)
-                        .copy_(&source.tensor(snapshot));
-                }
-            }
-        });
-        Ok(())
-    }
-
-    /// For each part of each parameter, where its values lie. Everything is checked here.
-    fn sources<'a>(&self, snapshot: &'a WeightSnapshot) -> Result<Vec<Source<'a>>, ApplyError> {
+    pub fn apply(&mut self, snapshot: &WeightSnapshot) -> Result<(), ApplyError> {
         let manifest = &snapshot.manifest;
         if !snapshot.is_intact() {
             return Err(ApplyError::Damaged {
                 version: manifest.version,
             });
         }
+        let lora = manifest.adapter.as_ref().map(lora_of).transpose()?;
+        let of_adapters = lora.as_ref().map_or(Vec::new(), |l| l.slots(self.spec()));
         let mut entries: HashMap<&str, &TensorEntry> = manifest
             .tensors
             .iter()
             .map(|entry| (entry.name.as_str(), entry))
             .collect();
-        let mut sources = Vec::new();
-        for parameter in self.parameters() {
-            for part in &parameter.slot.parts {
-                let entry = entries
-                    .remove(part.key.as_str())
-                    .ok_or_else(|| ApplyError::Missing(part.key.clone()))?;
-                let mut expected = parameter.slot.shape.clone();
-                expected[0] = part.rows;
-                sources.push(Source::check(entry, expected, snapshot.bytes.len())?);
-            }
+        let own = self.parameters().iter().map(|p| &p.slot);
+        let own = sources(own, &mut entries, snapshot)?;
+        let of_adapters = sources(of_adapters.iter(), &mut entries, snapshot)?;
+        if let Some(name) = entries.into_keys().min() {
+            return Err(ApplyError::Unexpected(name.to_owned()));
         }
-        match entries.into_keys().min() {
-            Some(name) => Err(ApplyError::Unexpected(name.to_owned())),
-            None => Ok(sources),
+        tch::no_grad(|| {
+            let mut own = own.into_iter();
+            for parameter in self.parameters() {
+                for part in &parameter.slot.parts {
+                    let source = own.next().expect("sources() has one for each part");
+                    parameter
+                        .tensor
+                        .narrow(0, part.start, part.rows)
+                        .copy_(&source.tensor(snapshot));
+                }
+            }
+            let Some(lora) = lora else {
+                self.drop_adapters();
+                return;
+            };
+            let options = (self.kind(), self.device());
+            let tensors = of_adapters.iter();
+            let tensors = tensors.map(|source| source.tensor(snapshot).to_device(options.1));
+            let tensors = tensors.map(|tensor| tensor.to_kind(options.0)).collect();
+            self.adapt(lora, tensors);
+        });
+        Ok(())
+    }
+}
+
+fn lora_of(entry: &AdapterEntry) -> Result<LoraSpec, ApplyError> {
+    let target = |name: &String| {
+        Projection::of_name(name).ok_or_else(|| ApplyError::Unexpected(name.clone()))
+    };
+    Ok(LoraSpec {
+        rank: i64::from(entry.rank),
+        alpha: entry.alpha,
+        targets: entry.targets.iter().map(target).collect::<Result<_, _>>()?,
+    })
+}
+
+/// For each part of each slot, where its values lie. Everything is checked here.
+fn sources<'a, 's>(
+    slots: impl Iterator<Item = &'s Slot>,
+    entries: &mut HashMap<&str, &'a TensorEntry>,
+    snapshot: &'a WeightSnapshot,
+) -> Result<Vec<Source<'a>>, ApplyError> {
+    let mut sources = Vec::new();
+    for slot in slots {
+        for part in &slot.parts {
+            let entry = entries
+                .remove(part.key.as_str())
+                .ok_or_else(|| ApplyError::Missing(part.key.clone()))?;
+            let mut expected = slot.shape.clone();
+            expected[0] = part.rows;
+            sources.push(Source::check(entry, expected, snapshot.bytes.len())?);
         }
     }
+    Ok(sources)
 }
 
 /// A checked entry.

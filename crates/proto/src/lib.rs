@@ -20,4 +20,4 @@ pub use trajectory::{
     Action, MalformedKind, Observation, Span, Step, StepView, ToolCall, Trajectory, TrajectoryEnd,
 };
 pub use verdict::{Label, Verdict};
-pub use weights::{TensorEntry, WeightManifest, WeightSnapshot};
+pub use weights::{AdapterEntry, TensorEntry, WeightManifest, WeightSnapshot};

@@ -19,13 +19,26 @@ pub struct TensorEntry {
     pub len: u64,
 }
 
+/// Low-rank adapters (LoRA) that a snapshot holds beside the weights they belong to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AdapterEntry {
+    /// Rank of the adapters.
+    pub rank: u32,
+    /// They are multiplied by `alpha / rank`.
+    pub alpha: f64,
+    /// The projections that have one, such as `q_proj`.
+    pub targets: Vec<String>,
+}
+
 /// What a snapshot holds. A version is served only once all its bytes match `checksum`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WeightManifest {
     /// The version these weights are.
     pub version: WeightVersion,
     /// The tensors, in the order of their bytes.
     pub tensors: Vec<TensorEntry>,
+    /// The adapters, if there are any; their tensors have PEFT's names.
+    pub adapter: Option<AdapterEntry>,
     /// CRC-32 (IEEE) of all bytes.
     pub checksum: u32,
 }

@@ -149,6 +149,7 @@ impl Trainer for Recorder {
 
     async fn snapshot(&self, version: WeightVersion) -> Result<WeightSnapshot, EngineError> {
         let manifest = WeightManifest {
+            adapter: None,
             version,
             tensors: vec![],
             checksum: 0,

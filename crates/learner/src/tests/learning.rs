@@ -59,7 +59,7 @@ fn rewarded_tokens_become_more_probable() {
 fn adamw_follows_its_formula() {
     let home = folder(LLAMA);
     let decoder = model::load(&home.path().join("model"), Device::Cpu, Kind::Float).unwrap();
-    let (_decoder, flat) = FlatParameters::adopt(decoder, Kind::Float, &[]);
+    let (_decoder, flat) = FlatParameters::adopt(decoder, Kind::Float, &[], None);
     let mut optimizer = AdamW::new(&flat);
     let update = Update {
         learning_rate: 0.01,

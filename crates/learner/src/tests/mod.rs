@@ -1,5 +1,6 @@
 //! Tests of whole steps on tiny random decoders.
 
+mod adapters;
 mod gradients;
 mod learning;
 mod replicas;

@@ -34,7 +34,7 @@ fn a_snapshot_brings_the_weights_over() {
         (Kind::Float, Kind::BFloat16),
         (Kind::BFloat16, Kind::BFloat16),
     ] {
-        let (learner, sampler) = (tiny(from), tiny(to));
+        let (learner, mut sampler) = (tiny(from), tiny(to));
         shift(&learner);
         let snapshot = snapshot(&learner, WeightVersion(3));
         assert_eq!(snapshot.manifest.version, WeightVersion(3));
@@ -47,7 +47,7 @@ fn a_snapshot_brings_the_weights_over() {
 
 #[test]
 fn masters_in_f32_may_be_sent_in_bf16() {
-    let (learner, sampler) = (tiny(Kind::Float), tiny(Kind::BFloat16));
+    let (learner, mut sampler) = (tiny(Kind::Float), tiny(Kind::BFloat16));
     shift(&learner);
     let full = snapshot_of(learner.parameters(), Kind::Float, WeightVersion(1));
     let half = snapshot_of(learner.parameters(), Kind::BFloat16, WeightVersion(1));
@@ -126,7 +126,7 @@ fn sn_1_nothing_half_applied() {
         ),
     ];
     for (what, snapshot, expected) in cases {
-        let sampler = tiny(Kind::Float);
+        let mut sampler = tiny(Kind::Float);
         let before = values(&sampler);
         let error = sampler.apply(&snapshot).unwrap_err();
         assert!(expected(&error), "{what}: {error}");
