@@ -96,7 +96,7 @@ type Manifest = BTreeMap<String, FileRecord>;
 
 impl Learner {
     /// Writes `root/step_N` for the current step N, removes all but the newest `keep_last`
-    /// checkpoints below `root`, and returns the folder.
+    /// checkpoints and those of every `keep_every`th step below `root`, and returns the folder.
     ///
     /// # Errors
     /// When it cannot be written; older checkpoints are as before then.
@@ -112,7 +112,7 @@ impl Learner {
             write_json(&part.join(STATE), &self.state())?;
             write_json(&part.join(MANIFEST), &describe(part)?)
         })?;
-        prune(root, self.config().keep_last)?;
+        prune(root, self.config().keep_last, self.config().keep_every)?;
         Ok(folder)
     }
 
@@ -224,11 +224,13 @@ fn checkpoints(root: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
     Ok(found)
 }
 
-fn prune(root: &Path, keep: usize) -> Result<(), CheckpointError> {
+/// Removes all but the newest `keep_last`, and those whose step is a multiple of `keep_every`.
+fn prune(root: &Path, keep_last: usize, keep_every: u64) -> Result<(), CheckpointError> {
     let mut found = checkpoints(root)?;
-    found.truncate(found.len().saturating_sub(keep));
+    found.truncate(found.len().saturating_sub(keep_last));
     found
         .iter()
+        .filter(|(step, _)| keep_every == 0 || !step.is_multiple_of(keep_every))
         .try_for_each(|(_, folder)| files::remove(folder))
 }
 

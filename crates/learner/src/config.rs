@@ -288,8 +288,10 @@ pub struct LearnerConfig {
     pub freeze: Vec<String>,
     /// Train low-rank adapters and leave the weights as they are; full fine-tuning without it.
     pub lora: Option<LoraConfig>,
-    /// How many checkpoints are kept; at least 1.
+    /// How many of the newest checkpoints are kept; at least 1.
     pub keep_last: usize,
+    /// Checkpoints whose step is a multiple of it are kept for good; 0 is off.
+    pub keep_every: u64,
 }
 
 impl Default for LearnerConfig {
@@ -323,6 +325,7 @@ impl Default for LearnerConfig {
             freeze: Vec::new(),
             lora: None,
             keep_last: 2,
+            keep_every: 0,
         }
     }
 }

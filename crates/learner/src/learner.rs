@@ -9,6 +9,7 @@ use crate::lora;
 use crate::metrics::{StepMetrics, timed};
 use crate::optimizer::{AdamW, Update, global_norm};
 use crate::pass::{self, PassOptions, StepError};
+use crate::rate::matrix_rate;
 use crate::schedule::Plan;
 use crate::sync::{Buckets, GradientSync, agree};
 use algo::advantage::RewardHistory;
@@ -21,6 +22,7 @@ use proto::{SftSample, StateGroup, WeightSnapshot, WeightVersion};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 /// Where an exported folder has the adapters by themselves.
@@ -93,6 +95,8 @@ pub struct Learner {
     source: PathBuf,
     communicator: Box<dyn Communicator>,
     buckets: Buckets,
+    /// Operations per second of large matrix products, once it has been measured.
+    matrix_rate: Option<f64>,
 }
 
 impl Learner {
@@ -188,6 +192,7 @@ impl Learner {
             source: source.to_owned(),
             communicator: Box::new(Solo),
             buckets: Buckets::new(&flat.layout, decoder.spec().layers.len()),
+            matrix_rate: None,
             cursor: Vec::new(),
             step: 0,
             bad_steps: 0,
@@ -376,6 +381,30 @@ impl Learner {
         }
         metrics.add(&sums);
         Ok(())
+    }
+
+    /// Runs a whole step and says how long it took and how well it used the device.
+    pub(crate) fn measured(
+        &mut self,
+        step: impl FnOnce(&mut Self) -> Result<StepMetrics, StepError>,
+    ) -> Result<StepMetrics, StepError> {
+        let (kind, device) = (self.decoder.kind(), self.decoder.device());
+        let rate = *self
+            .matrix_rate
+            .get_or_insert_with(|| matrix_rate(kind, device));
+        let start = Instant::now();
+        let mut metrics = step(self)?;
+        metrics.seconds.total = start.elapsed().as_secs_f64();
+        let per_parameter = if self.decoder.lora().is_some() {
+            4.0
+        } else {
+            6.0
+        };
+        let parameters = self.decoder.spec().parameter_count() as f64;
+        metrics.model_flops = per_parameter * parameters * metrics.packed_tokens as f64;
+        let share = metrics.model_flops / self.communicator.world() as f64;
+        metrics.flop_share = share / metrics.seconds.total / rate;
+        Ok(metrics)
     }
 
     /// Replaces numbers by their sums over all replicas.

@@ -30,6 +30,7 @@ mod optimizer;
 mod pass;
 mod policy;
 mod preference;
+mod rate;
 mod schedule;
 mod supervised;
 mod sync;

@@ -117,6 +117,13 @@ pub struct StepMetrics {
     pub micro_batches: usize,
     /// Where the time went.
     pub seconds: PhaseSeconds,
+    /// Floating-point operations that the tokens that ran stand for: 6 per parameter and token, 4
+    /// under LoRA, whose weights have no gradient. Attention is left out, as is usual, and the
+    /// output matrix is counted for tokens that predict nothing, too.
+    pub model_flops: f64,
+    /// What a replica's share of them per second is of the rate of large matrix products, which is
+    /// measured before the first step.
+    pub flop_share: f64,
     /// Policy-gradient steps only.
     pub policy: Option<PolicyMetrics>,
 }
@@ -139,6 +146,14 @@ impl StepMetrics {
         self.sequence_tokens as f64 / self.packed_tokens as f64
     }
 
+    /// Tokens per second that ran through the model; 0 if nothing ran.
+    pub fn tokens_per_second(&self) -> f64 {
+        if self.packed_tokens == 0 {
+            return 0.0;
+        }
+        self.packed_tokens as f64 / self.seconds.total
+    }
+
     /// Everything as numbers by name, in base units; flags are 0 or 1.
     pub fn values(&self) -> BTreeMap<String, f64> {
         let flag = |on: bool| f64::from(u8::from(on));
@@ -155,6 +170,9 @@ impl StepMetrics {
             ("sequence_tokens", self.sequence_tokens as f64),
             ("sharing_factor", self.sharing_factor()),
             ("micro_batches", self.micro_batches as f64),
+            ("tokens_per_second", self.tokens_per_second()),
+            ("model_flops", self.model_flops),
+            ("flop_share", self.flop_share),
             ("pack_seconds", seconds.pack),
             ("reference_seconds", seconds.reference),
             ("forward_seconds", seconds.forward),

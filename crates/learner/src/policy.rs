@@ -12,7 +12,6 @@ use algo::pack::{Sequence, Target};
 use collective::Reduce;
 use model::Decoder;
 use proto::StateGroup;
-use std::time::Instant;
 
 impl Learner {
     /// One policy step with the configured loss. Every token of every action counts; the states
@@ -26,11 +25,11 @@ impl Learner {
     /// When a sample cannot be trained on, a reward is not finite, or there is no action (the
     /// weights are as before), or when too many steps in a row gave no finite gradient.
     pub fn rl_step(&mut self, groups: &[StateGroup]) -> Result<StepMetrics, StepError> {
-        let start = Instant::now();
-        let mut metrics = self.accumulate_policy(groups)?;
-        self.apply(&mut metrics)?;
-        metrics.seconds.total = start.elapsed().as_secs_f64();
-        Ok(metrics)
+        self.measured(|learner| {
+            let mut metrics = learner.accumulate_policy(groups)?;
+            learner.apply(&mut metrics)?;
+            Ok(metrics)
+        })
     }
 
     /// Adds the gradient of `groups`.

@@ -6,7 +6,6 @@ use crate::metrics::{StepMetrics, timed};
 use crate::pass::StepError;
 use algo::loss::{GlobalCounts, cross_entropy};
 use proto::SftSample;
-use std::time::Instant;
 
 impl Learner {
     /// One step on the cross-entropy of the trained tokens of `samples`: the whole batch, cut into
@@ -16,11 +15,11 @@ impl Learner {
     /// When a sample cannot be trained on or none has a trained token (the weights are as before),
     /// or when too many steps in a row gave no finite gradient.
     pub fn sft_step(&mut self, samples: &[SftSample]) -> Result<StepMetrics, StepError> {
-        let start = Instant::now();
-        let mut metrics = self.accumulate_supervised(samples)?;
-        self.apply(&mut metrics)?;
-        metrics.seconds.total = start.elapsed().as_secs_f64();
-        Ok(metrics)
+        self.measured(|learner| {
+            let mut metrics = learner.accumulate_supervised(samples)?;
+            learner.apply(&mut metrics)?;
+            Ok(metrics)
+        })
     }
 
     /// Adds the gradient of `samples`.

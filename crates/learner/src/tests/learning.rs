@@ -208,8 +208,11 @@ fn metrics_describe_the_batch() {
         group(&[9], &[(&[1], 0.5), (&[2], 0.5)]),
     ];
     let values = learner.rl_step(&groups).unwrap().values();
+    let parameters = learner.decoder().spec().parameter_count() as f64;
+    assert!(values["flop_share"] > 0.0 && values["tokens_per_second"] > 0.0);
     for (name, expected) in [
         ("trained_tokens", 6.0),
+        ("model_flops", 6.0 * parameters * 6.0),
         // The second group pulls by nothing and is not run.
         ("packed_tokens", 6.0),
         ("sequence_tokens", 10.0),

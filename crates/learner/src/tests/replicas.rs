@@ -140,6 +140,7 @@ fn same_metrics(name: &str, found: &StepMetrics, expected: &StepMetrics) {
     for (key, value) in &found {
         // What depends on how the batch was cut.
         let cut = ["micro_batches", "packed_tokens", "sharing_factor"].contains(&&**key);
+        let cut = cut || key.ends_with("flops");
         let near = (value - expected[key]).abs() <= 1e-5 * expected[key].abs().max(1.0);
         assert!(
             cut || key.ends_with("_seconds") || key.ends_with("_second") || near,

@@ -92,12 +92,13 @@ fn a_checkpoint_loads_as_a_model_with_the_same_weights() {
 }
 
 #[test]
-fn only_the_newest_checkpoints_are_kept() {
+fn the_newest_checkpoints_and_every_nth_are_kept() {
     let home = folder(LLAMA);
     let mut learner = learner(
         home.path(),
         LearnerConfig {
             keep_last: 2,
+            keep_every: 4,
             ..config()
         },
     );
@@ -113,7 +114,8 @@ fn only_the_newest_checkpoints_are_kept() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["step_10", "step_12"]);
+    // The newest two, and every fourth.
+    assert_eq!(names, ["step_10", "step_12", "step_4", "step_8"]);
     assert_eq!(
         newest_checkpoint(&root).unwrap(),
         Some(root.join("step_12"))
