@@ -291,7 +291,7 @@ fn spec_of_config(config: &Value) -> Result<LoraSpec, String> {
     let (rank, alpha) = rank
         .zip(alpha)
         .ok_or("`r` or `lora_alpha` is missing or out of range")?;
-    let targets = match &config["target_modules"] {
+    let mut targets = match &config["target_modules"] {
         Value::String(all) if all == "all-linear" => Projection::ALL.to_vec(),
         Value::Array(names) => names
             .iter()
@@ -307,6 +307,7 @@ fn spec_of_config(config: &Value) -> Result<LoraSpec, String> {
             ));
         }
     };
+    targets.sort(); // PEFT writes them in any order
     Ok(LoraSpec {
         rank,
         alpha,

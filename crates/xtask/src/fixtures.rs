@@ -11,12 +11,13 @@ use crate::paths::Paths;
 use crate::{model, process, setup, stamp, swirl};
 
 /// Pinned, so that the same values come out again.
-const REQUIREMENTS: [&str; 5] = [
+const REQUIREMENTS: [&str; 6] = [
     "torch==2.13.0",
     "transformers==5.23.0",
     "safetensors==0.8.0",
     "numpy==2.4.6",
     "gguf==0.19.0",
+    "peft==0.21.2",
 ];
 
 /// Names the Python to use in the place of the environment made here; it needs the same packages.

@@ -2,7 +2,8 @@
 //! fixtures were made.
 
 use crate::support::{fixture, smollm2};
-use model::{Decoder, FullAttention, Visibility, load};
+use model::{Decoder, FullAttention, Visibility, load, load_adapter, save_adapter, spec_of};
+use serde_json::json;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -57,6 +58,81 @@ fn logits_agree_with_transformers_for_every_architecture() {
         let decoder = load(&fixture(name), Device::Cpu, Kind::Float).unwrap();
         let (ids, expected) = expected(&fixture(name));
         assert_close(&logits(&decoder, &ids, Visibility::Causal), &expected, name);
+    }
+}
+
+/// An adapter that PEFT has written, as PEFT computes with it, and the same merged.
+#[test]
+fn adapters_agree_with_peft() {
+    for name in ["llama", "gemma3_text"] {
+        let folder = fixture(name);
+        let mut decoder = load(&folder, Device::Cpu, Kind::Float).unwrap();
+        let (ids, expected) = expected(&folder.join("adapter"));
+        let (lora, tensors) = load_adapter(&folder.join("adapter"), decoder.spec()).unwrap();
+        decoder.adapt(lora, tensors);
+        assert_close(&logits(&decoder, &ids, Visibility::Causal), &expected, name);
+        let merged = decoder.merged_parameters();
+        let tensors = merged.into_iter().map(|p| p.tensor).collect();
+        let merged = Decoder::new(decoder.spec().clone(), tensors);
+        assert_close(&logits(&merged, &ids, Visibility::Causal), &expected, name);
+    }
+}
+
+#[test]
+fn a_written_adapter_is_read_again() {
+    let folder = fixture("llama");
+    let mut decoder = load(&folder, Device::Cpu, Kind::Float).unwrap();
+    let (lora, tensors) = load_adapter(&folder.join("adapter"), decoder.spec()).unwrap();
+    decoder.adapt(lora.clone(), tensors);
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("adapter");
+    save_adapter(
+        &out,
+        &lora,
+        decoder.adapter_parameters(),
+        Kind::Float,
+        &folder,
+    )
+    .unwrap();
+    let (found, tensors) = load_adapter(&out, decoder.spec()).unwrap();
+    assert_eq!(found, lora);
+    for (found, written) in tensors.iter().zip(decoder.adapter_parameters()) {
+        assert_eq!(*found, written.tensor, "{}", written.slot.name);
+    }
+}
+
+#[test]
+fn adapters_that_cannot_be_used_are_refused_by_what_is_odd() {
+    let folder = fixture("llama");
+    let spec = spec_of(&folder).unwrap();
+    let plain = std::fs::read_to_string(folder.join("adapter/adapter_config.json")).unwrap();
+    let plain: serde_json::Value = serde_json::from_str(&plain).unwrap();
+    for (key, value, words) in [
+        ("use_dora", json!(true), "`use_dora` is true"),
+        ("use_rslora", json!(true), "`use_rslora` is true"),
+        ("bias", json!("all"), "`bias` is"),
+        ("rank_pattern", json!({"q_proj": 4}), "`rank_pattern` is"),
+        ("peft_type", json!("IA3"), "`peft_type` is"),
+        ("r", json!(0), "`r` or `lora_alpha`"),
+        (
+            "target_modules",
+            json!(["lm_head"]),
+            "which is no projection",
+        ),
+        ("target_modules", json!(["k_proj"]), "has no place"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = plain.clone();
+        config[key] = value;
+        std::fs::write(dir.path().join("adapter_config.json"), config.to_string()).unwrap();
+        let weights = "adapter_model.safetensors";
+        std::fs::copy(
+            folder.join("adapter").join(weights),
+            dir.path().join(weights),
+        )
+        .unwrap();
+        let error = load_adapter(dir.path(), &spec).unwrap_err().to_string();
+        assert!(error.contains(words), "{key}: {error}");
     }
 }
 
