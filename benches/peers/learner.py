@@ -34,7 +34,6 @@ import os
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -60,6 +59,9 @@ def load_model(args):
         args.model, dtype=torch.float32, attn_implementation=args.attention
     )
     model.config.use_cache = False
+    # Its embedding gives the padding token no gradient, and here that is the token which ends every
+    # turn. With one the gradients of two programs can be compared; it costs nothing.
+    model.get_input_embeddings().padding_idx = None
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model.train()
@@ -278,12 +280,11 @@ class Learner:
         raise ValueError(f"unknown op {command['op']!r}")
 
 
-@contextmanager
-def answers():
-    """A function that writes an answer to stdout, where nothing else can write meanwhile."""
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
-        os.dup2(2, 1)
-        yield lambda value: print(json.dumps(value), file=out, flush=True)
+def take_stdout():
+    """A function that writes an answer to stdout, where nothing else can write from now on."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return lambda value: print(json.dumps(value), file=out, flush=True)
 
 
 def serve(args, write):
@@ -319,12 +320,12 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    with answers() as write:
-        try:
-            serve(args, write)
-        except Exception as error:
-            write({"error": f"{type(error).__name__}: {error}"})
-            sys.exit(1)
+    write = take_stdout()
+    try:
+        serve(args, write)
+    except Exception as error:
+        write({"error": f"{type(error).__name__}: {error}"})
+        sys.exit(1)
 
 
 if __name__ == "__main__":

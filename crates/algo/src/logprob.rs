@@ -71,6 +71,57 @@ pub struct Pull {
     pub by_entropy: f64,
 }
 
+/// A sum of gradients, f32 or wider. What it held before the first one is of no account: writing
+/// instead of adding saves clearing it, and reading it.
+#[derive(Debug)]
+pub struct Sum {
+    /// The sum; as it was made while `is_empty`.
+    pub tensor: Tensor,
+    /// Whether nothing was added yet.
+    pub is_empty: bool,
+}
+
+impl Sum {
+    /// A sum in `tensor`, with nothing in it yet.
+    pub fn new(tensor: Tensor) -> Self {
+        Self {
+            tensor,
+            is_empty: true,
+        }
+    }
+
+    /// Adds a gradient of the same shape; it is widened first.
+    pub fn add(&mut self, gradient: &Tensor) {
+        no_grad(|| {
+            if self.is_empty {
+                self.tensor.copy_(gradient);
+            } else {
+                self.tensor += gradient;
+            }
+        });
+        self.is_empty = false;
+    }
+
+    /// Adds `gradients` (`[n, H]`) to the rows `rows` (`[n]`, i64).
+    pub fn add_rows(&mut self, rows: &Tensor, gradients: &Tensor) {
+        no_grad(|| {
+            if self.is_empty {
+                let _ = self.tensor.zero_();
+            }
+            let wide = gradients.to_kind(self.tensor.kind());
+            let _ = self.tensor.index_add_(0, rows, &wide);
+        });
+        self.is_empty = false;
+    }
+
+    /// Makes it zero if nothing was added.
+    pub fn settle(&mut self) {
+        if self.is_empty {
+            let _ = no_grad(|| self.tensor.zero_());
+        }
+    }
+}
+
 /// Carries a loss back: `pull(i, drawn)` gives its derivatives at `targets[i]`. Returns the loss's
 /// gradient by `hidden` (`[P, H]`) and what [`score`] returns; adds the gradient by the output matrix to `weight_gradient` (`[V, H]`, f32 or
 /// wider) if there is one.
@@ -79,7 +130,7 @@ pub fn backward(
     head: Head,
     targets: &[Target],
     chunk_rows: i64,
-    mut weight_gradient: Option<&mut Tensor>,
+    mut weight_gradient: Option<&mut Sum>,
     mut pull: impl FnMut(usize, Drawn) -> Pull,
 ) -> (Tensor, Scores) {
     let mut scores = Scores::default();
@@ -105,7 +156,7 @@ pub fn backward(
                 .narrow(0, start, rows)
                 .copy_(&logits.matmul(head.weight));
             if let Some(sum) = weight_gradient.as_deref_mut() {
-                *sum += logits.tr().matmul(&chunk); // widened before it is added
+                sum.add(&logits.tr().matmul(&chunk));
             }
         }
     });
@@ -137,14 +188,17 @@ impl Block {
         };
         let plain = logits.to_kind(wide);
         let capped = head.softcap.map(|cap| (&plain / cap).tanh() * cap);
-        let z = capped.as_ref().unwrap_or(&plain) / head.temperature;
-        let logprobs = z.log_softmax(-1, wide);
+        let z = capped.as_ref().unwrap_or(&plain);
+        let logprobs = if head.temperature == 1.0 {
+            z.log_softmax(-1, wide)
+        } else {
+            (z / head.temperature).log_softmax(-1, wide)
+        };
         let probabilities = logprobs.exp();
-        let entropies = probabilities
-            .unsqueeze(1)
-            .bmm(&logprobs.unsqueeze(2)) // [R, 1, 1]
-            .neg()
-            .view(-1);
+        // Not a matrix-vector product, which runs on one thread.
+        let entropies = (&probabilities * &logprobs)
+            .sum_dim_intlist([-1i64].as_slice(), false, wide)
+            .neg();
         let row_of = |target: &Target| target.row as i64;
         let targets = all.partition_point(|t| row_of(t) < first)
             ..all.partition_point(|t| row_of(t) < first + rows);
@@ -340,7 +394,7 @@ mod tests {
                     softcap,
                     temperature,
                 };
-                let mut by_weight = weight_tensor.zeros_like();
+                let mut by_weight = Sum::new(weight_tensor.ones_like());
                 let (by_hidden, scores) = backward(
                     &matrix(&hidden, WIDTH),
                     head,
@@ -360,7 +414,7 @@ mod tests {
                 let slopes = differences(&hidden, |h| at(h, &weight));
                 close(&to_host(&by_hidden.view(-1)), &slopes, 1e-7);
                 let slopes = differences(&weight, |w| at(&hidden, w));
-                close(&to_host(&by_weight.view(-1)), &slopes, 1e-7);
+                close(&to_host(&by_weight.tensor.view(-1)), &slopes, 1e-7);
             }
         }
     }

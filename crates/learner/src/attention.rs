@@ -2,11 +2,15 @@
 
 use algo::pack::{MicroBatch, TreeSpan};
 use model::{Attend, DecoderSpec, FullAttention, Visibility};
+use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
-/// Queries that attend together on a CPU. Keys behind the last of them are left out, so smaller
-/// blocks compute less of what is masked anyway, and larger ones make better matrix products.
+/// Queries that attend together on a CPU. Smaller blocks compute less of what is masked anyway, and
+/// larger ones make better matrix products.
 const BLOCK_QUERIES: usize = 128;
+
+/// Unseen keys in a row that are scored and masked rather than cut out.
+const SHORT_GAP: usize = 48;
 
 /// Trees up to this many tokens attend in blocks on a CPU, where plain matrix products are two to
 /// three times faster than the fused kernel, forward and backward. They keep probabilities for the
@@ -17,7 +21,7 @@ const LONGEST_IN_BLOCKS: usize = 2048;
 /// Each tree of a micro-batch attends within itself only, so scores between trees are never
 /// computed.
 pub(crate) struct ForestAttention {
-    trees: Vec<(i64, i64, TreeAttention)>, // first token, number of tokens
+    trees: Vec<(i64, TreeAttention)>, // number of tokens
 }
 
 /// How one tree attends.
@@ -47,7 +51,7 @@ impl ForestAttention {
                 } else {
                     TreeAttention::Fused(fused(tree, positions, device))
                 };
-                (tree.range.start as i64, tree.range.len() as i64, attention)
+                (tree.range.len() as i64, attention)
             })
             .collect();
         Self { trees }
@@ -76,9 +80,11 @@ impl Attend for ForestAttention {
         value: &Tensor,
     ) -> Tensor {
         let mut mixed = Vec::with_capacity(self.trees.len());
-        for (start, length, attention) in &mut self.trees {
-            let part = |x: &Tensor| x.narrow(2, *start, *length);
-            let (query, key, value) = (part(query), part(key), part(value));
+        // One split instead of many slices: its backward pass is one concatenation.
+        let lengths: Vec<i64> = self.trees.iter().map(|(length, _)| *length).collect();
+        let split = |x: &Tensor| x.split_with_sizes(&lengths[..], 2).into_iter();
+        let parts = split(query).zip(split(key)).zip(split(value));
+        for ((_, attention), ((query, key), value)) in self.trees.iter_mut().zip(parts) {
             match attention {
                 TreeAttention::Fused(fused) => {
                     mixed.push(fused.attend(spec, layer, &query, &key, &value));
@@ -92,33 +98,58 @@ impl Attend for ForestAttention {
     }
 }
 
-/// Attention of one tree by matrix products, some queries at a time.
+/// Attention of one tree by matrix products, some queries at a time, over the keys that at least one
+/// of them sees: branches of other states, most of a trajectory's tree, are not even scored.
 struct BlockAttention {
     visible: Tensor,   // [t, t], boolean
     positions: Tensor, // [t]
+    /// The tree cut into stretches that a block of queries sees or does not see as a whole.
+    stretches: Vec<i64>,
+    blocks: Vec<Block>,
     /// Masks by window, made once per pass: one for each block.
     masks: Vec<(Option<i64>, Vec<Tensor>)>,
 }
 
+/// Queries that attend together.
+struct Block {
+    first: i64,
+    count: i64,
+    /// Which stretches they see, ascending.
+    sees: Vec<usize>,
+    keys: Tensor, // [s], the tokens of these stretches
+}
+
 impl BlockAttention {
     fn new(tree: &TreeSpan, positions: &[i64], device: Device) -> Self {
-        let length = tree.range.len() as i64;
-        let visible = Tensor::from_slice(&tree.visibility()).view([length, length]);
+        let length = tree.range.len();
+        let visible = tree.visibility();
+        let (stretches, sees) = stretches(&visible, length);
+        let mut ends = 0;
+        let ranges: Vec<Range<i64>> = stretches
+            .iter()
+            .map(|stretch| {
+                ends += stretch;
+                ends - stretch..ends
+            })
+            .collect();
+        let block = |(number, sees): (usize, Vec<usize>)| {
+            let first = number * BLOCK_QUERIES;
+            let keys: Vec<i64> = sees.iter().flat_map(|s| ranges[*s].clone()).collect();
+            Block {
+                first: first as i64,
+                count: BLOCK_QUERIES.min(length - first) as i64,
+                sees,
+                keys: Tensor::from_slice(&keys).to_device(device),
+            }
+        };
+        let shape = [length as i64; 2];
         Self {
-            visible: visible.to_device(device),
+            visible: Tensor::from_slice(&visible).view(shape).to_device(device),
             positions: Tensor::from_slice(positions).to_device(device),
+            blocks: sees.into_iter().enumerate().map(block).collect(),
+            stretches,
             masks: Vec::new(),
         }
-    }
-
-    /// `(first query, number of queries, number of keys)` of each block. Parents come before their
-    /// children, so no query sees a key behind its block.
-    fn blocks(&self) -> impl Iterator<Item = (i64, i64, i64)> + use<> {
-        let length = self.positions.size()[0];
-        (0..length).step_by(BLOCK_QUERIES).map(move |first| {
-            let end = length.min(first + BLOCK_QUERIES as i64);
-            (first, end - first, end)
-        })
     }
 
     /// Appends what each block's queries (`[1, Hq, t, D]`) make of keys and values (`[1, Hkv, t, D]`).
@@ -131,10 +162,18 @@ impl BlockAttention {
     ) {
         let window = spec.layers[layer].window;
         let index = self.masks_for(window, query.kind());
-        for ((first, count, keys), mask) in self.blocks().zip(&self.masks[index].1) {
-            let query = query.narrow(2, first, count);
-            let part = |x: &Tensor| x.narrow(2, 0, keys);
-            mixed.push(products(spec, &query, &part(key), &part(value), mask));
+        let counts: Vec<i64> = self.blocks.iter().map(|block| block.count).collect();
+        let queries = query.split_with_sizes(&counts[..], 2);
+        // Split, not sliced: so a block's gradient touches the stretches it sees only.
+        let keys = key.split_with_sizes(&self.stretches[..], 2);
+        let values = value.split_with_sizes(&self.stretches[..], 2);
+        let blocks = self.blocks.iter().zip(queries).zip(&self.masks[index].1);
+        for ((block, query), mask) in blocks {
+            let seen = |of: &[Tensor]| {
+                let seen: Vec<&Tensor> = block.sees.iter().map(|s| &of[*s]).collect();
+                Tensor::cat(&seen, 2)
+            };
+            mixed.push(products(spec, &query, &seen(&keys), &seen(&values), mask));
         }
     }
 
@@ -150,16 +189,65 @@ impl BlockAttention {
             }
             None => self.visible.shallow_clone(),
         };
-        let additive = Tensor::zeros(visible.size(), (kind, visible.device()))
-            .masked_fill(&visible.logical_not(), f64::NEG_INFINITY);
-        let masks = self.blocks().map(|(first, count, keys)| {
-            additive
-                .narrow(0, first, count)
-                .narrow(1, 0, keys)
-                .contiguous()
-        });
-        self.masks.push((window, masks.collect()));
+        let mask = |block: &Block| {
+            let visible = visible
+                .narrow(0, block.first, block.count)
+                .index_select(1, &block.keys);
+            Tensor::zeros(visible.size(), (kind, visible.device()))
+                .masked_fill(&visible.logical_not(), f64::NEG_INFINITY)
+        };
+        self.masks
+            .push((window, self.blocks.iter().map(mask).collect()));
         self.masks.len() - 1
+    }
+}
+
+/// Cuts `length` keys so that each block of queries sees whole stretches or nothing of them.
+/// `visible` is `[length, length]`. Returns the stretches' lengths, and which of them each block sees.
+fn stretches(visible: &[bool], length: usize) -> (Vec<i64>, Vec<Vec<usize>>) {
+    let seen: Vec<Vec<bool>> = (0..length)
+        .step_by(BLOCK_QUERIES)
+        .map(|first| {
+            let rows = first..length.min(first + BLOCK_QUERIES);
+            let mut seen = vec![false; length];
+            for row in rows.map(|row| &visible[row * length..][..length]) {
+                seen.iter_mut().zip(row).for_each(|(seen, v)| *seen |= v);
+            }
+            close_gaps(&mut seen);
+            seen
+        })
+        .collect();
+    let is_cut = |at: &usize| seen.iter().any(|seen| seen[*at] != seen[at - 1]);
+    let cuts: Vec<usize> = std::iter::once(0)
+        .chain((1..length).filter(is_cut))
+        .chain([length])
+        .collect();
+    let lengths = cuts
+        .windows(2)
+        .map(|cut| (cut[1] - cut[0]) as i64)
+        .collect();
+    let starts = &cuts[..cuts.len() - 1];
+    let sees = seen.iter().map(|seen| {
+        let seen = starts.iter().enumerate().filter(|(_, start)| seen[**start]);
+        seen.map(|(stretch, _)| stretch).collect()
+    });
+    (lengths, sees.collect())
+}
+
+/// What lies unseen between seen keys is scored all the same where it is short: many small pieces
+/// cost more than some masked scores.
+fn close_gaps(seen: &mut [bool]) {
+    let mut last = None;
+    for at in 0..seen.len() {
+        if !seen[at] {
+            continue;
+        }
+        if let Some(last) = last
+            && at - last <= SHORT_GAP
+        {
+            seen[last..at].fill(true);
+        }
+        last = Some(at);
     }
 }
 
@@ -213,6 +301,30 @@ mod tests {
             .flat_map(|g| Tree::build(g, 1000).unwrap())
             .collect();
         pack(&trees, 1000).remove(0)
+    }
+
+    #[test]
+    fn blocks_see_what_one_of_their_queries_sees() {
+        // 200 keys that all see, then a branch of 150 and one of 50: the last block's queries are
+        // of the second branch only.
+        let length = 400;
+        let mut visible = vec![false; length * length];
+        for query in 0..length {
+            for key in 0..=query {
+                let hidden = query >= 350 && (200..350).contains(&key);
+                visible[query * length + key] = !hidden;
+            }
+        }
+        let (lengths, sees) = stretches(&visible, length);
+        // Cut where a block ends, and around the first branch for the last block, 384..400.
+        assert_eq!(lengths, [128, 72, 56, 94, 34, 16]);
+        assert_eq!(sees[0], [0]);
+        assert_eq!(sees[1], [0, 1, 2]);
+        assert_eq!(sees[2], [0, 1, 2, 3, 4]);
+        assert_eq!(sees[3], [0, 1, 4, 5]);
+        let mut gaps = vec![true, false, false, true, false];
+        close_gaps(&mut gaps);
+        assert_eq!(gaps, [true, true, true, true, false]);
     }
 
     #[test]

@@ -8,9 +8,10 @@
 use crate::attention::ForestAttention;
 use crate::flat::FlatParameters;
 use crate::sync::Passed;
+use algo::logprob::Sum;
 use algo::pack::MicroBatch;
 use model::{Decoder, Rotations};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Tensor, no_grad};
 
 /// A trained parameter as backward needs it.
 #[derive(Debug)]
@@ -18,20 +19,21 @@ struct Trained {
     /// What the decoder computes with.
     leaf: Tensor,
     /// Where its gradient is summed, in f32.
-    sum: Tensor,
+    sum: Sum,
 }
 
 /// What backward passes add to.
 #[derive(Debug)]
 pub(crate) struct Gradients {
-    /// Sum of the embedding's rows, as inputs, unless it is frozen.
-    embedding: Option<Tensor>,
+    /// The embedding, unless it is frozen; where it is the output matrix too, the sum of both.
+    embedding: Option<Sum>,
     /// The trained parameters of each layer.
     layers: Vec<Vec<Trained>>,
     /// The last norm, unless it is frozen.
     norm: Vec<Trained>,
-    /// Sum of the output matrix, unless it is frozen.
-    pub output: Option<Tensor>,
+    /// The output matrix, if it is not the embedding, unless it is frozen.
+    output: Option<Sum>,
+    has_tied_output: bool,
 }
 
 impl Gradients {
@@ -44,7 +46,7 @@ impl Gradients {
                 .filter_map(|parameter| {
                     Some(Trained {
                         leaf: parameter.tensor.shallow_clone(),
-                        sum: flat.gradient_of(&parameter.slot.name)?,
+                        sum: Sum::new(flat.gradient_of(&parameter.slot.name)?),
                     })
                 })
                 .collect()
@@ -54,11 +56,37 @@ impl Gradients {
             trained(&|name| name.starts_with(&prefix))
         };
         Self {
-            embedding: flat.gradient_of("embedding"),
+            embedding: flat.gradient_of("embedding").map(Sum::new),
             layers: (0..decoder.spec().layers.len()).map(of_layer).collect(),
             norm: trained(&|name| name == "norm"),
-            output: flat.gradient_of(crate::pass::output_name(decoder)),
+            output: flat.gradient_of("output").map(Sum::new),
+            has_tied_output: decoder.spec().tied_embeddings,
         }
+    }
+
+    /// That of the output matrix, unless it is frozen.
+    pub(crate) fn output(&mut self) -> Option<&mut Sum> {
+        if self.has_tied_output {
+            self.embedding.as_mut()
+        } else {
+            self.output.as_mut()
+        }
+    }
+
+    /// Begins new sums.
+    pub(crate) fn clear(&mut self) {
+        self.sums().for_each(|sum| sum.is_empty = true);
+    }
+
+    /// What nothing was added to becomes zero.
+    pub(crate) fn settle(&mut self) {
+        self.sums().for_each(Sum::settle);
+    }
+
+    fn sums(&mut self) -> impl Iterator<Item = &mut Sum> {
+        let layers = self.layers.iter_mut().flatten();
+        let trained = layers.chain(&mut self.norm).map(|trained| &mut trained.sum);
+        trained.chain(&mut self.embedding).chain(&mut self.output)
     }
 
     /// The lowest layer with anything to train in it or below it; `None` if only what is above the
@@ -192,14 +220,11 @@ impl Trace {
             passed(Passed::Layer(decoder.spec().layers.len() - 1 - index));
         }
         if let (Some(sum), Some(pull)) = (&mut gradients.embedding, pull) {
-            no_grad(|| {
-                let pull = match decoder.embedding_scale() {
-                    Some(scale) => pull * scale,
-                    None => pull,
-                };
-                let rows = pull.squeeze_dim(0).to_kind(sum.kind());
-                let _ = sum.index_add_(0, &row.ids.squeeze_dim(0), &rows);
-            });
+            let rows = match decoder.embedding_scale() {
+                Some(scale) => no_grad(|| pull * scale),
+                None => pull,
+            };
+            sum.add_rows(&row.ids.squeeze_dim(0), &rows.squeeze_dim(0));
         }
     }
 }
@@ -225,18 +250,16 @@ fn carry_back(
     if !through && trained.is_empty() {
         return None;
     }
-    // The derivative of this sum by `output` is `pull`.
-    let carrier = (output * pull).sum(Kind::Float);
+    // The derivative of this product by `output` is `pull`; its value is of no account.
+    let carrier = output.reshape(-1).dot(&pull.reshape(-1));
     let mut leaves: Vec<&Tensor> = trained.iter().map(|trained| &trained.leaf).collect();
     if through {
         leaves.push(&input);
     }
     let mut found = Tensor::run_backward(&[carrier], &leaves, false, false);
     let below = if through { found.pop() } else { None };
-    no_grad(|| {
-        for (trained, gradient) in trained.iter_mut().zip(found) {
-            trained.sum += gradient; // widened before it is added
-        }
-    });
+    for (trained, gradient) in trained.iter_mut().zip(found) {
+        trained.sum.add(&gradient);
+    }
     below
 }

@@ -349,7 +349,7 @@ impl Learner {
         }
     }
 
-    /// Adds the gradient of `batches`, and those of all replicas. On an error there is none.
+    /// Makes the gradient that of `batches` and of those of all replicas. On an error it is zero.
     pub(crate) fn backward(
         &mut self,
         batches: &[MicroBatch],

@@ -146,9 +146,9 @@ impl StepMetrics {
         self.sequence_tokens as f64 / self.packed_tokens as f64
     }
 
-    /// Tokens per second that ran through the model; 0 if nothing ran.
+    /// Tokens per second that ran through the model; 0 before the step is over.
     pub fn tokens_per_second(&self) -> f64 {
-        if self.packed_tokens == 0 {
+        if self.seconds.total == 0.0 {
             return 0.0;
         }
         self.packed_tokens as f64 / self.seconds.total

@@ -43,7 +43,7 @@ impl AdamW {
         }
     }
 
-    /// Updates master and compute weights and clears the gradient.
+    /// Updates master and compute weights; the gradient may be scaled.
     pub(crate) fn update(&mut self, flat: &FlatParameters, update: Update) {
         self.updates += 1;
         let (decayed, total) = (flat.layout.decayed, flat.layout.total);
@@ -93,7 +93,6 @@ impl AdamW {
         if flat.compute.kind() != Kind::Float {
             part(&flat.compute).copy_(&weights);
         }
-        let _ = gradient.zero_();
     }
 }
 

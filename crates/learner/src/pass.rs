@@ -146,7 +146,7 @@ impl PassSums {
     }
 }
 
-/// Runs `batches` and adds their gradients; `loss` gives the weighted loss of each target, and
+/// Runs `batches` and sums their gradients up anew; `loss` gives the weighted loss of each target, and
 /// `passed` is told how far the last micro-batch has come.
 pub(crate) fn backward(
     decoder: &Decoder,
@@ -158,6 +158,10 @@ pub(crate) fn backward(
     mut loss: impl FnMut(&Target, Drawn) -> TokenLoss,
 ) -> PassSums {
     let mut sums = PassSums::default();
+    gradients.clear();
+    if batches.is_empty() {
+        gradients.settle();
+    }
     for (number, batch) in batches.iter().enumerate() {
         let is_last = number + 1 == batches.len();
         let mut passed = |stage| {
@@ -174,7 +178,7 @@ pub(crate) fn backward(
                 head(decoder, options.temperature),
                 &batch.targets,
                 options.chunk_tokens as i64,
-                gradients.output.as_mut(),
+                gradients.output(),
                 |index, drawn| {
                     let loss = loss(&batch.targets[index], drawn);
                     sums.loss += loss.value;
