@@ -16,6 +16,9 @@ use tch::{Device, Kind, Tensor, no_grad};
 /// Rows of logits that are worked on at once on a CPU: 8 × 49,152 × 4 bytes are 1.5 MiB.
 const CPU_BLOCK_ROWS: i64 = 8;
 
+/// Elements of a gradient that are widened at once.
+const PIECE: i64 = 1 << 22;
+
 /// What turns a hidden state into a distribution.
 #[derive(Debug, Clone, Copy)]
 pub struct Head<'a> {
@@ -95,8 +98,12 @@ impl Sum {
         no_grad(|| {
             if self.is_empty {
                 self.tensor.copy_(gradient);
-            } else {
-                self.tensor += gradient;
+                return;
+            }
+            // libtorch widens what it adds into a buffer of its own: not all of it at once.
+            let pieces = |t: &Tensor| t.reshape(-1).split(PIECE, 0);
+            for (mut sum, gradient) in pieces(&self.tensor).into_iter().zip(pieces(gradient)) {
+                sum += gradient;
             }
         });
         self.is_empty = false;

@@ -1,6 +1,6 @@
 //! Parameters as one flat f32 buffer, with the compute tensors that the decoder runs on.
 
-use model::{Decoder, LoraSpec, Parameter, Slot, slots};
+use model::{DecoderSpec, LoraSpec, Slot, slots};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -86,43 +86,17 @@ pub(crate) struct FlatParameters {
 }
 
 impl FlatParameters {
-    /// Takes a decoder apart and puts it together again on flat buffers, computing in `kind`.
-    /// Parameters whose name begins with one of `freeze` are left out of the buffers; with
-    /// `adapters` (tensors by [`LoraSpec::slots`]) everything but those is.
-    pub(crate) fn adopt(
-        decoder: Decoder,
+    /// Buffers for what is trained of a decoder of `spec`, all zero, computing in `kind`: every
+    /// parameter whose name does not begin with one of `freeze`, or only the adapters of `lora`.
+    pub(crate) fn new(
+        spec: &DecoderSpec,
+        lora: Option<&LoraSpec>,
         kind: Kind,
+        device: Device,
         freeze: &[String],
-        adapters: Option<(LoraSpec, Vec<Tensor>)>,
-    ) -> (Decoder, Self) {
-        let spec = decoder.spec().clone();
-        let slots = match &adapters {
-            Some((lora, _)) => lora.slots(&spec),
-            None => slots(&spec),
-        };
+    ) -> Self {
+        let slots = lora.map_or_else(|| slots(spec), |lora| lora.slots(spec));
         let layout = Layout::new(slots, freeze);
-        let flat = Self::empty(layout, kind, decoder.device());
-        let tensors = no_grad(|| {
-            decoder
-                .parameters()
-                .iter()
-                .map(|parameter| flat.take(parameter, kind))
-                .collect()
-        });
-        let mut adopted = Decoder::new(spec, tensors);
-        if let Some((lora, tensors)) = adapters {
-            let slots = lora.slots(adopted.spec()).into_iter();
-            let parameters = slots
-                .zip(tensors)
-                .map(|(slot, tensor)| Parameter { slot, tensor });
-            let tensors = no_grad(|| parameters.map(|p| flat.take(&p, kind)).collect());
-            adopted.adapt(lora, tensors);
-        }
-        flat.refresh();
-        (adopted, flat)
-    }
-
-    fn empty(layout: Layout, kind: Kind, device: Device) -> Self {
         let zeros = |kind| Tensor::zeros([layout.total], (kind, device));
         let master = zeros(Kind::Float);
         let compute = if kind == Kind::Float {
@@ -138,24 +112,23 @@ impl FlatParameters {
         }
     }
 
-    /// Copies a parameter into the master; returns the tensor that computes in its place.
-    fn take(&self, parameter: &Parameter, kind: Kind) -> Tensor {
-        match self
-            .layout
-            .entries
-            .iter()
-            .find(|entry| entry.name == parameter.slot.name)
-        {
+    /// Copies a parameter into the master, if it is trained; returns the tensor that computes in its
+    /// place. [`FlatParameters::refresh`] fills it.
+    pub(crate) fn place(&self, slot: &Slot, tensor: Tensor) -> Tensor {
+        no_grad(|| match self.entry(&slot.name) {
             Some(entry) => {
-                entry.view(&self.master).copy_(&parameter.tensor);
+                entry.view(&self.master).copy_(&tensor);
                 entry.view(&self.compute).detach().set_requires_grad(true)
             }
-            None => parameter
-                .tensor
+            None => tensor
                 .to_device(self.master.device())
-                .to_kind(kind)
+                .to_kind(self.compute.kind())
                 .set_requires_grad(false),
-        }
+        })
+    }
+
+    fn entry(&self, name: &str) -> Option<&Entry> {
+        self.layout.entries.iter().find(|entry| entry.name == name)
     }
 
     /// Brings the compute tensors up to date with the master.
@@ -167,11 +140,7 @@ impl FlatParameters {
 
     /// Where the gradient of a parameter is summed; `None` if it is frozen.
     pub(crate) fn gradient_of(&self, name: &str) -> Option<Tensor> {
-        let entry = self
-            .layout
-            .entries
-            .iter()
-            .find(|entry| entry.name == name)?;
+        let entry = self.entry(name)?;
         Some(entry.view(&self.gradient))
     }
 }

@@ -17,7 +17,7 @@ use algo::logprob::Drawn;
 use algo::loss::TokenLoss;
 use algo::pack::{MicroBatch, Target};
 use collective::{CollectiveError, Communicator, Reduce, Solo};
-use model::{Decoder, Parameter};
+use model::{Decoder, DecoderSpec, Parameter, Slot};
 use proto::{SftSample, StateGroup, WeightSnapshot, WeightVersion};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -124,9 +124,7 @@ impl Learner {
     /// # Errors
     /// When the configuration or the model cannot be used.
     pub fn new(start: &Path, device: Device, config: LearnerConfig) -> Result<Self, LearnerError> {
-        config.validate()?;
-        let decoder = load(start, device, &config)?;
-        Self::from_decoder(decoder, start, start, config)
+        Self::load(start, start, device, config)
     }
 
     /// A learner that goes on exactly where `checkpoint`, written by
@@ -149,46 +147,58 @@ impl Learner {
         } else {
             checkpoint
         };
-        let decoder = load(from, device, &config)?;
         // Exports take configuration and tokenizer from the start model: a checkpoint goes once
         // newer ones are there.
-        let mut learner = Self::from_decoder(decoder, reference, reference, config)?;
+        let mut learner = Self::load(from, reference, device, config)?;
         learner.restore(checkpoint)?;
         tracing::info!(step = learner.step, from = %checkpoint.display(), "Training goes on.");
         Ok(learner)
     }
 
-    /// A learner around `decoder`, whose weights should be f32. `source` is the Hugging Face folder
-    /// whose configuration and tokenizer exports take along.
-    ///
-    /// # Errors
-    /// When the configuration cannot be used with it.
-    pub fn from_decoder(
-        decoder: Decoder,
-        reference: &Path,
+    /// A learner of the weights in `folder`. `source` is the reference of the KL term, and what
+    /// exports take configuration and tokenizer from.
+    fn load(
+        folder: &Path,
         source: &Path,
+        device: Device,
         config: LearnerConfig,
     ) -> Result<Self, LearnerError> {
         config.validate()?;
-        check_device(&config, decoder.device())?;
-        check_freeze(&config, &decoder)?;
-        let kind = config.kind(decoder.device());
+        check_device(&config, device)?;
+        let spec = model::spec_of(folder)?;
+        check_freeze(&config, &spec)?;
+        let kind = config.kind(device);
         let adapters = match &config.lora {
-            Some(lora) => Some(lora::start(lora, decoder.spec(), config.seed)?),
+            Some(lora) => Some(lora::start(lora, &spec, config.seed)?),
             None => None,
         };
-        let (decoder, flat) = FlatParameters::adopt(decoder, kind, &config.freeze, adapters);
+        let lora = adapters.as_ref().map(|(lora, _)| lora);
+        let flat = FlatParameters::new(&spec, lora, kind, device, &config.freeze);
         if flat.layout.entries.is_empty() {
             return Err(LearnerError::AllFrozen);
         }
+        let place = |slot: &Slot, tensor| flat.place(slot, tensor);
+        // Read as they are stored: a master has digits that the compute type has not.
+        let mut decoder = model::load_with(folder, device, read_as(&config, kind), place)?;
+        if let Some((lora, tensors)) = adapters {
+            let slots = lora.slots(&spec);
+            let placed = slots
+                .iter()
+                .zip(tensors)
+                .map(|(slot, t)| flat.place(slot, t));
+            let placed = placed.collect();
+            decoder.adapt(lora, placed);
+        }
+        flat.refresh();
+        let reference = match &config.lora {
+            Some(lora) => Reference::Loaded(Box::new(frozen(&decoder, lora.start.is_some()))),
+            None => Reference::Folder(source.to_owned()),
+        };
         Ok(Self {
             gradients: Gradients::new(&decoder, &flat),
             optimizer: AdamW::new(&flat),
             rng: ChaCha8Rng::seed_from_u64(config.seed),
-            reference: match &config.lora {
-                Some(lora) => Reference::Loaded(Box::new(frozen(&decoder, lora.start.is_some()))),
-                None => Reference::Folder(reference.to_owned()),
-            },
+            reference,
             source: source.to_owned(),
             communicator: Box::new(Solo),
             buckets: Buckets::new(&flat.layout, decoder.spec().layers.len()),
@@ -499,13 +509,14 @@ impl Learner {
     }
 }
 
-fn load(folder: &Path, device: Device, config: &LearnerConfig) -> Result<Decoder, LearnerError> {
-    // Without a master copy of the weights there is no use for more digits than are computed with.
-    let kind = match config.lora {
-        Some(_) => config.kind(device),
-        None => Kind::Float,
-    };
-    Ok(model::load(folder, device, kind)?)
+/// The type to read weights in: without a master copy there is no use for more digits than are
+/// computed with.
+fn read_as(config: &LearnerConfig, compute: Kind) -> Kind {
+    if config.lora.is_some() {
+        compute
+    } else {
+        Kind::Float
+    }
 }
 
 /// The policy as it starts under LoRA, on the same weights; only adapters that it starts from are
@@ -527,12 +538,9 @@ fn check_device(config: &LearnerConfig, device: Device) -> Result<(), LearnerErr
     Ok(())
 }
 
-fn check_freeze(config: &LearnerConfig, decoder: &Decoder) -> Result<(), LearnerError> {
-    let names: Vec<&str> = decoder
-        .parameters()
-        .iter()
-        .map(|p| p.slot.name.as_str())
-        .collect();
+fn check_freeze(config: &LearnerConfig, spec: &DecoderSpec) -> Result<(), LearnerError> {
+    let slots = model::slots(spec);
+    let names: Vec<&str> = slots.iter().map(|slot| slot.name.as_str()).collect();
     let unknown = |prefix: &&String| !names.iter().any(|name| name.starts_with(prefix.as_str()));
     match config.freeze.iter().find(unknown) {
         Some(prefix) => Err(LearnerError::Freeze(

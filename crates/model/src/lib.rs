@@ -30,7 +30,7 @@ pub use decoder::{Decoder, Rotations};
 pub use device::{DeviceGone, DeviceHandle, DeviceThread};
 pub use error::LoadError;
 pub use gguf::{ImportError, ImportReport, import_gguf, import_gguf_as};
-pub use load::{estimate_bytes, load};
+pub use load::{estimate_bytes, load, load_with};
 pub use lora::{LoraSpec, Projection, load_adapter, save_adapter};
 pub use save::{SaveError, save};
 pub use snapshot::{ApplyError, checksum, snapshot, snapshot_of};

@@ -13,6 +13,20 @@ use tch::{Device, Kind, Tensor};
 /// # Errors
 /// Whatever is missing, damaged or not understood, in one sentence; see [`LoadError`].
 pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Decoder, LoadError> {
+    load_with(dir, device, kind, |_, tensor| tensor)
+}
+
+/// [`load`], with every parameter handed to `place` as soon as it is read: the decoder computes with
+/// the tensor that comes back, of the same shape. So there is never a second copy of all weights.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(
+    dir: &Path,
+    device: Device,
+    kind: Kind,
+    mut place: impl FnMut(&Slot, Tensor) -> Tensor,
+) -> Result<Decoder, LoadError> {
     let spec = spec_of(dir)?;
     let shards = Shards::open(dir)?;
     let prefix = Prefix::of(&shards);
@@ -20,8 +34,11 @@ pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Decoder, LoadError
     prefix.refuse_unexpected(&shards, &slots)?;
     let tensors = slots
         .iter()
-        .map(|slot| assemble(slot, &shards, &prefix, device, kind))
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|slot| {
+            let tensor = assemble(slot, &shards, &prefix, device, kind)?;
+            Ok(place(slot, tensor))
+        })
+        .collect::<Result<Vec<_>, LoadError>>()?;
     tracing::info!(dir = %dir.display(), parameters = spec.parameter_count(), "loaded the model");
     Ok(Decoder::new(spec, tensors))
 }

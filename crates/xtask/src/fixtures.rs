@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::paths::Paths;
-use crate::{model, process, setup, stamp, swirl};
+use crate::{model, process, python, setup, swirl};
 
 /// Pinned, so that the same values come out again.
 const REQUIREMENTS: [&str; 6] = [
@@ -64,7 +64,7 @@ fn folder(paths: &Paths) -> PathBuf {
 fn python(paths: &Paths) -> Result<PathBuf> {
     match std::env::var_os(OWN_PYTHON) {
         Some(own) => Ok(PathBuf::from(own)),
-        None => environment(paths),
+        None => python::environment(paths, "fixtures-python", &REQUIREMENTS.join("\n")),
     }
 }
 
@@ -86,41 +86,6 @@ fn scripts(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     scripts.sort();
     Ok(scripts)
-}
-
-/// The Python of the environment, which is made when it is not whole.
-fn environment(paths: &Paths) -> Result<PathBuf> {
-    let folder = paths.cache.join("fixtures-python");
-    let recipe = REQUIREMENTS.join("\n");
-    let python = folder.join("bin/python");
-    if stamp::is_valid(&recipe, &folder, &["bin/python"]) {
-        return Ok(python);
-    }
-    println!(
-        "making a Python environment in {} (about 5 GB)",
-        folder.display()
-    );
-    // It knows its own path and cannot be moved to its place; the stamp alone says it is whole.
-    let mut venv = Command::new("python3");
-    venv.args(["-m", "venv", "--clear"]).arg(&folder);
-    process::run("making a Python environment", &mut venv)
-        .context("the package python3-venv of your system may be missing")?;
-    let mut pip = Command::new(&python);
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-cache-dir",
-    ]);
-    // The wheel of libtorch is there already, and fits when this Python is 3.11.
-    pip.arg("--find-links")
-        .arg(paths.downloads())
-        .args(REQUIREMENTS);
-    process::run("installing transformers", &mut pip)?;
-    stamp::write(&recipe, &folder, &["bin/python"])?;
-    Ok(python)
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! Automation of the project: provisions what a build needs and runs every check.
 //!
 //! `cargo xtask setup` brings libtorch and the default model, `cargo xtask test` runs every check,
-//! `cargo xtask demo` runs the quickstart, `cargo xtask fixtures` makes the reference values of the
-//! decoder's tests anew, and `cargo xtask check-export` compares a saved model with `transformers`. What is downloaded lands in the user's cache folder, so that a second
+//! `cargo xtask demo` runs the quickstart, `cargo xtask bench` measures, `cargo xtask fixtures` makes
+//! the reference values of the decoder's tests anew, and `cargo xtask check-export` compares a saved
+//! model with `transformers`. What is downloaded lands in the user's cache folder, so that a second
 //! checkout downloads nothing.
 //!
 //! This crate builds before libtorch is there, hence in seconds: few dependencies, no tensors.
 
+mod bench;
 mod check;
 mod demo;
 mod fixtures;
@@ -15,6 +17,7 @@ mod model;
 mod paths;
 mod platform;
 mod process;
+mod python;
 mod setup;
 mod stamp;
 mod swirl;
@@ -29,6 +32,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::bench::Bench;
 use crate::check::Stage;
 use crate::libtorch::Device;
 use crate::paths::Paths;
@@ -66,6 +70,18 @@ enum Command {
         #[arg(long)]
         clean: bool,
     },
+    /// Measure, optimised; takes up to two hours with peers, on an idle machine
+    Bench {
+        /// What to measure
+        #[arg(value_enum)]
+        what: Bench,
+        /// Run the programs it is compared with, too, in an environment of their own
+        #[arg(long)]
+        peers: bool,
+        /// Passed on to the benchmark, such as `--trajectories 8`
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
     /// Make the reference values of the decoder's tests with `transformers` in its own environment
     Fixtures,
     /// Check that `transformers` loads a saved model and continues prompts as swirl does
@@ -93,6 +109,11 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Test { only } => check::run(&paths, only),
         Command::Demo { resume, clean } => demo::run(&paths, resume, clean),
+        Command::Bench {
+            what,
+            peers,
+            arguments,
+        } => bench::run(&paths, what, peers, &arguments),
         Command::Fixtures => fixtures::run(&paths),
         Command::CheckExport { model } => fixtures::check_export(&paths, &model),
     }

@@ -34,6 +34,13 @@ pub fn build(paths: &Paths, build: Build) -> Result<PathBuf> {
     built(paths, build.arguments(), "bin", "swirl")
 }
 
+/// Builds a benchmark, optimised.
+pub fn build_bench(paths: &Paths, bench: &str) -> Result<PathBuf> {
+    println!("building {bench} (libtorch's bindings alone take minutes the first time)");
+    let arguments = ["--workspace", "--bin", bench, "--release"];
+    built(paths, &arguments, "bin", bench)
+}
+
 /// Builds an example as plain `cargo build` does, with the same features as the rest
 /// of the workspace, so that nothing is built twice.
 pub fn build_example(paths: &Paths, example: &str) -> Result<PathBuf> {

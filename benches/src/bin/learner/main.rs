@@ -70,8 +70,11 @@ struct Run {
     #[arg(long, default_value_t = 2)]
     threads: usize,
     /// Tokens of a forward and backward pass of ours
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, default_value_t = 2048)]
     micro_batch_tokens: usize,
+    /// Recompute activations in ours
+    #[arg(long)]
+    activation_checkpointing: bool,
     /// Sequences of a forward and backward pass of the peers
     #[arg(long, default_value_t = 8)]
     peer_batch: usize,
@@ -221,6 +224,9 @@ impl Comparison<'_> {
             command.args(["--kind", kind.get_name()]);
             command.args(["--threads", &run.threads.to_string()]);
             command.args(["--micro-batch-tokens", &run.micro_batch_tokens.to_string()]);
+            if run.activation_checkpointing {
+                command.arg("--activation-checkpointing");
+            }
             if f32 {
                 command.arg("--f32");
             }

@@ -35,6 +35,9 @@ pub struct Serve {
     /// Tokens of a forward and backward pass
     #[arg(long)]
     micro_batch_tokens: usize,
+    /// Recompute activations
+    #[arg(long)]
+    activation_checkpointing: bool,
 }
 
 /// Answers until told to quit.
@@ -45,6 +48,7 @@ pub fn serve(arguments: &Serve) -> Result<()> {
         learning_rate: 1e-6,
         baseline: algo::advantage::Baseline::None, // rewards are advantages already
         micro_batch_tokens: arguments.micro_batch_tokens,
+        activation_checkpointing: arguments.activation_checkpointing,
         dtype: if arguments.f32 {
             ComputeType::F32
         } else {

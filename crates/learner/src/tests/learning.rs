@@ -1,7 +1,6 @@
 //! Steps do what they are for.
 
 use super::*;
-use crate::flat::FlatParameters;
 use crate::optimizer::{AdamW, Update};
 use rand::Rng;
 
@@ -58,8 +57,7 @@ fn rewarded_tokens_become_more_probable() {
 #[test]
 fn adamw_follows_its_formula() {
     let home = folder(LLAMA);
-    let decoder = model::load(&home.path().join("model"), Device::Cpu, Kind::Float).unwrap();
-    let (_decoder, flat) = FlatParameters::adopt(decoder, Kind::Float, &[], None);
+    let flat = learner(home.path(), config()).flat;
     let mut optimizer = AdamW::new(&flat);
     let update = Update {
         learning_rate: 0.01,
