@@ -72,6 +72,16 @@ impl Layout {
     }
 }
 
+/// Elements of the flat buffers of a decoder of `spec`.
+pub(crate) fn trained_elements(
+    spec: &DecoderSpec,
+    lora: Option<&LoraSpec>,
+    freeze: &[String],
+) -> i64 {
+    let slots = lora.map_or_else(|| slots(spec), |lora| lora.slots(spec));
+    Layout::new(slots, freeze).total
+}
+
 /// Master weights, their gradient, and the tensors that compute with them.
 #[derive(Debug)]
 pub(crate) struct FlatParameters {

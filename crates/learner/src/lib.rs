@@ -25,6 +25,7 @@ mod flat;
 mod layers;
 mod learner;
 mod lora;
+mod memory;
 mod metrics;
 mod optimizer;
 mod pass;
@@ -43,6 +44,7 @@ pub use config::{
     LoraConfig, LossConfig, LossKind, cpu_has_fast_bf16,
 };
 pub use learner::{Learner, LearnerError};
+pub use memory::MemoryNeed;
 pub use metrics::{PhaseSeconds, PolicyMetrics, PreferenceMetrics, StepMetrics, SurrogateMetrics};
 pub use pass::StepError;
 pub use schedule::Schedule;

@@ -121,6 +121,8 @@ struct Steps {
     sequences: usize,
     tokens: usize,
     peak_bytes: Option<u64>,
+    /// What was expected of it before the first step; ours only.
+    estimated_bytes: Option<f64>,
     /// Seconds by phase, summed, and other sums; ours only.
     values: BTreeMap<String, f64>,
 }
@@ -319,6 +321,7 @@ fn rounds(programs: &mut [Program], batches: &[Vec<usize>]) -> Result<(Vec<f64>,
     }
     for (program, steps) in programs.iter().zip(&mut steps) {
         steps.peak_bytes = program.peak_bytes();
+        steps.estimated_bytes = program.hello.values.get("estimated_bytes").copied();
     }
     Ok((rates, steps))
 }
@@ -341,6 +344,7 @@ fn summary(steps: &[Steps], rates: &[f64]) -> Value {
             "seconds": total,
             "times_packed": spread(&slower),
             "peak_bytes": of.peak_bytes,
+            "estimated_bytes": of.estimated_bytes,
         });
         if !of.values.is_empty() {
             let sum = |name: &str| of.values.get(name).copied().unwrap_or_default();
@@ -352,8 +356,10 @@ fn summary(steps: &[Steps], rates: &[f64]) -> Value {
             entry["phases"] = json!(phases.collect::<BTreeMap<_, _>>());
         }
         let peak = of.peak_bytes.unwrap_or_default() as f64 / 1e9;
+        let estimated = |bytes: f64| format!(" ({:.2} estimated)", bytes / 1e9);
+        let estimated = of.estimated_bytes.map_or(String::new(), estimated);
         eprintln!(
-            "{}: {:.2} sequences/s, {:.0} tokens/s, {:.2} times the time of packed, peak {peak:.2} GB",
+            "{}: {:.2} sequences/s, {:.0} tokens/s, {:.2} times the time of packed, peak {peak:.2} GB{estimated}",
             of.name,
             of.sequences as f64 / total,
             of.tokens as f64 / total,

@@ -4,7 +4,7 @@ use crate::Kind;
 use crate::program::{Answer, Request};
 use crate::work::Work;
 use anyhow::{Context, Result};
-use learner::{ComputeType, Learner, LearnerConfig, StepMetrics};
+use learner::{ComputeType, Learner, LearnerConfig, MemoryNeed, StepMetrics};
 use proto::{RlSample, SftSample, StateGroup, WeightSnapshot, WeightVersion};
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::HashMap;
@@ -59,8 +59,12 @@ pub fn serve(arguments: &Serve) -> Result<()> {
     };
     config.kl.coefficient = 0.0;
     let mut learner = Learner::new(&arguments.model, Device::Cpu, config)?;
+    let spec = learner.decoder().spec();
+    let longest = work.longest(arguments.kind);
+    let need = MemoryNeed::of(spec, learner.config(), Device::Cpu, longest as u64, false);
     let ready = Answer {
         ready: true,
+        values: [("estimated_bytes".to_owned(), need.total() as f64)].into(),
         ..Default::default()
     };
     say(&ready)?;

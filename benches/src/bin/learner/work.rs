@@ -1,6 +1,7 @@
 //! What every program trains on: states of multi-step trajectories with fresh actions, and
 //! dialogues, as token ids in one file.
 
+use crate::Kind;
 use anyhow::{Context, Result};
 use data::{DialogueOptions, Split, Turn, WordMathConfig, dialogues, wordmath};
 use model::TurnCodec;
@@ -111,8 +112,20 @@ impl Work {
             .collect()
     }
 
-    /// Tokens of the states' sequences one by one, and with each state's and each trajectory's
-    /// shared beginnings once.
+    /// Tokens of the longest sequence.
+    pub fn longest(&self, kind: Kind) -> usize {
+        let of_state = |state: &State| {
+            let longest = state.actions.iter().map(Vec::len).max();
+            state.prompt.len() + longest.unwrap_or(0)
+        };
+        match kind {
+            Kind::Packed | Kind::Unpacked => self.states.iter().map(of_state).max(),
+            Kind::Sft => self.dialogues.iter().map(Vec::len).max(),
+        }
+        .unwrap_or(0)
+    }
+
+    /// Tokens of the states' sequences one by one.
     pub fn tokens(&self) -> usize {
         self.states
             .iter()
