@@ -1,6 +1,7 @@
 //! Whether a model fits, asked before it is loaded.
 
 use anyhow::{Result, bail};
+use learner::MemoryNeed;
 use model::DecoderSpec;
 use std::path::Path;
 use sysinfo::System;
@@ -31,16 +32,16 @@ pub struct Sampling {
     pub kind: Kind,
 }
 
-/// A learner: weights and gradients to compute with, and four f32 buffers.
+/// A learner.
 #[derive(Debug, Clone, Copy)]
 pub struct Learning {
     /// The type it computes in.
     pub kind: Kind,
-    /// Whether the frozen start model is held beside it.
-    pub has_reference: bool,
+    /// What it holds at its peak.
+    pub need: MemoryNeed,
 }
 
-/// Bytes that `load` takes: weights, caches and optimizer state; not activations. A number too large
+/// Bytes that `load` takes: samplers with their caches, and a learner at its peak. A number too large
 /// for 64 bits is the largest of them.
 pub fn bytes(spec: &DecoderSpec, load: Load) -> u64 {
     let sampling = load.sampling.map_or(0, |load| sampling_bytes(spec, load));
@@ -71,12 +72,12 @@ fn sampling_bytes(spec: &DecoderSpec, load: Sampling) -> u64 {
 }
 
 fn learning_bytes(spec: &DecoderSpec, load: Learning) -> u64 {
-    let element = load.kind.elt_size_in_bytes() as u64;
-    // Weights and gradients to compute with, and the snapshot that is in flight when weights are
-    // published; master, both moments and the summed gradient in f32.
-    let copies = 3 + u64::from(load.has_reference);
-    let per_parameter = copies * element + 4 * 4;
-    parameters(spec).saturating_mul(per_parameter)
+    // The snapshot that is in flight when weights are published is there between steps, when
+    // activations and logits are not.
+    let snapshot = parameters(spec).saturating_mul(load.kind.elt_size_in_bytes() as u64);
+    let passing = load.need.activations.saturating_add(load.need.logits);
+    let lasting = load.need.total().saturating_sub(passing);
+    lasting.saturating_add(passing.max(snapshot))
 }
 
 /// Refuses a load that does not fit this machine's memory.
@@ -115,8 +116,20 @@ fn refuse(phase: &str, dir: &Path, load: Load, needed: u64, available: u64) -> R
         (Some(_), Some(_)) => advice.push("fewer train.states_per_step or train.actions_per_state"),
         (None, _) => {}
     }
-    if load.learning.is_some_and(|learning| learning.has_reference) {
-        advice.push("train.learner.kl.coefficient = 0");
+    if let Some(Learning { need, .. }) = load.learning {
+        if need.activations > need.training / 4 {
+            advice.push("learner.activation_checkpointing = true");
+            advice.push("a smaller learner.micro_batch_tokens");
+        }
+        if need.logits > need.training / 4 {
+            advice.push("a smaller learner.loss_chunk_tokens");
+        }
+        if need.training > need.weights {
+            advice.push("learner.lora, which trains adapters only");
+        }
+        if need.reference > 0 {
+            advice.push("train.learner.kl.coefficient = 0");
+        }
     }
     bail!(
         "{} does not fit: the {phase} needs about {} of memory and {} is available. Use {}",
@@ -135,6 +148,7 @@ pub fn gib(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use learner::{ComputeType, LearnerConfig};
 
     /// SmolLM2-135M: 134,515,008 parameters.
     fn smollm2() -> DecoderSpec {
@@ -161,12 +175,17 @@ mod tests {
         }
     }
 
-    fn learning(kind: Kind, has_reference: bool) -> Load {
+    fn learning(dtype: ComputeType, has_reference: bool) -> Load {
+        let config = LearnerConfig {
+            dtype,
+            ..Default::default()
+        };
+        let need = MemoryNeed::of(&smollm2(), &config, Device::Cpu, 512, has_reference);
         Load {
             sampling: None,
             learning: Some(Learning {
-                kind,
-                has_reference,
+                kind: dtype.kind(Device::Cpu),
+                need,
             }),
         }
     }
@@ -178,19 +197,41 @@ mod tests {
         const TOKEN: u64 = 2 * 30 * 3 * 64 * 2;
         let both = Load {
             sampling: sampling(1, 64).sampling,
-            learning: learning(Kind::Float, false).learning,
+            learning: learning(ComputeType::F32, false).learning,
         };
+        let alone = bytes(&smollm2(), learning(ComputeType::F32, false));
         let cases = [
             (Load::default(), 0),
             (sampling(1, 64), 2 * P + 64 * 1024 * TOKEN),
             (sampling(2, 1), 2 * (2 * P + 1024 * TOKEN)),
-            (learning(Kind::BFloat16, false), (3 * 2 + 16) * P),
-            (learning(Kind::BFloat16, true), (4 * 2 + 16) * P),
-            // A learner's own type counts, whatever the samplers compute in.
-            (both, 2 * P + 64 * 1024 * TOKEN + (3 * 4 + 16) * P),
+            (both, 2 * P + 64 * 1024 * TOKEN + alone),
         ];
         for (load, expected) in cases {
             assert_eq!(bytes(&smollm2(), load), expected, "{load:?}");
+        }
+        // Master, gradient, moments and weights to compute with; activations and logits on top.
+        let bf16 = bytes(&smollm2(), learning(ComputeType::Bf16, false));
+        assert!(
+            (18 * P + (1 << 30)..18 * P + (2 << 30)).contains(&bf16),
+            "{bf16}"
+        );
+        let referred = bytes(&smollm2(), learning(ComputeType::Bf16, true));
+        assert_eq!(referred, bf16 + 2 * P);
+    }
+
+    #[test]
+    fn a_refusal_names_the_knobs_that_help() {
+        let load = learning(ComputeType::Bf16, true);
+        let dir = Path::new("m");
+        let error = refuse("training", dir, load, bytes(&smollm2(), load), 1 << 30).unwrap_err();
+        let error = error.to_string();
+        for knob in [
+            "learner.activation_checkpointing = true",
+            "learner.micro_batch_tokens",
+            "learner.lora",
+            "kl.coefficient = 0",
+        ] {
+            assert!(error.contains(knob), "{knob}: {error}");
         }
     }
 

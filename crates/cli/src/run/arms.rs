@@ -131,7 +131,10 @@ async fn supervised(
     if is_finished(run, arm) {
         return Ok(());
     }
-    let load = preflight::supervised_load(config, &run.machine);
+    let spec = model::spec_of(start)?;
+    let longest = plan.samples.iter().map(|s| s.tokens.len()).max();
+    let longest = longest.unwrap_or_default() as u64;
+    let load = preflight::supervised_load(config, &run.machine, &spec, longest);
     let learner = learner(run, arm, start, config, load).await?;
     let controller = Controller::start(FleetPlan {
         samplers: Vec::new(),
@@ -248,7 +251,8 @@ async fn policy_learner(run: &Run, section: &TrainSection, seed: u64) -> Result<
         temperature: section.temperature,
         ..section.learner.clone()
     };
-    let load = preflight::policy_load(&run.config, section, &run.machine);
+    let spec = model::spec_of(&run.start_model())?;
+    let load = preflight::policy_load(&run.config, section, &run.machine, &spec);
     learner(run, &swirl(seed), &run.start_model(), &config, load).await
 }
 

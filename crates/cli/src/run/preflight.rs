@@ -8,7 +8,7 @@ use crate::questions;
 use crate::usage::UsageError;
 use anyhow::Result;
 use control::phases::Phase;
-use learner::LearnerConfig;
+use learner::{LearnerConfig, LossKind, MemoryNeed};
 use model::DecoderSpec;
 
 /// The phases in which steps or answers are judged.
@@ -43,7 +43,7 @@ pub async fn all(config: &Config, due: &[Phase]) -> Result<Machine> {
     let spec = model::spec_of(&config.model.path)?;
     ChatTurns::load(&config.model.path, &config.prompt.system)?;
     contexts(config, &spec)?;
-    memory(config, &machine, due)?;
+    memory(config, &machine, &spec, due)?;
     if due.iter().any(|phase| JUDGED.contains(phase)) {
         judges::probe(&config.judge).await?;
     }
@@ -82,23 +82,24 @@ pub fn fits_context(settings: &str, tokens: u64, spec: &DecoderSpec) -> Result<(
 }
 
 /// Every phase that is due must fit the memory. Trained models have the start model's size.
-fn memory(config: &Config, machine: &Machine, due: &[Phase]) -> Result<()> {
+fn memory(config: &Config, machine: &Machine, spec: &DecoderSpec, due: &[Phase]) -> Result<()> {
     let check = |phase: Phase, what: &str, load: Load| match due.contains(&phase) {
         true => machine_memory::check(what, &config.model.path, machine.device, load),
         false => Ok(()),
     };
     if let Some(warm) = &config.warm_start {
-        let load = supervised_load(&warm.learner, machine);
+        let load = supervised_load(&warm.learner, machine, spec, warm.max_tokens as u64);
         check(Phase::WarmStart, "warm start", load)?;
     }
     let rollouts = rollout_load(config, machine);
     check(Phase::Generate, "generation of trajectories", rollouts)?;
     if let Some(imitation) = &config.imitation {
-        let load = supervised_load(&imitation.learner, machine);
+        let longest = u64::from(config.rollout.max_context_tokens);
+        let load = supervised_load(&imitation.learner, machine, spec, longest);
         check(Phase::Train, "imitation", load)?;
     }
     if let Some(train) = &config.train {
-        let load = policy_load(config, train, machine);
+        let load = policy_load(config, train, machine, spec);
         check(Phase::Train, "training", load)?;
     }
     check(Phase::Evaluate, "evaluation", rollouts)
@@ -118,31 +119,43 @@ pub fn rollout_load(config: &Config, machine: &Machine) -> Load {
     }
 }
 
-/// What supervised steps hold: those of the warm start and of imitation.
-pub fn supervised_load(learner: &LearnerConfig, machine: &Machine) -> Load {
+/// What supervised steps hold on dialogues of up to `longest` tokens.
+pub fn supervised_load(
+    learner: &LearnerConfig,
+    machine: &Machine,
+    spec: &DecoderSpec,
+    longest: u64,
+) -> Load {
     Load {
         sampling: None,
         learning: Some(Learning {
             kind: learner.dtype.kind(machine.device),
-            has_reference: false,
+            need: MemoryNeed::of(spec, learner, machine.device, longest, false),
         }),
     }
 }
 
 /// What reinforcement learning holds.
-pub fn policy_load(config: &Config, train: &TrainSection, machine: &Machine) -> Load {
+pub fn policy_load(
+    config: &Config,
+    train: &TrainSection,
+    machine: &Machine,
+    spec: &DecoderSpec,
+) -> Load {
+    let learner = &train.learner;
+    let longest = u64::from(config.rollout.max_context_tokens) + u64::from(train.max_action_tokens);
+    let has_reference = learner.kl.coefficient > 0.0 || learner.loss.kind == LossKind::Dpo;
     let sequences = (train.states_per_step as u64).saturating_mul(train.actions_per_state.into());
     Load {
         sampling: Some(Sampling {
             samplers: config.actors.samplers as u64,
             sequences,
-            context_tokens: u64::from(config.rollout.max_context_tokens)
-                + u64::from(train.max_action_tokens),
+            context_tokens: longest,
             kind: machine.kind,
         }),
         learning: Some(Learning {
-            kind: train.learner.dtype.kind(machine.device),
-            has_reference: train.learner.kl.coefficient > 0.0,
+            kind: learner.dtype.kind(machine.device),
+            need: MemoryNeed::of(spec, learner, machine.device, longest, has_reference),
         }),
     }
 }
