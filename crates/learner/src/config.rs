@@ -547,6 +547,25 @@ mod tests {
         assert_eq!(serde_json::from_str::<LearnerConfig>("{}").unwrap(), config);
     }
 
+    /// `docs/losses.md` promises it.
+    #[test]
+    fn every_recipe_is_a_configuration() {
+        let text = include_str!("../../../docs/losses.md");
+        let blocks: Vec<&str> = text
+            .split("```toml")
+            .skip(1)
+            .filter_map(|rest| rest.split("```").next())
+            .collect();
+        assert_eq!(blocks.len(), text.matches("```toml").count());
+        assert!(blocks.len() > 10);
+        for block in blocks {
+            let value: toml::Value = toml::from_str(block).unwrap();
+            let learner = value["train"]["learner"].clone();
+            let config: LearnerConfig = learner.try_into().unwrap();
+            config.validate().unwrap();
+        }
+    }
+
     #[test]
     fn unknown_keys_are_refused() {
         for text in [

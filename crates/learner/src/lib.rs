@@ -1,11 +1,12 @@
-//! One optimisation step on one device: supervised or policy-gradient, with f32 master weights,
+//! One optimisation step on one device, alone or as one of several replicas: supervised, by policy
+//! gradient or by preferences, of all weights or of low-rank adapters, with f32 master weights,
 //! AdamW, and checkpoints that training resumes from exactly.
 //!
 //! [`Learner`] is the entry point. A step packs its batch into token tries, runs each micro-batch
 //! forward and backward, sums gradients in one flat f32 buffer, and updates flat master weights.
 //!
 //! - **LE-1 (how it is cut does not matter).** Losses are normalised by counts of the whole batch,
-//!   so micro-batching and packing change the gradient by rounding only.
+//!   so micro-batching, packing and the number of replicas change the gradient by rounding only.
 //! - **LE-2 (only actions are trained).** The tokens of a state or an observation get no loss.
 //! - **LE-3 (a bad step changes nothing).** A step whose gradient is not finite leaves weights and
 //!   moments as they were.

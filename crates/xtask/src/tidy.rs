@@ -55,6 +55,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "web",
         ],
     ),
+    ("benches", &["algo", "data", "learner", "model", "proto"]),
     ("xtask", &[]),
 ];
 
@@ -62,11 +63,27 @@ const ARROWS: &[(&str, &[&str])] = &[
 const RESERVED: &[(&str, &[&str])] = &[
     (
         "tch",
-        &["algo", "cli", "collective", "learner", "model", "sampler"],
+        &[
+            "algo",
+            "benches",
+            "cli",
+            "collective",
+            "learner",
+            "model",
+            "sampler",
+        ],
     ),
     (
         "torch-sys",
-        &["algo", "cli", "collective", "learner", "model", "sampler"],
+        &[
+            "algo",
+            "benches",
+            "cli",
+            "collective",
+            "learner",
+            "model",
+            "sampler",
+        ],
     ),
     (
         "tokio",

@@ -243,3 +243,38 @@ fn seeds_decide_the_random_numbers() {
     assert_eq!(draw(1), draw(1));
     assert_ne!(draw(1), draw(2));
 }
+
+/// Gemma 2's vocabulary: all logits of this batch at once, in f32, would take 2 GB, and their
+/// gradient as much again.
+#[test]
+fn a_vocabulary_of_256_000_words_trains_in_little_memory() {
+    let json = GEMMA2.replace("\"vocab_size\": 29", "\"vocab_size\": 256000");
+    let home = folder(&json.replace(
+        "\"max_position_embeddings\": 64",
+        "\"max_position_embeddings\": 2048",
+    ));
+    let mut learner = learner(
+        home.path(),
+        LearnerConfig {
+            loss_chunk_tokens: 128,
+            ..config()
+        },
+    );
+    let tokens: Vec<u32> = (0..2000).map(|i| i * 127 % 256_000).collect();
+    let mask: Vec<u8> = (0..2000).map(|i| u8::from(i > 0)).collect();
+    let before = peak_bytes();
+    let first = learner.sft_step(&[dialogue(&tokens, &mask)]).unwrap();
+    let second = learner.sft_step(&[dialogue(&tokens, &mask)]).unwrap();
+    assert!(first.loss.is_finite() && second.loss < first.loss);
+    assert_eq!(first.trained_tokens, 1999);
+    let more = peak_bytes() - before;
+    assert!(more < 1 << 30, "{more} bytes more than before");
+}
+
+/// The most memory this process has had resident, as Linux counts it; 0 elsewhere.
+fn peak_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
