@@ -4,8 +4,8 @@
 //!   is resumed at *n* goes on as if it had never stopped.
 //! - **TL-2 (publish first).** Weights are published before the first action is asked for, after a
 //!   resume too.
-//! - **TL-3 (on policy).** An action of other weights than the learner's current ones ends training:
-//!   it would count as if the current weights had sampled it.
+//! - **TL-3 (on policy).** An action of other weights than those its batch begins with ends training:
+//!   it would count as if these had sampled it.
 //! - **TL-4 (one distribution).** The first step after a start or a resume ends training, before
 //!   anything is saved, when sampler and learner give the sampled tokens different probabilities:
 //!   then the two do not hold the same weights, or divide by different temperatures.

@@ -58,8 +58,10 @@ pub struct PolicyPlan {
     pub states: Vec<Vec<State>>,
     /// How often each is trained on.
     pub weighting: StateWeighting,
-    /// Steps in all, those before a resume included.
+    /// Steps in all, those before a resume included; a multiple of `updates_per_batch`.
     pub steps: u64,
+    /// Steps that are made of the same states and actions, one after the other; at least 1.
+    pub updates_per_batch: u64,
     /// States per step.
     pub states_per_step: usize,
     /// Fresh actions per state.
@@ -70,7 +72,7 @@ pub struct PolicyPlan {
     pub tags: ActionTags,
     /// Decides states and actions.
     pub seed: u64,
-    /// Steps between checkpoints; 0 writes none.
+    /// Steps between checkpoints, which are written behind a whole batch; 0 writes none.
     pub checkpoint_every: u64,
     /// Largest mean of |log π − log μ| between learner and sampler, in nats, that the first step
     /// after a start or a resume may show (TL-4).
@@ -92,38 +94,44 @@ pub async fn policy(
     let first = version;
     publish(fleet, version).await?; // TL-2
     while version < plan.steps {
-        let began = Instant::now();
-        let states = picker.of_step(version);
-        let groups = actions(fleet, plan, version, &states).await?;
+        let mut began = Instant::now();
+        let batch = version / plan.updates_per_batch;
+        let states = picker.of_batch(batch);
+        let groups = actions(fleet, plan, batch, &states).await?;
         on_policy(&groups, version)?; // TL-3
         let sampled = began.elapsed().as_secs_f64();
         let (groups, well_formed) = judged(fleet, plan, &states, groups).await?;
         let judged = began.elapsed().as_secs_f64();
-        let mut report = fleet.policy_step(groups).await?;
-        if version == first {
-            agreement(&report, plan.max_logprob_difference)?; // TL-4
+        let mut once = vec![
+            ("sampling_seconds", sampled),
+            ("judging_seconds", judged - sampled),
+            ("well_formed_share", well_formed),
+        ];
+        for _ in 0..plan.updates_per_batch {
+            let mut report = fleet.policy_step(groups.clone()).await?;
+            if version == first {
+                agreement(&report, plan.max_logprob_difference)?; // TL-4
+            }
+            version += 1;
+            if version.is_multiple_of(plan.updates_per_batch) {
+                publish(fleet, version).await?;
+            }
+            let took = std::mem::replace(&mut began, Instant::now()).elapsed();
+            once.push(("cycle_seconds", took.as_secs_f64()));
+            let once = once.drain(..).map(|(name, value)| (name.to_owned(), value));
+            report.metrics.extend(once);
+            on_step(&report);
         }
-        version += 1;
-        publish(fleet, version).await?;
-        report.metrics.insert("sampling_seconds".into(), sampled);
-        report
-            .metrics
-            .insert("judging_seconds".into(), judged - sampled);
-        report
-            .metrics
-            .insert("cycle_seconds".into(), began.elapsed().as_secs_f64());
-        report
-            .metrics
-            .insert("well_formed_share".into(), well_formed);
-        on_step(&report);
-        if plan.checkpoint_every > 0 && version % plan.checkpoint_every == 0 {
+        // Behind a whole batch: a resumed run starts with fresh actions.
+        let due = |version: u64| version.checked_div(plan.checkpoint_every);
+        if due(version) != due(version - plan.updates_per_batch) {
             fleet.checkpoint().await?;
         }
     }
     Ok(())
 }
 
-/// TL-3: every action was sampled from the weights that are about to be trained.
+/// TL-3: every action was sampled from the weights that its batch begins with.
 fn on_policy(groups: &[Vec<Completion>], version: u64) -> Result<(), TrainingError> {
     let expected = WeightVersion(version);
     match groups
@@ -153,7 +161,7 @@ async fn publish(fleet: &Fleet, version: u64) -> Result<(), FleetError> {
         .await
 }
 
-/// Chooses the states of a step (TL-1).
+/// Chooses the states of a batch (TL-1).
 struct Picker<'a> {
     groups: Vec<&'a [State]>,
     batches: Batches,
@@ -179,14 +187,14 @@ impl<'a> Picker<'a> {
         })
     }
 
-    fn of_step(&mut self, step: u64) -> Vec<&'a State> {
-        let chosen = self.batches.of_step(step, self.plan.states_per_step);
+    fn of_batch(&mut self, batch: u64) -> Vec<&'a State> {
+        let chosen = self.batches.of_step(batch, self.plan.states_per_step);
         chosen
             .into_iter()
             .enumerate()
             .map(|(position, group)| {
                 let group = self.groups[group];
-                let parts = ["state", &step.to_string(), &position.to_string()];
+                let parts = ["state", &batch.to_string(), &position.to_string()];
                 let draw = seeds::derive(self.plan.seed, &parts);
                 &group[(draw % group.len() as u64) as usize]
             })
@@ -198,11 +206,11 @@ impl<'a> Picker<'a> {
 async fn actions(
     fleet: &Fleet,
     plan: &PolicyPlan,
-    version: u64,
+    batch: u64,
     states: &[&State],
 ) -> Result<Vec<Vec<Completion>>, FleetError> {
     let requests = states.iter().enumerate().map(|(position, state)| {
-        let parts = ["action", &version.to_string(), &position.to_string()];
+        let parts = ["action", &batch.to_string(), &position.to_string()];
         GenerateRequest {
             prompt: state.trajectory.prompt(state.step).to_vec(),
             samples: plan.actions_per_state,

@@ -91,6 +91,7 @@ fn plan(states: Vec<Vec<State>>, weighting: StateWeighting, steps: u64) -> Polic
         states,
         weighting,
         steps,
+        updates_per_batch: 1,
         states_per_step: 4,
         actions_per_state: 2,
         params: SamplingParams {
@@ -197,6 +198,29 @@ async fn tl_2_weights_are_published_before_actions_are_asked_for_and_after_each_
         "on policy at every step"
     );
     assert_eq!(whole.checkpoints, 1);
+}
+
+/// Several steps on the same actions: they are sampled, judged and published for once.
+#[tokio::test]
+async fn tl_2_updates_of_one_batch_share_its_actions() {
+    let several = |steps| PolicyPlan {
+        updates_per_batch: 2,
+        ..plan(many(), StateWeighting::PerState, steps)
+    };
+    let whole = train(several(6), 0, sound_judge()).await;
+    whole.result.unwrap();
+    assert_eq!(whole.published, [0, 2, 4, 6]);
+    assert_eq!(whole.groups.len(), 6);
+    for (batch, pair) in whole.groups.chunks(2).enumerate() {
+        assert_eq!(pair[0], pair[1]);
+        let sampled_from = pair[0].iter().flat_map(|g| &g.samples);
+        let versions: Vec<u64> = sampled_from.map(|s| s.weight_version.0).collect();
+        assert_eq!(versions, [2 * batch as u64; 8]);
+    }
+    assert_ne!(whole.groups[0], whole.groups[2]);
+    assert_eq!(whole.checkpoints, 3);
+    let rest = train(several(6), 4, sound_judge()).await;
+    assert_eq!(rest.groups, whole.groups[4..], "TL-1 holds, too");
 }
 
 #[tokio::test]

@@ -129,6 +129,12 @@ fn judge(section: &JudgeSection) -> Result<(), ConfigError> {
 
 fn train(section: &TrainSection, dtype: ComputeType) -> Result<(), ConfigError> {
     at_least_one("train.steps", section.steps)?;
+    at_least_one("train.updates_per_batch", section.updates_per_batch)?;
+    ensure(
+        section.steps.is_multiple_of(section.updates_per_batch),
+        "train.updates_per_batch",
+        "must divide train.steps: every batch is trained on as often as any other",
+    )?;
     at_least_one("train.states_per_step", section.states_per_step as u64)?;
     at_least_one(
         "train.actions_per_state",

@@ -285,6 +285,16 @@ mod tests {
             ),
             (
                 TRAIN,
+                &["train.updates_per_batch=2"],
+                "`train.updates_per_batch`: must divide train.steps",
+            ),
+            (
+                TRAIN,
+                &["train.updates_per_batch=0"],
+                "`train.updates_per_batch`: must be at least 1",
+            ),
+            (
+                TRAIN,
                 &["train.max_logprob_difference=0"],
                 "`train.max_logprob_difference`: must be a positive number",
             ),

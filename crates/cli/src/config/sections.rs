@@ -361,6 +361,10 @@ pub struct TrainSection {
     pub seeds: Vec<u64>,
     /// Optimisation steps.
     pub steps: u64,
+    /// Steps that are made of the same states and actions before fresh ones are sampled. Above 1 the
+    /// later ones are off policy: `learner.loss.kind = "ppo_clip"` is made for that.
+    #[serde(default = "default_updates")]
+    pub updates_per_batch: u64,
     /// States per step.
     pub states_per_step: usize,
     /// Fresh actions per state.
@@ -386,6 +390,10 @@ pub struct TrainSection {
     /// The optimizer, the baseline and the KL term. Its `dtype`, if `auto`, is `model.dtype`.
     #[serde(default)]
     pub learner: LearnerConfig,
+}
+
+fn default_updates() -> u64 {
+    1
 }
 
 fn default_logprob_difference() -> f64 {

@@ -213,6 +213,7 @@ fn policy_plan(
         states,
         weighting: section.weighting,
         steps: section.steps,
+        updates_per_batch: section.updates_per_batch,
         states_per_step: section.states_per_step,
         actions_per_state: section.actions_per_state,
         params: SamplingParams {
