@@ -133,7 +133,7 @@ impl Population {
 ///
 /// # Errors
 /// Names it: one such reward would spoil the whole batch.
-pub fn check(rewards: &[Vec<f64>]) -> Result<(), RewardError> {
+pub fn check_rewards(rewards: &[Vec<f64>]) -> Result<(), RewardError> {
     for (group, rewards) in rewards.iter().enumerate() {
         if let Some(sample) = rewards.iter().position(|r| !r.is_finite()) {
             return Err(RewardError {
@@ -146,7 +146,7 @@ pub fn check(rewards: &[Vec<f64>]) -> Result<(), RewardError> {
     Ok(())
 }
 
-/// Advantages of `rewards`, one inner slice per state, which [`check`] has passed. `batch` is the
+/// Advantages of `rewards`, one inner slice per state, which [`check_rewards`] has passed. `batch` is the
 /// population of all replicas' rewards; `running` is what came before, which
 /// [`Baseline::RunningMean`] alone looks at.
 ///
@@ -402,7 +402,7 @@ mod tests {
     #[test]
     fn a_reward_that_is_no_number_is_named() {
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            let error = check(&[vec![0.0], vec![1.0, bad]]).unwrap_err();
+            let error = check_rewards(&[vec![0.0], vec![1.0, bad]]).unwrap_err();
             assert_eq!((error.group, error.sample), (1, 1));
         }
     }

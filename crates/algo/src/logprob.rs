@@ -9,15 +9,13 @@
 //! log-probability of token `a` and `e` that by the entropy `H`:
 //! `∂loss/∂zᵥ = g · (1[v = a] − pᵥ) − e · pᵥ · (log pᵥ + H)`, summed over a row's targets.
 
+use crate::gradient::GradientSum;
 use crate::pack::Target;
 use std::ops::Range;
 use tch::{Device, Kind, Tensor, no_grad};
 
 /// Rows of logits that are worked on at once on a CPU: 8 × 49,152 × 4 bytes are 1.5 MiB.
 const CPU_BLOCK_ROWS: i64 = 8;
-
-/// Elements of a gradient that are widened at once.
-const PIECE: i64 = 1 << 22;
 
 /// What turns a hidden state into a distribution.
 #[derive(Debug, Clone, Copy)]
@@ -74,61 +72,6 @@ pub struct Pull {
     pub by_entropy: f64,
 }
 
-/// A sum of gradients, f32 or wider. What it held before the first one is of no account: writing
-/// instead of adding saves clearing it, and reading it.
-#[derive(Debug)]
-pub struct Sum {
-    /// The sum; as it was made while `is_empty`.
-    pub tensor: Tensor,
-    /// Whether nothing was added yet.
-    pub is_empty: bool,
-}
-
-impl Sum {
-    /// A sum in `tensor`, with nothing in it yet.
-    pub fn new(tensor: Tensor) -> Self {
-        Self {
-            tensor,
-            is_empty: true,
-        }
-    }
-
-    /// Adds a gradient of the same shape; it is widened first.
-    pub fn add(&mut self, gradient: &Tensor) {
-        no_grad(|| {
-            if self.is_empty {
-                self.tensor.copy_(gradient);
-                return;
-            }
-            // libtorch widens what it adds into a buffer of its own: not all of it at once.
-            let pieces = |t: &Tensor| t.reshape(-1).split(PIECE, 0);
-            for (mut sum, gradient) in pieces(&self.tensor).into_iter().zip(pieces(gradient)) {
-                sum += gradient;
-            }
-        });
-        self.is_empty = false;
-    }
-
-    /// Adds `gradients` (`[n, H]`) to the rows `rows` (`[n]`, i64).
-    pub fn add_rows(&mut self, rows: &Tensor, gradients: &Tensor) {
-        no_grad(|| {
-            if self.is_empty {
-                let _ = self.tensor.zero_();
-            }
-            let wide = gradients.to_kind(self.tensor.kind());
-            let _ = self.tensor.index_add_(0, rows, &wide);
-        });
-        self.is_empty = false;
-    }
-
-    /// Makes it zero if nothing was added.
-    pub fn settle(&mut self) {
-        if self.is_empty {
-            let _ = no_grad(|| self.tensor.zero_());
-        }
-    }
-}
-
 /// Carries a loss back: `pull(i, drawn)` gives its derivatives at `targets[i]`. Returns the loss's
 /// gradient by `hidden` (`[P, H]`) and what [`score`] returns; adds the gradient by the output matrix to `weight_gradient` (`[V, H]`, f32 or
 /// wider) if there is one.
@@ -137,7 +80,7 @@ pub fn backward(
     head: Head,
     targets: &[Target],
     chunk_rows: i64,
-    mut weight_gradient: Option<&mut Sum>,
+    mut weight_gradient: Option<&mut GradientSum>,
     mut pull: impl FnMut(usize, Drawn) -> Pull,
 ) -> (Tensor, Scores) {
     let mut scores = Scores::default();
@@ -401,7 +344,7 @@ mod tests {
                     softcap,
                     temperature,
                 };
-                let mut by_weight = Sum::new(weight_tensor.ones_like());
+                let mut by_weight = GradientSum::new(weight_tensor.ones_like());
                 let (by_hidden, scores) = backward(
                     &matrix(&hidden, WIDTH),
                     head,

@@ -39,6 +39,11 @@ impl Sequence {
             trained,
         }
     }
+
+    /// How many of its tokens are trained.
+    pub fn trained_tokens(&self) -> usize {
+        self.trained.iter().filter(|trained| **trained).count()
+    }
 }
 
 /// Why sequences cannot be packed. Each names the sample as the caller numbered it.

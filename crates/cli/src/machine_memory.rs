@@ -148,7 +148,7 @@ pub fn gib(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use learner::{ComputeType, LearnerConfig};
+    use learner::{BatchSize, ComputeType, LearnerConfig};
 
     /// SmolLM2-135M: 134,515,008 parameters.
     fn smollm2() -> DecoderSpec {
@@ -180,7 +180,11 @@ mod tests {
             dtype,
             ..Default::default()
         };
-        let need = MemoryNeed::of(&smollm2(), &config, Device::Cpu, 512, has_reference);
+        let batch = BatchSize {
+            tokens: 1 << 20,
+            longest: 512,
+        };
+        let need = MemoryNeed::of(&smollm2(), &config, Device::Cpu, batch, has_reference);
         Load {
             sampling: None,
             learning: Some(Learning {

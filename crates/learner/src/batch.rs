@@ -151,10 +151,10 @@ pub(crate) fn counts(trajectories: &[Vec<Sequence>]) -> Counts {
         trajectories: 0,
     };
     for sequences in trajectories {
-        let trained = |s: &Sequence| s.trained.iter().filter(|trained| **trained).count();
-        let siblings = sequences.iter().filter(|s| trained(s) > 0).count();
+        let siblings = sequences.iter().filter(|s| s.trained_tokens() > 0);
+        let siblings = siblings.count();
         for sequence in sequences {
-            let tokens = trained(sequence);
+            let tokens = sequence.trained_tokens();
             own[sequence.sample] = OwnCounts { tokens, siblings };
             global.tokens += tokens;
         }

@@ -8,7 +8,7 @@
 use crate::attention::ForestAttention;
 use crate::flat::FlatParameters;
 use crate::sync::Passed;
-use algo::logprob::Sum;
+use algo::gradient::GradientSum;
 use algo::pack::MicroBatch;
 use model::{Decoder, Rotations};
 use tch::{Tensor, no_grad};
@@ -19,20 +19,20 @@ struct Trained {
     /// What the decoder computes with.
     leaf: Tensor,
     /// Where its gradient is summed, in f32.
-    sum: Sum,
+    sum: GradientSum,
 }
 
 /// What backward passes add to.
 #[derive(Debug)]
 pub(crate) struct Gradients {
     /// The embedding, unless it is frozen; where it is the output matrix too, the sum of both.
-    embedding: Option<Sum>,
+    embedding: Option<GradientSum>,
     /// The trained parameters of each layer.
     layers: Vec<Vec<Trained>>,
     /// The last norm, unless it is frozen.
     norm: Vec<Trained>,
     /// The output matrix, if it is not the embedding, unless it is frozen.
-    output: Option<Sum>,
+    output: Option<GradientSum>,
     has_tied_output: bool,
 }
 
@@ -46,7 +46,7 @@ impl Gradients {
                 .filter_map(|parameter| {
                     Some(Trained {
                         leaf: parameter.tensor.shallow_clone(),
-                        sum: Sum::new(flat.gradient_of(&parameter.slot.name)?),
+                        sum: GradientSum::new(flat.gradient_of(&parameter.slot.name)?),
                     })
                 })
                 .collect()
@@ -56,16 +56,16 @@ impl Gradients {
             trained(&|name| name.starts_with(&prefix))
         };
         Self {
-            embedding: flat.gradient_of("embedding").map(Sum::new),
+            embedding: flat.gradient_of("embedding").map(GradientSum::new),
             layers: (0..decoder.spec().layers.len()).map(of_layer).collect(),
             norm: trained(&|name| name == "norm"),
-            output: flat.gradient_of("output").map(Sum::new),
+            output: flat.gradient_of("output").map(GradientSum::new),
             has_tied_output: decoder.spec().tied_embeddings,
         }
     }
 
     /// That of the output matrix, unless it is frozen.
-    pub(crate) fn output(&mut self) -> Option<&mut Sum> {
+    pub(crate) fn output(&mut self) -> Option<&mut GradientSum> {
         if self.has_tied_output {
             self.embedding.as_mut()
         } else {
@@ -80,10 +80,10 @@ impl Gradients {
 
     /// What nothing was added to becomes zero.
     pub(crate) fn settle(&mut self) {
-        self.sums().for_each(Sum::settle);
+        self.sums().for_each(GradientSum::settle);
     }
 
-    fn sums(&mut self) -> impl Iterator<Item = &mut Sum> {
+    fn sums(&mut self) -> impl Iterator<Item = &mut GradientSum> {
         let layers = self.layers.iter_mut().flatten();
         let trained = layers.chain(&mut self.norm).map(|trained| &mut trained.sum);
         trained.chain(&mut self.embedding).chain(&mut self.output)

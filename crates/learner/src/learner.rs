@@ -1,77 +1,34 @@
 //! The learner itself: what it owns, and how gradients become weights.
 
-use crate::checkpoint::{self, CheckpointError};
-use crate::config::{ConfigError, LearnerConfig};
+use crate::checkpoint::CheckpointError;
+use crate::config::LearnerConfig;
 use crate::files;
 use crate::flat::FlatParameters;
 use crate::layers::Gradients;
-use crate::lora;
 use crate::metrics::{StepMetrics, timed};
 use crate::optimizer::{AdamW, Update, global_norm};
 use crate::pass::{self, PassOptions, StepError};
 use crate::rate::matrix_rate;
 use crate::schedule::Plan;
-use crate::sync::{Buckets, GradientSync, agree};
+use crate::sync::{Buckets, GradientSync};
 use algo::advantage::RewardHistory;
 use algo::logprob::Drawn;
 use algo::loss::TokenLoss;
 use algo::pack::{MicroBatch, Target};
-use collective::{CollectiveError, Communicator, Reduce, Solo};
-use model::{Decoder, DecoderSpec, Parameter, Slot};
+use collective::Communicator;
+use model::{Decoder, Parameter};
 use proto::{SftSample, StateGroup, WeightSnapshot, WeightVersion};
-use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use tch::{Device, Kind, Tensor};
+use tch::Kind;
 
 /// Where an exported folder has the adapters by themselves.
 const ADAPTER_FOLDER: &str = "adapter";
 
-/// Why a learner could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum LearnerError {
-    /// A hyperparameter is out of its range.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The model cannot be loaded.
-    #[error(transparent)]
-    Load(#[from] model::LoadError),
-    /// The checkpoint to resume from cannot be used.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// An entry of `freeze` names no parameter.
-    #[error("learner.freeze: no parameter's name begins with {0:?}; names are like {1}")]
-    Freeze(String, String),
-    /// Every parameter is frozen.
-    #[error("learner.freeze leaves no parameter to train")]
-    AllFrozen,
-    /// The adapter to start from is not of the configured kind.
-    #[error(
-        "learner.lora: the adapter in {} has rank = {rank}, alpha = {alpha} and targets {targets}; \
-         set the same ones",
-        .folder.display()
-    )]
-    OtherAdapter {
-        /// The PEFT folder.
-        folder: PathBuf,
-        /// Its rank.
-        rank: i64,
-        /// Its alpha.
-        alpha: f64,
-        /// Its targets.
-        targets: String,
-    },
-    /// Results cannot be repeated bit for bit on this device.
-    #[error(
-        "learner.deterministic: results are repeatable on a CPU only; use device cpu or turn it off"
-    )]
-    NotRepeatable,
-}
-
 /// The frozen model that the KL term compares with.
 #[derive(Debug)]
-enum Reference {
+pub(crate) enum Reference {
     /// Of the folder, and not needed yet.
     Folder(PathBuf),
     Loaded(Box<Decoder>),
@@ -80,11 +37,11 @@ enum Reference {
 /// Trains one decoder on one device. Blocking; belongs on the thread that owns the device.
 #[derive(Debug)]
 pub struct Learner {
-    config: LearnerConfig,
-    decoder: Decoder,
-    reference: Reference,
+    pub(crate) config: LearnerConfig,
+    pub(crate) decoder: Decoder,
+    pub(crate) reference: Reference,
     pub(crate) flat: FlatParameters,
-    gradients: Gradients,
+    pub(crate) gradients: Gradients,
     pub(crate) optimizer: AdamW,
     pub(crate) rng: ChaCha8Rng,
     pub(crate) cursor: Vec<u8>,
@@ -92,162 +49,14 @@ pub struct Learner {
     pub(crate) bad_steps: u32,
     pub(crate) reward_history: RewardHistory,
     /// The Hugging Face folder whose configuration and tokenizer exports take along.
-    source: PathBuf,
-    communicator: Box<dyn Communicator>,
-    buckets: Buckets,
+    pub(crate) source: PathBuf,
+    pub(crate) communicator: Box<dyn Communicator>,
+    pub(crate) buckets: Buckets,
     /// Operations per second of large matrix products, once it has been measured.
-    matrix_rate: Option<f64>,
+    pub(crate) matrix_rate: Option<f64>,
 }
 
 impl Learner {
-    /// A learner that starts from the Hugging Face folder `start`, or goes on from the newest
-    /// checkpoint below `checkpoints` if there is one. The reference of the KL term is `start` in
-    /// both cases; it is loaded when the first policy step needs it.
-    ///
-    /// # Errors
-    /// When the configuration, the model or the checkpoint cannot be used.
-    pub fn open(
-        start: &Path,
-        checkpoints: &Path,
-        device: Device,
-        config: LearnerConfig,
-    ) -> Result<Self, LearnerError> {
-        match checkpoint::newest_checkpoint(checkpoints)? {
-            Some(folder) => Self::resume(&folder, start, device, config),
-            None => Self::new(start, device, config),
-        }
-    }
-
-    /// A learner that starts from the Hugging Face folder `start`, which is the KL term's reference
-    /// too.
-    ///
-    /// # Errors
-    /// When the configuration or the model cannot be used.
-    pub fn new(start: &Path, device: Device, config: LearnerConfig) -> Result<Self, LearnerError> {
-        Self::load(start, start, device, config)
-    }
-
-    /// A learner that goes on exactly where `checkpoint`, written by
-    /// [`Learner::save_checkpoint`], left off.
-    ///
-    /// # Errors
-    /// When the checkpoint is damaged, or was made for other parameters than `config` trains.
-    pub fn resume(
-        checkpoint: &Path,
-        reference: &Path,
-        device: Device,
-        config: LearnerConfig,
-    ) -> Result<Self, LearnerError> {
-        config.validate()?;
-        checkpoint::verify(checkpoint)?;
-        // Under LoRA the weights are those of the start model; the checkpoint's folder has the
-        // adapters added to them.
-        let from = if config.lora.is_some() {
-            reference
-        } else {
-            checkpoint
-        };
-        // Exports take configuration and tokenizer from the start model: a checkpoint goes once
-        // newer ones are there.
-        let mut learner = Self::load(from, reference, device, config)?;
-        learner.restore(checkpoint)?;
-        tracing::info!(step = learner.step, from = %checkpoint.display(), "Training goes on.");
-        Ok(learner)
-    }
-
-    /// A learner of the weights in `folder`. `source` is the reference of the KL term, and what
-    /// exports take configuration and tokenizer from.
-    fn load(
-        folder: &Path,
-        source: &Path,
-        device: Device,
-        config: LearnerConfig,
-    ) -> Result<Self, LearnerError> {
-        config.validate()?;
-        check_device(&config, device)?;
-        let spec = model::spec_of(folder)?;
-        check_freeze(&config, &spec)?;
-        let kind = config.kind(device);
-        let adapters = match &config.lora {
-            Some(lora) => Some(lora::start(lora, &spec, config.seed)?),
-            None => None,
-        };
-        let lora = adapters.as_ref().map(|(lora, _)| lora);
-        let flat = FlatParameters::new(&spec, lora, kind, device, &config.freeze);
-        if flat.layout.entries.is_empty() {
-            return Err(LearnerError::AllFrozen);
-        }
-        let place = |slot: &Slot, tensor| flat.place(slot, tensor);
-        // Read as they are stored: a master has digits that the compute type has not.
-        let mut decoder = model::load_with(folder, device, read_as(&config, kind), place)?;
-        if let Some((lora, tensors)) = adapters {
-            let slots = lora.slots(&spec);
-            let placed = slots
-                .iter()
-                .zip(tensors)
-                .map(|(slot, t)| flat.place(slot, t));
-            let placed = placed.collect();
-            decoder.adapt(lora, placed);
-        }
-        flat.refresh();
-        let reference = match &config.lora {
-            Some(lora) => Reference::Loaded(Box::new(frozen(&decoder, lora.start.is_some()))),
-            None => Reference::Folder(source.to_owned()),
-        };
-        Ok(Self {
-            gradients: Gradients::new(&decoder, &flat),
-            optimizer: AdamW::new(&flat),
-            rng: ChaCha8Rng::seed_from_u64(config.seed),
-            reference,
-            source: source.to_owned(),
-            communicator: Box::new(Solo),
-            buckets: Buckets::new(&flat.layout, decoder.spec().layers.len()),
-            matrix_rate: None,
-            cursor: Vec::new(),
-            step: 0,
-            bad_steps: 0,
-            reward_history: RewardHistory::default(),
-            config,
-            decoder,
-            flat,
-        })
-    }
-
-    /// Makes it one replica of a group: from now on every member takes each step, on its own share
-    /// of the batch (which may be empty), and all have the same weights after it. The states of a
-    /// trajectory belong into one share, as do the actions of a state. All take over weights,
-    /// moments, step and reward history of rank 0; random numbers and cursor stay as they are.
-    ///
-    /// # Errors
-    /// When the group cannot be used.
-    pub fn join(&mut self, mut communicator: Box<dyn Communicator>) -> Result<(), CollectiveError> {
-        let mut numbers = [
-            self.step as f64,
-            self.optimizer.updates as f64,
-            f64::from(self.bad_steps),
-            self.reward_history.sum,
-            self.reward_history.weight,
-        ];
-        let host = Tensor::from_slice(&numbers);
-        communicator.broadcast(&host, 0)?.wait()?;
-        host.copy_data(&mut numbers, 5);
-        let [step, updates, bad_steps, sum, weight] = numbers;
-        for tensor in [
-            &self.flat.master,
-            &self.optimizer.exp_avg,
-            &self.optimizer.exp_avg_sq,
-        ] {
-            communicator.broadcast(tensor, 0)?.wait()?;
-        }
-        self.flat.refresh();
-        self.step = step as u64;
-        self.optimizer.updates = updates as u64;
-        self.bad_steps = bad_steps as u32;
-        self.reward_history = RewardHistory { sum, weight };
-        self.communicator = communicator;
-        Ok(())
-    }
-
     /// The hyperparameters.
     pub fn config(&self) -> &LearnerConfig {
         &self.config
@@ -326,8 +135,8 @@ impl Learner {
     }
 
     /// Writes the weights as a Hugging Face folder, in the compute type; under LoRA with the
-    /// adapters added, and in `adapter/` the adapters by themselves, as PEFT loads them. The folder appears when it
-    /// is complete; an older one is replaced.
+    /// adapters added, and in `adapter/` the adapters by themselves, as PEFT loads them. The folder
+    /// appears when it is complete; an older one is replaced.
     ///
     /// # Errors
     /// When the folder cannot be written.
@@ -417,33 +226,6 @@ impl Learner {
         Ok(metrics)
     }
 
-    /// Replaces numbers by their sums over all replicas.
-    pub(crate) fn add_up<const N: usize>(
-        &mut self,
-        numbers: [&mut f64; N],
-    ) -> Result<(), StepError> {
-        self.reduce(numbers, Reduce::Sum)
-    }
-
-    /// Replaces numbers by their reductions over all replicas.
-    pub(crate) fn reduce<const N: usize>(
-        &mut self,
-        numbers: [&mut f64; N],
-        reduce: Reduce,
-    ) -> Result<(), StepError> {
-        let mut values = numbers.each_ref().map(|number| **number);
-        self.communicator.all_reduce_numbers(&mut values, reduce)?;
-        for (number, value) in numbers.into_iter().zip(values) {
-            *number = value;
-        }
-        Ok(())
-    }
-
-    /// An error of one replica is one of all.
-    pub(crate) fn agree<T>(&mut self, local: Result<T, StepError>) -> Result<T, StepError> {
-        agree(&mut *self.communicator, local)
-    }
-
     /// Turns the summed gradient into new weights, or leaves them if it is not finite (LE-3).
     pub(crate) fn apply(&mut self, metrics: &mut StepMetrics) -> Result<(), StepError> {
         let mut seconds = 0.0;
@@ -506,47 +288,5 @@ impl Learner {
             total_steps: self.config.total_steps,
             min_ratio: self.config.min_lr_ratio,
         }
-    }
-}
-
-/// The type to read weights in: without a master copy there is no use for more digits than are
-/// computed with.
-fn read_as(config: &LearnerConfig, compute: Kind) -> Kind {
-    if config.lora.is_some() {
-        compute
-    } else {
-        Kind::Float
-    }
-}
-
-/// The policy as it starts under LoRA, on the same weights; only adapters that it starts from are
-/// copied.
-fn frozen(decoder: &Decoder, with_adapters: bool) -> Decoder {
-    let mut frozen = decoder.without_adapters();
-    if let (true, Some(lora)) = (with_adapters, decoder.lora()) {
-        let adapters = decoder.adapter_parameters().iter();
-        let copies = adapters.map(|p| p.tensor.detach().copy()).collect();
-        frozen.adapt(lora.clone(), copies);
-    }
-    frozen
-}
-
-fn check_device(config: &LearnerConfig, device: Device) -> Result<(), LearnerError> {
-    if config.deterministic && device != Device::Cpu {
-        return Err(LearnerError::NotRepeatable);
-    }
-    Ok(())
-}
-
-fn check_freeze(config: &LearnerConfig, spec: &DecoderSpec) -> Result<(), LearnerError> {
-    let slots = model::slots(spec);
-    let names: Vec<&str> = slots.iter().map(|slot| slot.name.as_str()).collect();
-    let unknown = |prefix: &&String| !names.iter().any(|name| name.starts_with(prefix.as_str()));
-    match config.freeze.iter().find(unknown) {
-        Some(prefix) => Err(LearnerError::Freeze(
-            prefix.clone(),
-            names[..names.len().min(3)].join(", "),
-        )),
-        None => Ok(()),
     }
 }

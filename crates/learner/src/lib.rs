@@ -28,11 +28,14 @@ mod learner;
 mod lora;
 mod memory;
 mod metrics;
+mod objective;
+mod open;
 mod optimizer;
 mod pass;
 mod policy;
 mod preference;
 mod rate;
+mod replica;
 mod schedule;
 mod supervised;
 mod sync;
@@ -40,12 +43,12 @@ mod sync;
 mod tests;
 
 pub use checkpoint::{CheckpointError, newest_checkpoint};
-pub use config::{
-    ComputeType, ConfigError, ImportanceConfig, ImportanceMode, KlConfig, LearnerConfig,
-    LoraConfig, LossConfig, LossKind, cpu_has_fast_bf16,
-};
-pub use learner::{Learner, LearnerError};
-pub use memory::MemoryNeed;
+pub use config::{ComputeType, ConfigError, LearnerConfig, cpu_has_fast_bf16};
+pub use learner::Learner;
+pub use lora::LoraConfig;
+pub use memory::{BatchSize, MemoryNeed};
 pub use metrics::{PhaseSeconds, PolicyMetrics, PreferenceMetrics, StepMetrics, SurrogateMetrics};
+pub use objective::{ImportanceConfig, ImportanceMode, KlConfig, LossConfig, LossKind};
+pub use open::LearnerError;
 pub use pass::StepError;
 pub use schedule::Schedule;

@@ -1,11 +1,52 @@
-//! Where the low-rank adapters of a run start.
+//! Low-rank adapters, as settings, and where they start.
 
-use crate::config::LoraConfig;
-use crate::learner::LearnerError;
-use model::{DecoderSpec, LoraSpec, Slot};
+use crate::open::LearnerError;
+use model::{DecoderSpec, LoraSpec, Projection, Slot};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use tch::{Device, Kind, Tensor};
+
+/// Low-rank adapters, trained in the place of the weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoraConfig {
+    /// Rank of the adapters; at least 1.
+    pub rank: u32,
+    /// They are multiplied by `alpha / rank`; above 0.
+    pub alpha: f64,
+    /// The projections of every layer that get one.
+    pub targets: Vec<Projection>,
+    /// A PEFT folder to start from, of this rank, alpha and targets; fresh adapters otherwise.
+    pub start: Option<PathBuf>,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            targets: Projection::ALL.to_vec(),
+            start: None,
+        }
+    }
+}
+
+impl LoraConfig {
+    pub(crate) fn spec(&self) -> LoraSpec {
+        LoraSpec {
+            rank: i64::from(self.rank),
+            alpha: self.alpha,
+            targets: self.targets.clone(),
+        }
+    }
+
+    pub(crate) fn names_targets_once(&self) -> bool {
+        let once = |target: &Projection| self.targets.iter().filter(|t| *t == target).count() == 1;
+        !self.targets.is_empty() && self.targets.iter().all(once)
+    }
+}
 
 /// Which adapters, and their f32 tensors by [`LoraSpec::slots`]: those of the folder that the
 /// configuration names, or fresh ones, which change nothing yet.

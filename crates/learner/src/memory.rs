@@ -15,6 +15,15 @@ const PROGRAM: u64 = 150 << 20;
 /// Keys that a query's block scores beyond those that the query sees, on average.
 const BLOCK_EXCESS: u64 = 96;
 
+/// How much a step is given, at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchSize {
+    /// Tokens of all sequences.
+    pub tokens: u64,
+    /// Tokens of the longest one.
+    pub longest: u64,
+}
+
 /// Bytes that a learner takes at its peak, by what takes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryNeed {
@@ -33,19 +42,19 @@ pub struct MemoryNeed {
 }
 
 impl MemoryNeed {
-    /// That of training a decoder of `spec` on `device`. `longest` is the longest sequence in
-    /// tokens; `has_reference` says whether a frozen model is compared with.
+    /// That of training a decoder of `spec` on `device` with batches like `batch`. `has_reference`
+    /// says whether a frozen model is compared with.
     pub fn of(
         spec: &DecoderSpec,
         config: &LearnerConfig,
         device: Device,
-        longest: u64,
+        batch: BatchSize,
         has_reference: bool,
     ) -> Self {
         let kind = config.kind(device);
         let element = kind.elt_size_in_bytes() as u64;
         let all = unsigned(spec.parameter_count());
-        let lora = config.lora.as_ref().map(|lora| lora.spec());
+        let lora = config.lora_spec();
         let trained = unsigned(trained_elements(spec, lora.as_ref(), &config.freeze));
         let untrained = match lora {
             Some(_) => all,
@@ -57,7 +66,8 @@ impl MemoryNeed {
             untrained + trained
         };
         // A sequence longer than a micro-batch runs alone.
-        let row = longest.max(config.micro_batch_tokens as u64);
+        let BatchSize { tokens, longest } = batch;
+        let row = longest.max(tokens.min(config.micro_batch_tokens as u64));
         let reference = if has_reference && config.lora.is_none() {
             all
         } else {
@@ -67,7 +77,7 @@ impl MemoryNeed {
             weights: copies.saturating_mul(element),
             training: trained.saturating_mul(4 * 4),
             reference: reference.saturating_mul(element),
-            activations: activations(spec, config, element, row, longest.min(row)),
+            activations: activations(spec, config, element, row, longest),
             logits: logits(spec, config, element, trained > 0),
             program: PROGRAM,
         }
@@ -164,7 +174,11 @@ mod tests {
         config.deterministic = false;
         config.dtype = crate::ComputeType::Bf16;
         change(&mut config);
-        MemoryNeed::of(&spec, &config, Device::Cpu, 64, true)
+        let batch = BatchSize {
+            tokens: 10_000,
+            longest: 64,
+        };
+        MemoryNeed::of(&spec, &config, Device::Cpu, batch, true)
     }
 
     #[test]
@@ -197,6 +211,9 @@ mod tests {
         assert_eq!(lora.reference, 0);
         assert!(lora.training < plain.training / 2);
         assert!(lora.total() < plain.total());
+        let [roomy, roomier] = [20_000, 40_000]
+            .map(|tokens| need(|config| config.micro_batch_tokens = tokens).activations);
+        assert_eq!(roomy, roomier, "a batch does not fill them");
         let longer = need(|config| config.micro_batch_tokens = 1);
         assert!(
             longer.activations > 0,

@@ -1,11 +1,12 @@
 //! Policy steps: advantages and their losses on freshly sampled, judged actions.
 
 use crate::batch::{Counts, Limits, actions, counts, packed};
-use crate::config::{LearnerConfig, LossKind};
+use crate::config::LearnerConfig;
 use crate::learner::Learner;
 use crate::metrics::{PolicyMetrics, StepMetrics, SurrogateMetrics, timed};
+use crate::objective::LossKind;
 use crate::pass::{StepError, score};
-use algo::advantage::{Population, advantages, check, zero_variance_groups};
+use algo::advantage::{Population, advantages, check_rewards, zero_variance_groups};
 use algo::logprob::Drawn;
 use algo::loss::{Clip, KlTerm, PolicyToken, TokenLoss, kl_estimates, policy_loss};
 use algo::pack::{Sequence, Target};
@@ -32,7 +33,7 @@ impl Learner {
         })
     }
 
-    /// Adds the gradient of `groups`.
+    /// Makes the gradient that of `groups`, all replicas' shares together.
     pub(crate) fn accumulate_policy(
         &mut self,
         groups: &[StateGroup],
@@ -42,7 +43,7 @@ impl Learner {
         let prepared = timed(&mut metrics.seconds.pack, || {
             let sequences = actions(groups, limits)?;
             let rewards = rewards(groups);
-            check(&rewards).map_err(|error| StepError::Reward {
+            check_rewards(&rewards).map_err(|error| StepError::Reward {
                 state: groups[error.group].state_id.clone(),
                 error,
             })?;
@@ -86,16 +87,6 @@ impl Learner {
             zero_variance_share: numbers[0] / numbers[1].max(1.0),
             ..Default::default()
         })
-    }
-
-    /// Of the rewards of all replicas.
-    fn population(&mut self, rewards: &[Vec<f64>]) -> Result<Population, StepError> {
-        let mut all = Population::of(rewards.iter().flatten().copied());
-        self.add_up([&mut all.count, &mut all.sum, &mut all.squares])?;
-        let mut opposite = -all.smallest;
-        self.reduce([&mut all.largest, &mut opposite], Reduce::Max)?;
-        all.smallest = -opposite;
-        Ok(all)
     }
 
     fn accumulate_surrogate(

@@ -12,6 +12,7 @@ use algo::loss::{ActionLogprob, TokenLoss, preference_loss};
 use algo::pack::Sequence;
 use collective::Reduce;
 use proto::StateGroup;
+use std::collections::HashSet;
 
 /// Numbers of two actions of one state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,21 +29,26 @@ impl Learner {
         groups: &[StateGroup],
         sequences: Vec<Vec<Sequence>>,
         metrics: &mut StepMetrics,
-        metrics_of_policy: &mut PolicyMetrics,
+        policy_metrics: &mut PolicyMetrics,
     ) -> Result<(), StepError> {
         let pairs = pairs(&rewards(groups));
         let sequences = in_pairs(sequences, &pairs);
         let mut numbers = [
             pairs.len() as f64,
-            sequences.iter().flatten().map(trained).sum::<usize>() as f64,
+            sequences
+                .iter()
+                .flatten()
+                .map(Sequence::trained_tokens)
+                .sum::<usize>() as f64,
         ];
         self.add_up(numbers.each_mut())?;
         let [all_pairs, tokens] = numbers;
         metrics.trained_tokens = tokens as usize;
         let reference = self.reference_logprobs(groups, &sequences, metrics)?;
-        let policy = timed(&mut metrics.seconds.forward, || {
+        let scored = timed(&mut metrics.seconds.forward, || {
             action_logprobs(self.decoder(), self.config(), groups, &sequences)
-        })?;
+        });
+        let policy = self.agree(scored)?;
         let action = |number: usize| ActionLogprob {
             policy: policy[number].iter().sum(),
             reference: reference[number].iter().sum(),
@@ -101,9 +107,9 @@ impl Learner {
         self.add_up(seen.each_mut())?;
         self.reduce([&mut largest], Reduce::Max)?;
         let count = all_pairs.max(1.0);
-        metrics_of_policy.logprob_difference_mean = seen[2] / seen[3].max(1.0);
-        metrics_of_policy.logprob_difference_max = largest;
-        metrics_of_policy.preference = Some(PreferenceMetrics {
+        policy_metrics.logprob_difference_mean = seen[2] / seen[3].max(1.0);
+        policy_metrics.logprob_difference_max = largest;
+        policy_metrics.preference = Some(PreferenceMetrics {
             pairs: all_pairs as usize,
             margin_mean: seen[0] / count,
             accuracy: seen[1] / count,
@@ -136,19 +142,12 @@ fn pairs(rewards: &[Vec<f64>]) -> Vec<Pair> {
 }
 
 fn in_pairs(trajectories: Vec<Vec<Sequence>>, pairs: &[Pair]) -> Vec<Vec<Sequence>> {
-    let wanted = |sequence: &Sequence| {
-        pairs
-            .iter()
-            .any(|pair| pair.better == sequence.sample || pair.worse == sequence.sample)
-    };
+    let wanted: HashSet<usize> = pairs.iter().flat_map(|p| [p.better, p.worse]).collect();
+    let wanted = |sequence: &Sequence| wanted.contains(&sequence.sample);
     trajectories
         .into_iter()
         .map(|sequences| sequences.into_iter().filter(wanted).collect())
         .collect()
-}
-
-fn trained(sequence: &Sequence) -> usize {
-    sequence.trained.iter().filter(|trained| **trained).count()
 }
 
 /// |log π − log μ| of every token in `sequences`.

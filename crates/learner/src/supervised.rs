@@ -4,7 +4,7 @@ use crate::batch::{Limits, counts, dialogues, packed};
 use crate::learner::Learner;
 use crate::metrics::{StepMetrics, timed};
 use crate::pass::StepError;
-use algo::loss::{GlobalCounts, cross_entropy};
+use algo::loss::cross_entropy;
 use proto::SftSample;
 
 impl Learner {
@@ -49,18 +49,5 @@ impl Learner {
             cross_entropy(drawn.logprob).weighted(weight)
         })?;
         Ok(metrics)
-    }
-
-    /// Counts of one replica's share become those of the whole batch.
-    pub(crate) fn count_all(&mut self, counts: &mut GlobalCounts) -> Result<(), StepError> {
-        let GlobalCounts {
-            tokens,
-            sequences,
-            trajectories,
-        } = counts;
-        let mut numbers = [*tokens as f64, *sequences as f64, *trajectories as f64];
-        self.add_up(numbers.each_mut())?;
-        [*tokens, *sequences, *trajectories] = numbers.map(|n| n as usize);
-        Ok(())
     }
 }

@@ -136,20 +136,6 @@ impl<'a> GradientSync<'a> {
     }
 }
 
-/// What replicas say of their shares before they begin: an error of one is an error of all, so that
-/// nobody waits for a replica that will not come.
-pub(crate) fn agree<T>(
-    communicator: &mut dyn Communicator,
-    local: Result<T, StepError>,
-) -> Result<T, StepError> {
-    let mut failed = [f64::from(u8::from(local.is_err()))];
-    communicator.all_reduce_numbers(&mut failed, Reduce::Sum)?;
-    match local {
-        Ok(_) if failed[0] > 0.0 => Err(StepError::Replica),
-        local => local,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -30,16 +30,7 @@ impl Decoder {
     /// # Panics
     /// When a tensor is missing or of another shape: loaders check that with an error of their own.
     pub fn new(spec: DecoderSpec, tensors: Vec<Tensor>) -> Self {
-        let slots = slots(&spec);
-        assert_eq!(slots.len(), tensors.len(), "one tensor per slot");
-        let parameters: Vec<Parameter> = slots
-            .into_iter()
-            .zip(tensors)
-            .map(|(slot, tensor)| {
-                assert_eq!(slot.shape, tensor.size(), "{}", slot.name);
-                Parameter { slot, tensor }
-            })
-            .collect();
+        let parameters = Parameter::pair(slots(&spec), tensors);
         let layers = (0..spec.layers.len())
             .map(|l| LayerWeights::gather(&parameters, l))
             .collect();

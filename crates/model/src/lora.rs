@@ -155,11 +155,10 @@ pub(crate) struct Adapters {
 impl Adapters {
     /// `tensors` follow [`LoraSpec::slots`].
     pub(crate) fn new(spec: LoraSpec, decoder: &DecoderSpec, tensors: Vec<Tensor>) -> Self {
-        let slots = spec.slots(decoder);
-        assert_eq!(slots.len(), tensors.len(), "one tensor per slot");
-        let mut pairs = tensors.chunks_exact(2).map(|pair| Pair {
-            a: pair[0].shallow_clone(),
-            b: pair[1].shallow_clone(),
+        let parameters = Parameter::pair(spec.slots(decoder), tensors);
+        let mut pairs = parameters.chunks_exact(2).map(|pair| Pair {
+            a: pair[0].tensor.shallow_clone(),
+            b: pair[1].tensor.shallow_clone(),
         });
         let mut of_layer = |_| {
             Projection::ALL.map(|target| {
@@ -168,14 +167,6 @@ impl Adapters {
             })
         };
         let layers = (0..decoder.layers.len()).map(&mut of_layer).collect();
-        let parameters = slots
-            .into_iter()
-            .zip(tensors)
-            .map(|(slot, tensor)| {
-                assert_eq!(slot.shape, tensor.size(), "{}", slot.name);
-                Parameter { slot, tensor }
-            })
-            .collect();
         Self {
             spec,
             parameters,

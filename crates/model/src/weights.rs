@@ -150,6 +150,23 @@ pub struct Parameter {
     pub tensor: Tensor,
 }
 
+impl Parameter {
+    /// Slots with their values.
+    ///
+    /// # Panics
+    /// When a tensor is missing or of another shape: loaders check that with an error of their own.
+    pub(crate) fn pair(slots: Vec<Slot>, tensors: Vec<Tensor>) -> Vec<Self> {
+        assert_eq!(slots.len(), tensors.len(), "one tensor per slot");
+        let pairs = slots.into_iter().zip(tensors);
+        pairs
+            .map(|(slot, tensor)| {
+                assert_eq!(slot.shape, tensor.size(), "{}", slot.name);
+                Self { slot, tensor }
+            })
+            .collect()
+    }
+}
+
 /// Parameters by role, for the forward pass.
 #[derive(Debug)]
 pub(crate) struct LayerWeights {

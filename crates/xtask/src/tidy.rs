@@ -59,32 +59,21 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("xtask", &[]),
 ];
 
+/// The crates that may use libtorch.
+const WITH_TENSORS: &[&str] = &[
+    "algo",
+    "benches",
+    "cli",
+    "collective",
+    "learner",
+    "model",
+    "sampler",
+];
+
 /// Libraries that only these crates may use.
 const RESERVED: &[(&str, &[&str])] = &[
-    (
-        "tch",
-        &[
-            "algo",
-            "benches",
-            "cli",
-            "collective",
-            "learner",
-            "model",
-            "sampler",
-        ],
-    ),
-    (
-        "torch-sys",
-        &[
-            "algo",
-            "benches",
-            "cli",
-            "collective",
-            "learner",
-            "model",
-            "sampler",
-        ],
-    ),
+    ("tch", WITH_TENSORS),
+    ("torch-sys", WITH_TENSORS),
     (
         "tokio",
         &[

@@ -4,7 +4,7 @@ use crate::Kind;
 use crate::program::{Answer, Request};
 use crate::work::Work;
 use anyhow::{Context, Result};
-use learner::{ComputeType, Learner, LearnerConfig, MemoryNeed, StepMetrics};
+use learner::{BatchSize, ComputeType, Learner, LearnerConfig, MemoryNeed, StepMetrics};
 use proto::{RlSample, SftSample, StateGroup, WeightSnapshot, WeightVersion};
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::HashMap;
@@ -60,8 +60,11 @@ pub fn serve(arguments: &Serve) -> Result<()> {
     config.kl.coefficient = 0.0;
     let mut learner = Learner::new(&arguments.model, Device::Cpu, config)?;
     let spec = learner.decoder().spec();
-    let longest = work.longest(arguments.kind);
-    let need = MemoryNeed::of(spec, learner.config(), Device::Cpu, longest as u64, false);
+    let batch = BatchSize {
+        tokens: work.tokens() as u64,
+        longest: work.longest(arguments.kind) as u64,
+    };
+    let need = MemoryNeed::of(spec, learner.config(), Device::Cpu, batch, false);
     let ready = Answer {
         ready: true,
         values: [("estimated_bytes".to_owned(), need.total() as f64)].into(),

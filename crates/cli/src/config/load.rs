@@ -286,7 +286,8 @@ mod tests {
             (
                 TRAIN,
                 &["train.updates_per_batch=2"],
-                "`train.updates_per_batch`: must divide train.steps",
+                "`train.updates_per_batch`: must divide train.steps: every batch is trained on as often \
+                 as any other",
             ),
             (
                 TRAIN,

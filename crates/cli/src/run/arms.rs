@@ -133,8 +133,8 @@ async fn supervised(
     }
     let spec = model::spec_of(start)?;
     let longest = plan.samples.iter().map(|s| s.tokens.len()).max();
-    let longest = longest.unwrap_or_default() as u64;
-    let load = preflight::supervised_load(config, &run.machine, &spec, longest);
+    let batch = preflight::dialogues(plan.batch, longest.unwrap_or_default() as u64);
+    let load = preflight::supervised_load(config, &run.machine, &spec, batch);
     let learner = learner(run, arm, start, config, load).await?;
     let controller = Controller::start(FleetPlan {
         samplers: Vec::new(),

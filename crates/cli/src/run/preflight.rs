@@ -8,7 +8,7 @@ use crate::questions;
 use crate::usage::UsageError;
 use anyhow::Result;
 use control::phases::Phase;
-use learner::{LearnerConfig, LossKind, MemoryNeed};
+use learner::{BatchSize, Learner, LearnerConfig, LossKind, MemoryNeed};
 use model::DecoderSpec;
 
 /// The phases in which steps or answers are judged.
@@ -43,11 +43,22 @@ pub async fn all(config: &Config, due: &[Phase]) -> Result<Machine> {
     let spec = model::spec_of(&config.model.path)?;
     ChatTurns::load(&config.model.path, &config.prompt.system)?;
     contexts(config, &spec)?;
+    learners(config, &machine, &spec)?;
     memory(config, &machine, &spec, due)?;
     if due.iter().any(|phase| JUDGED.contains(phase)) {
         judges::probe(&config.judge).await?;
     }
     Ok(machine)
+}
+
+/// Every learner's names of frozen parameters and adapter to start from. Trained models have the
+/// start model's parameters.
+fn learners(config: &Config, machine: &Machine, spec: &DecoderSpec) -> Result<(), UsageError> {
+    for (section, learner) in config.learners() {
+        Learner::check(learner, spec, machine.device)
+            .map_err(|error| UsageError::new(format!("{section}: {error}")))?;
+    }
+    Ok(())
 }
 
 /// Every sequence that a phase makes must fit the model's context.
@@ -88,14 +99,16 @@ fn memory(config: &Config, machine: &Machine, spec: &DecoderSpec, due: &[Phase])
         false => Ok(()),
     };
     if let Some(warm) = &config.warm_start {
-        let load = supervised_load(&warm.learner, machine, spec, warm.max_tokens as u64);
+        let batch = dialogues(warm.batch, warm.max_tokens as u64);
+        let load = supervised_load(&warm.learner, machine, spec, batch);
         check(Phase::WarmStart, "warm start", load)?;
     }
     let rollouts = rollout_load(config, machine);
     check(Phase::Generate, "generation of trajectories", rollouts)?;
     if let Some(imitation) = &config.imitation {
         let longest = u64::from(config.rollout.max_context_tokens);
-        let load = supervised_load(&imitation.learner, machine, spec, longest);
+        let batch = dialogues(imitation.batch, longest);
+        let load = supervised_load(&imitation.learner, machine, spec, batch);
         check(Phase::Train, "imitation", load)?;
     }
     if let Some(train) = &config.train {
@@ -119,18 +132,26 @@ pub fn rollout_load(config: &Config, machine: &Machine) -> Load {
     }
 }
 
-/// What supervised steps hold on dialogues of up to `longest` tokens.
+/// Steps of `count` dialogues of up to `longest` tokens.
+pub fn dialogues(count: usize, longest: u64) -> BatchSize {
+    BatchSize {
+        tokens: (count as u64).saturating_mul(longest),
+        longest,
+    }
+}
+
+/// What supervised steps hold.
 pub fn supervised_load(
     learner: &LearnerConfig,
     machine: &Machine,
     spec: &DecoderSpec,
-    longest: u64,
+    batch: BatchSize,
 ) -> Load {
     Load {
         sampling: None,
         learning: Some(Learning {
             kind: learner.dtype.kind(machine.device),
-            need: MemoryNeed::of(spec, learner, machine.device, longest, false),
+            need: MemoryNeed::of(spec, learner, machine.device, batch, false),
         }),
     }
 }
@@ -144,8 +165,12 @@ pub fn policy_load(
 ) -> Load {
     let learner = &train.learner;
     let longest = u64::from(config.rollout.max_context_tokens) + u64::from(train.max_action_tokens);
-    let has_reference = learner.kl.coefficient > 0.0 || learner.loss.kind == LossKind::Dpo;
     let sequences = (train.states_per_step as u64).saturating_mul(train.actions_per_state.into());
+    let batch = BatchSize {
+        tokens: sequences.saturating_mul(longest),
+        longest,
+    };
+    let has_reference = learner.kl.coefficient > 0.0 || learner.loss.kind == LossKind::Dpo;
     Load {
         sampling: Some(Sampling {
             samplers: config.actors.samplers as u64,
@@ -155,7 +180,7 @@ pub fn policy_load(
         }),
         learning: Some(Learning {
             kind: learner.dtype.kind(machine.device),
-            need: MemoryNeed::of(spec, learner, machine.device, longest, has_reference),
+            need: MemoryNeed::of(spec, learner, machine.device, batch, has_reference),
         }),
     }
 }

@@ -3,8 +3,10 @@
 mod adapters;
 mod gradients;
 mod learning;
+mod losses;
 mod replicas;
 mod resume;
+mod separate;
 
 use crate::{Learner, LearnerConfig};
 use model::{Decoder, slots, spec_of};
