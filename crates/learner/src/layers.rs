@@ -250,8 +250,9 @@ fn carry_back(
     if !through && trained.is_empty() {
         return None;
     }
-    // The derivative of this product by `output` is `pull`; its value is of no account.
-    let carrier = output.reshape(-1).dot(&pull.reshape(-1));
+    // The derivative of this sum by `output` is `pull`; its value is of no account. (As a dot product
+    // it would run on one thread of a CPU.)
+    let carrier = (&output * pull).sum(output.kind());
     let mut leaves: Vec<&Tensor> = trained.iter().map(|trained| &trained.leaf).collect();
     if through {
         leaves.push(&input);
