@@ -3,7 +3,6 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Results go to stdout, everything
 //! else to stderr.
 
-mod allocator;
 mod args;
 mod config;
 mod console;
@@ -29,12 +28,17 @@ use config::Loaded;
 use folder::Reuse;
 use std::process::ExitCode;
 
+/// libtorch's buffers come from it too: it takes the place of the C library's allocator in the whole
+/// process. That one gives large buffers back to the system after each use and has every page of
+/// them faulted in anew; a step allocates gigabytes of such buffers (docs/performance.md). The
+/// settings are in `.cargo/config.toml`.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let args = Args::parse_from(args::with_settings(std::env::args_os()));
     logs::init(args.log.as_deref());
-    if matches!(args.command, Command::Run(_) | Command::Eval(_)) {
-        allocator::restart_with_settings();
-    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

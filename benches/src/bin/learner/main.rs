@@ -18,8 +18,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use work::{Size, Work};
 
-/// Keeps large buffers, as the program `swirl` does for itself; every program here gets it.
-const ALLOCATOR: (&str, &str) = (
+/// As in the program `swirl`.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Has glibc keep large buffers: makes the peers faster than they come.
+const PEER_ALLOCATOR: (&str, &str) = (
     "GLIBC_TUNABLES",
     "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592",
 );
@@ -87,6 +92,9 @@ struct Run {
     /// `benches/peers/learner.py`
     #[arg(long)]
     script: Option<PathBuf>,
+    /// Leave out our own policy steps on every sequence alone
+    #[arg(long)]
+    skip_unpacked: bool,
     /// Supervised steps only
     #[arg(long, conflicts_with = "skip_sft")]
     only_sft: bool,
@@ -139,7 +147,7 @@ impl Run {
         let file = folder.path().join("work.json");
         std::fs::write(&file, serde_json::to_vec(&work)?)?;
         let sequences: usize = work.states.iter().map(|s| s.actions.len()).sum();
-        let mean = work.tokens() as f64 / sequences as f64;
+        let mean = work.tokens(Kind::Packed) as f64 / sequences as f64;
         eprintln!(
             "{} trajectories, {} states, {sequences} states × actions of {mean:.0} tokens",
             work.dialogues.len(),
@@ -158,7 +166,11 @@ impl Run {
                 run: self,
                 file,
                 folder,
-                ours: &[("packed", Kind::Packed), ("unpacked", Kind::Unpacked)],
+                ours: if self.skip_unpacked {
+                    &[("packed", Kind::Packed)]
+                } else {
+                    &[("packed", Kind::Packed), ("unpacked", Kind::Unpacked)]
+                },
                 peer: ("trl", "grpo"),
             };
             let batches = in_batches(work.dialogues.len(), self.batch, |r| work.states_of(r));
@@ -232,7 +244,6 @@ impl Comparison<'_> {
             if f32 {
                 command.arg("--f32");
             }
-            command.env(ALLOCATOR.0, ALLOCATOR.1);
             programs.push(Program::start(name, command)?);
         }
         if let (Some(python), Some(script)) = (&run.python, &run.script) {
@@ -243,7 +254,7 @@ impl Comparison<'_> {
             command.args(["--threads", &run.threads.to_string()]);
             command.args(["--batch", &run.peer_batch.to_string()]);
             command.args(["--dtype", if f32 { "f32" } else { "bf16" }]);
-            command.env(ALLOCATOR.0, ALLOCATOR.1);
+            command.env(PEER_ALLOCATOR.0, PEER_ALLOCATOR.1);
             programs.push(Program::start(name, command)?);
         }
         Ok(programs)

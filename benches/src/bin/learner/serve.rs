@@ -61,7 +61,7 @@ pub fn serve(arguments: &Serve) -> Result<()> {
     let mut learner = Learner::new(&arguments.model, Device::Cpu, config)?;
     let spec = learner.decoder().spec();
     let batch = BatchSize {
-        tokens: work.tokens() as u64,
+        tokens: work.tokens(arguments.kind) as u64,
         longest: work.longest(arguments.kind) as u64,
     };
     let need = MemoryNeed::of(spec, learner.config(), Device::Cpu, batch, false);

@@ -125,12 +125,16 @@ impl Work {
         .unwrap_or(0)
     }
 
-    /// Tokens of the states' sequences one by one.
-    pub fn tokens(&self) -> usize {
-        self.states
-            .iter()
-            .flat_map(|s| s.actions.iter().map(|a| s.prompt.len() + a.len()))
-            .sum()
+    /// Tokens of all sequences one by one.
+    pub fn tokens(&self, kind: Kind) -> usize {
+        let of_state = |s: &State| -> usize {
+            let actions = s.actions.iter();
+            actions.map(|a| s.prompt.len() + a.len()).sum()
+        };
+        match kind {
+            Kind::Packed | Kind::Unpacked => self.states.iter().map(of_state).sum(),
+            Kind::Sft => self.dialogues.iter().map(Vec::len).sum(),
+        }
     }
 }
 
