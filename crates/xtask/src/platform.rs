@@ -39,7 +39,8 @@ pub fn has_nvidia_gpu() -> bool {
         || process::succeeds("nvidia-smi", &["--list-gpus"])
 }
 
-/// Checks the programs that provisioning and the build of libtorch's bindings need.
+/// Checks the programs that provisioning and the build of libtorch's bindings and of the
+/// allocator need.
 pub fn require_tools() -> Result<()> {
     if !process::succeeds("python3", &["-m", "pip", "--version"]) {
         bail!(
@@ -50,6 +51,10 @@ pub fn require_tools() -> Result<()> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
     if !process::succeeds(&compiler, &["--version"]) {
         bail!("a C++ compiler is needed and `{compiler}` does not run: install g++, or set CXX");
+    }
+    let make = std::env::var("MAKE").unwrap_or_else(|_| "make".to_owned());
+    if !process::succeeds(&make, &["--version"]) {
+        bail!("the allocator is built with make and `{make}` does not run: install make");
     }
     Ok(())
 }
