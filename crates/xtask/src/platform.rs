@@ -52,9 +52,8 @@ pub fn require_tools() -> Result<()> {
     if !process::succeeds(&compiler, &["--version"]) {
         bail!("a C++ compiler is needed and `{compiler}` does not run: install g++, or set CXX");
     }
-    let make = std::env::var("MAKE").unwrap_or_else(|_| "make".to_owned());
-    if !process::succeeds(&make, &["--version"]) {
-        bail!("the allocator is built with make and `{make}` does not run: install make");
+    if !process::succeeds("make", &["--version"]) {
+        bail!("the allocator is built with `make`, which does not run: install make");
     }
     Ok(())
 }

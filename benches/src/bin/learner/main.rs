@@ -93,7 +93,7 @@ struct Run {
     #[arg(long)]
     script: Option<PathBuf>,
     /// Leave out our own policy steps on every sequence alone
-    #[arg(long)]
+    #[arg(long, conflicts_with = "only_sft")]
     skip_unpacked: bool,
     /// Supervised steps only
     #[arg(long, conflicts_with = "skip_sft")]
