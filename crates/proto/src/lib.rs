@@ -6,6 +6,7 @@
 pub mod codec;
 pub mod generation;
 pub mod ids;
+pub mod node;
 pub mod question;
 pub mod training;
 pub mod trajectory;
@@ -14,6 +15,7 @@ pub mod weights;
 
 pub use generation::{Completion, FinishReason, GenerateRequest, SamplingParams};
 pub use ids::{ItemId, QuestionId, RunId, WeightVersion};
+pub use node::{Identity, NodeName, Role};
 pub use question::{Question, ReferenceStep};
 pub use training::{RlSample, SftSample, StateGroup};
 pub use trajectory::{

@@ -1,0 +1,7 @@
+//! Bytes between nodes.
+//!
+//! Knows nothing about what the bytes mean, about actors, or about tensors.
+
+mod lane;
+
+pub use lane::Lane;
