@@ -1,0 +1,526 @@
+//! A network in memory, with rules for what goes wrong on it. For tests and simulations: time is
+//! tokio's, which a test pauses, and every choice follows from a seed.
+//!
+//! Frames of links (lanes [`Lane::Control`] and [`Lane::Data`]) meet the rules one by one: they are
+//! delayed, dropped, duplicated or overtaken, as [`Rules`] say. No real stream does that; a protocol
+//! that bears it bears what real ones do. Other lanes are delayed and cut only.
+
+use crate::Lane;
+use crate::connection::{Connection, Duplex, Incoming, Outgoing};
+use crate::frame::{self, Decoder};
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use proto::{Identity, NodeName};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+
+/// Bytes on their way in one direction of a stream; who sends more waits.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// What happens to a frame between two nodes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rules {
+    /// Shortest time on the way.
+    pub delay: Duration,
+    /// Up to so much is added, drawn anew for each frame.
+    pub jitter: Duration,
+    /// Probability that a frame never arrives.
+    pub drop: f64,
+    /// Probability that it arrives twice.
+    pub duplicate: f64,
+    /// Whether a frame with less delay may overtake one with more.
+    pub reorder: bool,
+}
+
+impl Default for Rules {
+    /// Nothing goes wrong.
+    fn default() -> Self {
+        Self {
+            delay: Duration::from_micros(100),
+            jitter: Duration::ZERO,
+            drop: 0.0,
+            duplicate: 0.0,
+            reorder: false,
+        }
+    }
+}
+
+/// A network. Clones are the same network.
+#[derive(Clone)]
+pub struct Network(Arc<Mutex<State>>);
+
+struct State {
+    rng: ChaCha8Rng,
+    rules: Rules,
+    /// Added to whatever goes to or from a node.
+    slowed: BTreeMap<NodeName, Duration>,
+    /// Nodes that hear nobody and are heard by nobody.
+    cut: BTreeSet<NodeName>,
+    /// After so long a cut, connections are closed, as those with keep-alives are.
+    idle: Duration,
+    listeners: BTreeMap<NodeName, Listening>,
+    connections: Vec<Weak<Ends>>,
+}
+
+struct Listening {
+    identity: Identity,
+    accepted: mpsc::UnboundedSender<Arc<dyn Connection>>,
+}
+
+/// Where a node's connections arrive.
+pub struct Listener {
+    network: Network,
+    name: NodeName,
+    accepted: mpsc::UnboundedReceiver<Arc<dyn Connection>>,
+}
+
+impl Listener {
+    /// The next connection.
+    pub async fn accept(&mut self) -> Option<Arc<dyn Connection>> {
+        self.accepted.recv().await
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.network.lock().listeners.remove(&self.name);
+    }
+}
+
+impl Network {
+    /// A network on which connections are closed after being cut for `idle`.
+    pub fn new(seed: u64, rules: Rules, idle: Duration) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            rules,
+            slowed: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            idle,
+            listeners: BTreeMap::new(),
+            connections: Vec::new(),
+        })))
+    }
+
+    /// Takes connections for a node. One of the same name takes its place.
+    pub fn listen(&self, identity: Identity) -> Listener {
+        let (sender, accepted) = mpsc::unbounded_channel();
+        let name = identity.name.clone();
+        let listening = Listening {
+            identity,
+            accepted: sender,
+        };
+        self.lock().listeners.insert(name.clone(), listening);
+        Listener {
+            network: self.clone(),
+            name,
+            accepted,
+        }
+    }
+
+    /// Connects a node to another.
+    ///
+    /// # Errors
+    /// When that one takes no connections, or one of the two is cut off.
+    pub async fn dial(
+        &self,
+        from: Identity,
+        to: &NodeName,
+        lane: Lane,
+    ) -> io::Result<Arc<dyn Connection>> {
+        let (delay, idle) = {
+            let mut state = self.lock();
+            let names = [&from.name, to];
+            let is_cut = names.iter().any(|name| state.cut.contains(*name));
+            let delay = state.delay(&from.name, to);
+            let idle = state.idle;
+            (if is_cut { None } else { Some(2 * delay) }, idle)
+        };
+        let Some(delay) = delay else {
+            tokio::time::sleep(idle).await;
+            return Err(fault(io::ErrorKind::TimedOut, "timed out"));
+        };
+        tokio::time::sleep(delay).await;
+        let mut state = self.lock();
+        let unreachable = || fault(io::ErrorKind::ConnectionRefused, "nobody listens there");
+        let listening = state.listeners.get(to).ok_or_else(unreachable)?;
+        let (theirs, accepted) = (listening.identity.clone(), listening.accepted.clone());
+        let ends = Arc::new(Ends {
+            network: self.clone(),
+            names: [from.name.clone(), theirs.name.clone()],
+            lane,
+            closed: Mutex::new(None),
+            changed: Notify::new(),
+        });
+        state.connections.retain(|ends| ends.strong_count() > 0);
+        state.connections.push(Arc::downgrade(&ends));
+        drop(state);
+        let ([to_b, to_a], [at_b, at_a]) = {
+            let (to_b, at_b) = mpsc::unbounded_channel();
+            let (to_a, at_a) = mpsc::unbounded_channel();
+            ([to_b, to_a], [at_b, at_a])
+        };
+        let end = |side, peer, opened, arriving| -> Arc<dyn Connection> {
+            Arc::new(End {
+                ends: ends.clone(),
+                side,
+                peer,
+                opened,
+                arriving: tokio::sync::Mutex::new(arriving),
+            })
+        };
+        let here = end(0, theirs, to_b, at_a);
+        let there = end(1, from, to_a, at_b);
+        accepted.send(there).map_err(|_| unreachable())?;
+        Ok(here)
+    }
+
+    /// Changes the rules for whatever is sent from now on.
+    pub fn set_rules(&self, rules: Rules) {
+        self.lock().rules = rules;
+    }
+
+    /// Slows a node's traffic down by so much each way; zero ends it.
+    pub fn slow(&self, node: &NodeName, by: Duration) {
+        self.lock().slowed.insert(node.clone(), by);
+    }
+
+    /// Cuts a node off: what is sent to or from it is lost, and its connections are closed after a
+    /// while, unless they are mended before.
+    pub fn cut(&self, node: &NodeName) {
+        let mut state = self.lock();
+        state.cut.insert(node.clone());
+        let idle = state.idle;
+        drop(state);
+        let (network, node) = (self.clone(), node.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(idle).await;
+            if network.lock().cut.contains(&node) {
+                network.end_all(&node, "timed out");
+            }
+        });
+    }
+
+    /// Ends a cut.
+    pub fn mend(&self, node: &NodeName) {
+        self.lock().cut.remove(node);
+    }
+
+    /// Ends every connection of a node at once, as the death of its process does where a reset is
+    /// received.
+    pub fn end_all(&self, node: &NodeName, reason: &str) {
+        let connections = self.lock().connections.clone();
+        for ends in connections.iter().filter_map(Weak::upgrade) {
+            if ends.names.contains(node) {
+                ends.close(reason);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no holder panics")
+    }
+}
+
+impl State {
+    fn delay(&mut self, from: &NodeName, to: &NodeName) -> Duration {
+        let jitter = self.rules.jitter.mul_f64(self.rng.random::<f64>());
+        let slowed = [from, to].map(|node| self.slowed.get(node).copied().unwrap_or_default());
+        self.rules.delay + jitter + slowed[0] + slowed[1]
+    }
+
+    /// The delays with which copies of a frame arrive.
+    fn fate(&mut self, from: &NodeName, to: &NodeName, is_frame: bool) -> Vec<Duration> {
+        if self.cut.contains(from) || self.cut.contains(to) {
+            return Vec::new();
+        }
+        let draw = |rng: &mut ChaCha8Rng, p: f64| p > 0.0 && rng.random::<f64>() < p;
+        if is_frame && draw(&mut self.rng, self.rules.drop) {
+            return Vec::new();
+        }
+        let copies = if is_frame && draw(&mut self.rng, self.rules.duplicate) {
+            2
+        } else {
+            1
+        };
+        (0..copies).map(|_| self.delay(from, to)).collect()
+    }
+}
+
+fn fault(kind: io::ErrorKind, reason: &str) -> io::Error {
+    io::Error::new(kind, reason.to_owned())
+}
+
+/// What both ends of a connection share.
+struct Ends {
+    network: Network,
+    names: [NodeName; 2],
+    lane: Lane,
+    closed: Mutex<Option<String>>,
+    changed: Notify,
+}
+
+impl Ends {
+    fn close(&self, reason: &str) {
+        let mut closed = self.closed.lock().expect("no holder panics");
+        closed.get_or_insert_with(|| reason.to_owned());
+        drop(closed);
+        self.changed.notify_waiters();
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match &*self.closed.lock().expect("no holder panics") {
+            Some(reason) => Err(fault(io::ErrorKind::ConnectionAborted, reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for `ready`, or for the end of the connection.
+    async fn wait<T>(&self, ready: impl Future<Output = T>) -> io::Result<T> {
+        let mut ready = std::pin::pin!(ready);
+        loop {
+            let changed = self.changed.notified();
+            self.check()?;
+            tokio::select! {
+                biased;
+                value = &mut ready => return Ok(value),
+                () = changed => {}
+            }
+        }
+    }
+}
+
+struct End {
+    ends: Arc<Ends>,
+    side: usize,
+    peer: Identity,
+    opened: mpsc::UnboundedSender<Duplex>,
+    arriving: tokio::sync::Mutex<mpsc::UnboundedReceiver<Duplex>>,
+}
+
+#[async_trait]
+impl Connection for End {
+    fn peer(&self) -> &Identity {
+        &self.peer
+    }
+
+    fn lane(&self) -> Lane {
+        self.ends.lane
+    }
+
+    async fn open(&self) -> io::Result<Duplex> {
+        self.ends.check()?;
+        let (there, here) = (1 - self.side, self.side);
+        let (outgoing, at_peer) = pipe(&self.ends, here);
+        let (from_peer, incoming) = pipe(&self.ends, there);
+        let duplex = |outgoing: Sender, incoming: Receiver| Duplex {
+            outgoing: Box::new(outgoing),
+            incoming: Box::new(incoming),
+        };
+        let sent = self.opened.send(duplex(from_peer, at_peer));
+        sent.map_err(|_| fault(io::ErrorKind::ConnectionAborted, "the peer is gone"))?;
+        Ok(duplex(outgoing, incoming))
+    }
+
+    async fn accept(&self) -> io::Result<Duplex> {
+        let mut arriving = self.arriving.lock().await;
+        let next = self.ends.wait(arriving.recv()).await?;
+        next.ok_or_else(|| fault(io::ErrorKind::ConnectionAborted, "the peer is gone"))
+    }
+
+    fn close(&self, reason: &str) {
+        self.ends.close(reason);
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.ends.close("the peer is gone");
+    }
+}
+
+/// One direction of a stream.
+struct Pipe {
+    ends: Arc<Ends>,
+    /// Which side sends.
+    from: usize,
+    state: Mutex<PipeState>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct PipeState {
+    /// What is on its way: when it arrives, and which it is.
+    due: BinaryHeap<Reverse<(Instant, u64)>>,
+    bytes: BTreeMap<u64, Option<Bytes>>,
+    next: u64,
+    on_the_way: usize,
+    /// Nothing arrives before it, unless frames may overtake each other.
+    latest: Option<Instant>,
+    is_deserted: bool,
+}
+
+fn pipe(ends: &Arc<Ends>, from: usize) -> (Sender, Receiver) {
+    let pipe = Arc::new(Pipe {
+        ends: ends.clone(),
+        from,
+        state: Mutex::default(),
+        changed: Notify::new(),
+    });
+    let sender = Sender {
+        pipe: pipe.clone(),
+        decoder: Decoder::new(usize::MAX),
+        is_finished: false,
+    };
+    (sender, Receiver { pipe })
+}
+
+impl Pipe {
+    fn lock(&self) -> MutexGuard<'_, PipeState> {
+        self.state.lock().expect("no holder panics")
+    }
+
+    /// Puts a piece on its way; `None` is the end of the stream.
+    fn put(&self, piece: Option<Bytes>, is_frame: bool) {
+        let (from, to) = (&self.ends.names[self.from], &self.ends.names[1 - self.from]);
+        let mut network = self.ends.network.lock();
+        let reorder = is_frame && network.rules.reorder;
+        let fate = network.fate(from, to, is_frame);
+        drop(network);
+        let now = Instant::now();
+        let mut state = self.lock();
+        for delay in fate {
+            let mut at = now + delay;
+            if !reorder {
+                at = state.latest.map_or(at, |latest| latest.max(at));
+                state.latest = Some(at);
+            }
+            let number = state.next;
+            state.next += 1;
+            state.on_the_way += piece.as_ref().map_or(0, Bytes::len);
+            state.due.push(Reverse((at, number)));
+            state.bytes.insert(number, piece.clone());
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    async fn room(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.lock().on_the_way < WINDOW_BYTES {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    async fn arrived(&self) -> Option<Bytes> {
+        loop {
+            let changed = self.changed.notified();
+            let due = {
+                let mut state = self.lock();
+                match state.due.peek() {
+                    Some(&Reverse((at, number))) if at <= Instant::now() => {
+                        state.due.pop();
+                        let piece = state.bytes.remove(&number).flatten();
+                        state.on_the_way -= piece.as_ref().map_or(0, Bytes::len);
+                        drop(state);
+                        self.changed.notify_waiters();
+                        return piece;
+                    }
+                    Some(&Reverse((at, _))) => Some(at),
+                    None if state.is_deserted => return None,
+                    None => None,
+                }
+            };
+            match due {
+                Some(at) => tokio::select! {
+                    biased;
+                    () = tokio::time::sleep_until(at) => {}
+                    () = changed => {}
+                },
+                None => changed.await,
+            }
+        }
+    }
+}
+
+struct Sender {
+    pipe: Arc<Pipe>,
+    decoder: Decoder,
+    is_finished: bool,
+}
+
+#[async_trait]
+impl Outgoing for Sender {
+    async fn send(&mut self, bytes: Bytes) -> io::Result<()> {
+        let pipe = self.pipe.clone();
+        pipe.ends.wait(pipe.room()).await?;
+        if !matches!(pipe.ends.lane, Lane::Control | Lane::Data) {
+            pipe.put(Some(bytes), false);
+            return Ok(());
+        }
+        self.decoder.push(bytes.clone());
+        loop {
+            match self.decoder.next() {
+                Ok(Some(frame)) => {
+                    let mut piece = BytesMut::new();
+                    // What was decoded can be encoded.
+                    let _ = frame::encode(frame.header, &frame.body, &mut piece);
+                    pipe.put(Some(piece.freeze()), true);
+                }
+                Ok(None) => return Ok(()),
+                // A test that sends no frames: it arrives as it is.
+                Err(_) => {
+                    self.decoder = Decoder::new(usize::MAX);
+                    pipe.put(Some(bytes), false);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn finish(&mut self) -> io::Result<()> {
+        self.is_finished = true;
+        self.pipe.put(None, false);
+        let pipe = self.pipe.clone();
+        pipe.ends.wait(async {
+            loop {
+                let changed = pipe.changed.notified();
+                if pipe.lock().due.is_empty() {
+                    return;
+                }
+                changed.await;
+            }
+        })
+        .await
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            self.pipe.lock().is_deserted = true;
+            self.pipe.changed.notify_waiters();
+        }
+    }
+}
+
+struct Receiver {
+    pipe: Arc<Pipe>,
+}
+
+#[async_trait]
+impl Incoming for Receiver {
+    async fn receive(&mut self) -> io::Result<Option<Bytes>> {
+        let pipe = self.pipe.clone();
+        pipe.ends.wait(pipe.arrived()).await
+    }
+}
