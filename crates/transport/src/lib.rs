@@ -2,6 +2,7 @@
 //!
 //! Knows nothing about what the bytes mean, about actors, or about tensors.
 
+pub mod certs;
 mod lane;
 
 pub use lane::Lane;
