@@ -4,5 +4,6 @@
 
 pub mod certs;
 mod lane;
+pub mod tls;
 
 pub use lane::Lane;

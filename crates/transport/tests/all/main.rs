@@ -1,0 +1,8 @@
+//! `transport` from outside: real files, and real endpoints on the loopback.
+
+#[cfg(test)]
+mod certs;
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod handshake;
