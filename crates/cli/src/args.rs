@@ -1,8 +1,10 @@
 //! The command line.
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use proto::{NodeName, Role};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use transport::certs::Validity;
 
 /// Step-wise reinforcement learning for language models that use tools.
 #[derive(Debug, Parser)]
@@ -29,6 +31,9 @@ pub enum Command {
     /// Import and describe models.
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Make and renew the certificates of a cluster's nodes.
+    #[command(subcommand)]
+    Certs(CertsCommand),
     /// Check this machine and say what to do about each problem.
     Doctor(DoctorArgs),
 }
@@ -147,6 +152,57 @@ pub enum ModelCommand {
     Info {
         /// A Hugging Face directory.
         dir: PathBuf,
+    },
+}
+
+/// `swirl certs …`
+#[derive(Debug, Subcommand)]
+pub enum CertsCommand {
+    /// Make a certificate authority of the run's own.
+    Init {
+        /// Its folder.
+        #[arg(long, value_name = "DIR", default_value = "certs")]
+        dir: PathBuf,
+    },
+    /// Make a node's certificate.
+    Issue {
+        /// The node's name: lower-case letters, digits and hyphens.
+        node: NodeName,
+        /// What the node may do: controller, sampler, tool, judge, learner; several with commas.
+        #[arg(
+            long = "role",
+            required = true,
+            value_delimiter = ',',
+            value_name = "ROLE"
+        )]
+        roles: Vec<Role>,
+        /// The authority's folder.
+        #[arg(long, value_name = "DIR", default_value = "certs")]
+        dir: PathBuf,
+        /// How long the certificate is valid, at most as long as the authority.
+        #[arg(
+            long,
+            value_name = "N",
+            default_value_t = Validity::NODE_DAYS,
+            value_parser = clap::value_parser!(u16).range(1..)
+        )]
+        days: u16,
+    },
+    /// Replace a node's certificate and key by new ones with the same name and roles.
+    Renew {
+        /// The node's name.
+        node: NodeName,
+        /// The authority's folder.
+        #[arg(long, value_name = "DIR", default_value = "certs")]
+        dir: PathBuf,
+        /// How long the certificate is valid, at most as long as the authority.
+        #[arg(
+            long,
+            value_name = "N",
+            default_value_t = Validity::NODE_DAYS,
+            value_parser = clap::value_parser!(u16).range(1..)
+        )]
+        days: u16,
     },
 }
 

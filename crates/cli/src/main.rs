@@ -4,6 +4,7 @@
 //! else to stderr.
 
 mod args;
+mod certs_commands;
 mod config;
 mod console;
 mod data_commands;
@@ -79,6 +80,7 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Eval(eval) => eval_command::run(eval).await,
         Command::Data(data) => data_commands::run(data),
         Command::Model(model) => model_commands::run(model),
+        Command::Certs(certs) => certs_commands::run(certs),
         Command::Doctor(doctor) => doctor::run(&doctor),
     }
 }

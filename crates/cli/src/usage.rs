@@ -45,6 +45,9 @@ fn is_usage(cause: &(dyn Error + 'static)) -> bool {
         || cause
             .downcast_ref::<learner::LearnerError>()
             .is_some_and(is_learner_setting)
+        || cause
+            .downcast_ref::<transport::certs::CertError>()
+            .is_some_and(is_certs_request)
 }
 
 /// What a learner refuses of its settings; the rest are files that cannot be read.
@@ -53,6 +56,19 @@ fn is_learner_setting(error: &learner::LearnerError) -> bool {
     matches!(
         error,
         E::Config(_) | E::Freeze(..) | E::AllFrozen | E::NotRepeatable
+    )
+}
+
+/// Another `swirl certs` command is what helps; the rest are files that are not as they should be.
+fn is_certs_request(error: &transport::certs::CertError) -> bool {
+    use transport::certs::CertError as E;
+    matches!(
+        error,
+        E::AuthorityExists { .. }
+            | E::NoAuthority { .. }
+            | E::NodeExists { .. }
+            | E::NoNode { .. }
+            | E::NoRoles
     )
 }
 

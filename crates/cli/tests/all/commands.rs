@@ -203,6 +203,42 @@ fn a_dry_run_prints_what_a_run_would_take() {
 }
 
 #[test]
+fn certificates_are_made_once_and_renewed() {
+    let dir = tempfile::tempdir().unwrap();
+    let issue = ["certs", "issue", "gpu-1", "--role", "sampler,tool"];
+    let renew = ["certs", "renew", "gpu-1", "--days", "5"];
+    refuses(dir.path(), &issue, 2, "`swirl certs init`");
+    succeeds(dir.path(), &["certs", "init"]);
+    refuses(dir.path(), &["certs", "init"], 2, "is there already");
+    refuses(dir.path(), &renew, 2, "`swirl certs issue`");
+
+    let out = output(dir.path(), &issue);
+    let said = stderr(&out);
+    assert!(out.status.success(), "{said}");
+    for part in ["certs/gpu-1", "gpu-1 (sampler, tool)", "valid until 20"] {
+        assert!(said.contains(part), "{part} is missing in {said}");
+    }
+    refuses(dir.path(), &issue, 2, "`swirl certs renew gpu-1`");
+
+    let certificate = dir.path().join("certs/gpu-1/cert.pem");
+    let before = std::fs::read(&certificate).unwrap();
+    succeeds(dir.path(), &renew);
+    assert_ne!(std::fs::read(&certificate).unwrap(), before);
+
+    for (wrong, says) in [
+        (&["certs", "issue", "b", "--role", "king"][..], "is no role"),
+        (
+            &["certs", "issue", "B", "--role", "tool"],
+            "no name for a node",
+        ),
+        (&["certs", "issue", "b"], "--role"),
+        (&["certs", "renew", "gpu-1", "--days", "0"], "--days"),
+    ] {
+        refuses(dir.path(), wrong, 2, says);
+    }
+}
+
+#[test]
 fn doctor_finds_something_about_every_part() {
     let dir = tempfile::tempdir().unwrap();
     let out = output(dir.path(), &["doctor", "--json"]);

@@ -1,0 +1,10 @@
+//! `transport` from outside: real files, and real endpoints on the loopback.
+
+#[cfg(test)]
+mod certs;
+#[cfg(test)]
+mod endpoint;
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod handshake;
