@@ -1,12 +1,16 @@
 //! The supervisor of every other actor, and the one who hands out rollout work.
 
+use crate::cluster::Arrival;
 use crate::fleet::{Fleet, FleetPlan, RestartCounts};
-use crate::pool::Pool;
-use crate::rollouts::{Job, Outcome, RolloutError, RolloutPlan, RolloutReport};
-use crate::workers::{Judge, Learner, Sampler, ToolExecutor};
+use crate::pool::{Home, Pool};
+use crate::remote::{RemoteJudge, RemoteLearner, RemoteSampler, RemoteTool};
+use crate::rollouts::{ItemResult, Job, Outcome, RolloutError, RolloutPlan, RolloutReport};
+use crate::workers::{Judge, Learner, Sampler, SamplerMessage, ToolExecutor};
 use control::ledger::LeaseToken;
-use proto::Trajectory;
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use proto::Role;
+use ractor::{
+    Actor, ActorCell, ActorProcessingErr, ActorRef, Message, RpcReplyPort, SupervisionEvent,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -30,13 +34,15 @@ pub(crate) enum ControllerMessage {
     ItemEnded {
         job: u64,
         token: LeaseToken,
-        result: Result<Box<Trajectory>, String>,
+        result: ItemResult,
     },
     Written {
         job: u64,
         /// The store, and how many trajectories were written. A store that failed is closed.
         result: Result<(Box<TrajectoryStore>, u64), String>,
     },
+    /// An engine of another node is ready.
+    Arrived(Arrival),
     Tick,
 }
 
@@ -90,9 +96,16 @@ impl Controller {
 
     /// Stops every actor and waits for the last of them.
     pub async fn stop(self) {
-        self.actor.stop(None);
+        self.end().await;
         if let Err(error) = self.ended.await {
             tracing::warn!(%error, "The controller ended with a panic.");
+        }
+    }
+
+    /// The same through a shared handle.
+    pub(crate) async fn end(&self) {
+        if let Err(error) = self.actor.stop_and_wait(None, Some(2 * STOP_LIMIT)).await {
+            tracing::warn!(%error, "The controller did not end in time.");
         }
     }
 }
@@ -125,6 +138,9 @@ impl Actor for Supervisor {
         plan: FleetPlan,
     ) -> Result<State, ActorProcessingErr> {
         let fleet = start_fleet(&plan, &myself.get_cell()).await?;
+        if let Some(engagement) = &plan.elsewhere {
+            engagement.begin(myself.clone());
+        }
         myself.send_interval(TICK, || ControllerMessage::Tick);
         Ok(State {
             plan,
@@ -165,6 +181,9 @@ impl Actor for Supervisor {
                     job.written(result);
                 }
             }
+            ControllerMessage::Arrived(arrival) => {
+                take_in(&state.fleet, arrival, &myself.get_cell()).await?;
+            }
             ControllerMessage::Tick => {
                 if let Some(job) = &mut state.job {
                     job.expire();
@@ -182,8 +201,11 @@ impl Actor for Supervisor {
     async fn post_stop(
         &self,
         myself: ActorRef<Self::Msg>,
-        _: &mut State,
+        state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        if let Some(engagement) = &state.plan.elsewhere {
+            engagement.end();
+        }
         // Engines hold gigabytes: what starts next must not find them still there.
         let children = myself.get_cell();
         children
@@ -212,92 +234,145 @@ impl Actor for Supervisor {
 }
 
 async fn start_fleet(plan: &FleetPlan, me: &ActorCell) -> Result<Fleet, ActorProcessingErr> {
-    let mut samplers = Vec::new();
-    for engine in &plan.samplers {
-        samplers.push(
-            Actor::spawn_linked(None, Sampler, engine.clone(), me.clone())
-                .await?
-                .0,
-        );
-    }
-    let mut tools = Vec::new();
-    for _ in 0..plan.tool_executors.max(1) {
-        let registry = plan.registry.clone();
-        tools.push(
-            Actor::spawn_linked(None, ToolExecutor, registry, me.clone())
-                .await?
-                .0,
-        );
-    }
-    let mut judges = Vec::new();
-    for _ in 0..plan.judge_actors.max(1) {
-        let set = plan.judges.clone();
-        judges.push(Actor::spawn_linked(None, Judge, set, me.clone()).await?.0);
-    }
-    let learner = match &plan.learner {
-        Some(engine) => {
-            let actor = Actor::spawn_linked(None, Learner, engine.clone(), me.clone())
-                .await?
-                .0;
-            Some(Pool::new("learner", LEARNER_TRIES, vec![actor]))
-        }
-        None => None,
-    };
-    Ok(Fleet {
-        samplers: Pool::new("sampler", SERVICE_TRIES, samplers),
-        tools: Pool::new("tool executor", SERVICE_TRIES, tools),
-        judges: Pool::new("judge", SERVICE_TRIES, judges),
-        learner,
+    let elsewhere = plan.elsewhere.as_ref();
+    let comes = |role| elsewhere.is_some_and(|engagement| engagement.roles().contains(&role));
+    let fleet = Fleet {
+        samplers: Pool::new("sampler", SERVICE_TRIES, comes(Role::Sampler)),
+        tools: Pool::new("tool executor", SERVICE_TRIES, comes(Role::Tool)),
+        judges: Pool::new("judge", SERVICE_TRIES, comes(Role::Judge)),
+        learner: Pool::new("learner", LEARNER_TRIES, comes(Role::Learner)),
         restarts: Arc::new(RestartCounts::default()),
-    })
+        published: Arc::default(),
+        epoch: Arc::default(),
+    };
+    for engine in &plan.samplers {
+        start(&fleet.samplers, Sampler, engine.clone(), me).await?;
+    }
+    if let Some(registry) = &plan.registry {
+        for _ in 0..plan.tool_executors.max(1) {
+            start(&fleet.tools, ToolExecutor, registry.clone(), me).await?;
+        }
+    }
+    if let Some(judges) = &plan.judges {
+        for _ in 0..plan.judge_actors.max(1) {
+            start(&fleet.judges, Judge, judges.clone(), me).await?;
+        }
+    }
+    if let Some(engine) = &plan.learner {
+        start(&fleet.learner, Learner, engine.clone(), me).await?;
+    }
+    Ok(fleet)
 }
 
-/// Starts a new actor in the place of one that ended (AC-1).
+/// Starts an actor of this process.
+async fn start<A: Actor>(
+    pool: &Pool<A::Msg>,
+    actor: A,
+    engine: A::Arguments,
+    me: &ActorCell,
+) -> Result<(), ActorProcessingErr> {
+    let (actor, _) = Actor::spawn_linked(None, actor, engine, me.clone()).await?;
+    pool.insert(actor, Home::Here);
+    Ok(())
+}
+
+/// Starts the actor that stands for an engine on another node.
+async fn take_in(fleet: &Fleet, arrival: Arrival, me: &ActorCell) -> Result<(), ActorProcessingErr> {
+    let Arrival {
+        role,
+        engine,
+        epoch,
+    } = arrival;
+    tracing::info!(role = %role, node = %engine.node(), "An engine of another node joins.");
+    match role {
+        Role::Sampler => {
+            let (actor, _) =
+                Actor::spawn_linked(None, RemoteSampler, engine, me.clone()).await?;
+            tokio::spawn(catch_up(fleet.clone(), actor));
+        }
+        Role::Tool => {
+            let (actor, _) = Actor::spawn_linked(None, RemoteTool, engine, me.clone()).await?;
+            fleet.tools.insert(actor, Home::Elsewhere);
+        }
+        Role::Judge => {
+            let (actor, _) = Actor::spawn_linked(None, RemoteJudge, engine, me.clone()).await?;
+            fleet.judges.insert(actor, Home::Elsewhere);
+        }
+        Role::Learner => {
+            let (actor, _) =
+                Actor::spawn_linked(None, RemoteLearner, engine, me.clone()).await?;
+            fleet.epoch.store(epoch, Ordering::SeqCst);
+            fleet.learner.insert(actor, Home::Elsewhere);
+        }
+        Role::Controller => {}
+    }
+    Ok(())
+}
+
+/// Gives a sampler the weights that the others serve, before anything is asked of it.
+async fn catch_up(fleet: Fleet, sampler: ActorRef<SamplerMessage>) {
+    let published = fleet.published.lock().await;
+    if let Some(weights) = &*published {
+        let publish = |port| SamplerMessage::Publish(weights.clone(), port);
+        let reason = match ractor::call!(sampler, publish) {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(reason) = reason {
+            tracing::warn!(reason, "A sampler that joined cannot serve the present weights.");
+            sampler.stop(None);
+            return;
+        }
+    }
+    fleet.samplers.insert(sampler, Home::Elsewhere);
+}
+
+/// Starts a new actor in the place of one of this process that ended (AC-1). One that stood for
+/// another node leaves the pool.
 async fn restart(
     state: &State,
     who: &ActorCell,
     reason: &str,
     me: &ActorCell,
 ) -> Result<(), ActorProcessingErr> {
-    let (plan, fleet, id) = (&state.plan, &state.fleet, who.get_id());
-    let note = |role: &str, count: &AtomicU64| {
-        count.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(role, reason, "An actor ended and is started again.");
+    let (plan, fleet) = (&state.plan, &state.fleet);
+    let counts = &fleet.restarts;
+    // Members of this process came first: a number is the index of the engine.
+    let sampler = |id: u32| plan.samplers.get(id as usize).cloned();
+    renew(&fleet.samplers, &counts.samplers, who, reason, me, Sampler, sampler).await?;
+    let registry = |_| plan.registry.clone();
+    renew(&fleet.tools, &counts.tools, who, reason, me, ToolExecutor, registry).await?;
+    let judges = |_| plan.judges.clone();
+    renew(&fleet.judges, &counts.judges, who, reason, me, Judge, judges).await?;
+    let learner = |_| plan.learner.clone();
+    renew(&fleet.learner, &counts.learner, who, reason, me, Learner, learner).await
+}
+
+async fn renew<A: Actor>(
+    pool: &Pool<A::Msg>,
+    count: &AtomicU64,
+    who: &ActorCell,
+    reason: &str,
+    me: &ActorCell,
+    actor: A,
+    engine: impl FnOnce(u32) -> Option<A::Arguments>,
+) -> Result<(), ActorProcessingErr>
+where
+    A::Msg: Message,
+{
+    let Some(id) = pool.id_of(who.get_id()) else {
+        return Ok(());
     };
-    if let Some(slot) = fleet.samplers.slot_of(id) {
-        note("sampler", &fleet.restarts.samplers);
-        let engine = plan.samplers[slot].clone();
-        fleet.samplers.replace(
-            slot,
-            Actor::spawn_linked(None, Sampler, engine, me.clone())
-                .await?
-                .0,
-        );
-    } else if let Some(slot) = fleet.tools.slot_of(id) {
-        note("tool", &fleet.restarts.tools);
-        let registry = plan.registry.clone();
-        let actor = Actor::spawn_linked(None, ToolExecutor, registry, me.clone())
-            .await?
-            .0;
-        fleet.tools.replace(slot, actor);
-    } else if let Some(slot) = fleet.judges.slot_of(id) {
-        note("judge", &fleet.restarts.judges);
-        let set = plan.judges.clone();
-        fleet.judges.replace(
-            slot,
-            Actor::spawn_linked(None, Judge, set, me.clone()).await?.0,
-        );
-    } else if let (Some(pool), Some(engine)) = (&fleet.learner, &plan.learner)
-        && let Some(slot) = pool.slot_of(id)
-    {
-        note("learner", &fleet.restarts.learner);
-        let engine = engine.clone();
-        pool.replace(
-            slot,
-            Actor::spawn_linked(None, Learner, engine, me.clone())
-                .await?
-                .0,
-        );
+    if pool.home(id) != Some(Home::Here) {
+        pool.remove(id);
+        return Ok(());
+    }
+    if let Some(engine) = engine(id.0) {
+        count.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(reason, "An actor ended and is started again.");
+        let (actor, _) = Actor::spawn_linked(None, actor, engine, me.clone()).await?;
+        pool.replace(id, actor);
     }
     Ok(())
 }

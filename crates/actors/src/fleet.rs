@@ -1,6 +1,7 @@
 //! The handles to all actors of a run, and what they are made of.
 
-use crate::pool::{CallError, Pool};
+use crate::cluster::Engagement;
+use crate::pool::{CallError, MemberId, Pool};
 use crate::ports::{EngineError, Generator, StepReport, Trainer};
 use crate::workers::{JudgeMessage, LearnerMessage, SamplerMessage, ToolMessage};
 use judge::{JudgeError, OutcomeJudge, ProcessJudge, StepContext};
@@ -10,18 +11,18 @@ use proto::{
 };
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tools::registry::{Registry, ToolError, ToolReply};
 
 /// How long a sampler may take for one request, a learner for one step. Generous: a CPU is slow,
 /// and a limit that is too short would throw work away.
-const ENGINE_LIMIT: Duration = Duration::from_secs(3600);
+pub(crate) const ENGINE_LIMIT: Duration = Duration::from_secs(3600);
 
 /// How long a call of a tool or a judge may take, waiting for its turn included. Tools and judges
 /// have time limits and retries of their own, and theirs end first: a judge model with the default
 /// limits gives up after 32 minutes at the latest. This one is for an actor that hangs.
-const SERVICE_LIMIT: Duration = Duration::from_secs(7200);
+pub(crate) const SERVICE_LIMIT: Duration = Duration::from_secs(7200);
 
 /// The judges of a run: one for steps, one for answers.
 #[derive(Clone)]
@@ -32,21 +33,23 @@ pub struct Judges {
     pub outcome: Arc<dyn OutcomeJudge>,
 }
 
-/// What a controller starts and keeps alive.
-#[derive(Clone)]
+/// What a controller starts and keeps alive in this process, and what it has nodes do.
+#[derive(Clone, Default)]
 pub struct FleetPlan {
     /// One sampler actor per engine.
     pub samplers: Vec<Arc<dyn Generator>>,
-    /// The tools.
-    pub registry: Arc<Registry>,
+    /// The tools; none if no tool executor runs here.
+    pub registry: Option<Arc<Registry>>,
     /// Number of tool executors; at least 1.
     pub tool_executors: usize,
-    /// The judges.
-    pub judges: Judges,
+    /// The judges; none if no judge runs here.
+    pub judges: Option<Judges>,
     /// Number of judge actors, which is how many steps are judged at once; at least 1.
     pub judge_actors: usize,
-    /// The learner, where the run trains.
+    /// The learner, where the run trains and the learner lives here.
     pub learner: Option<Arc<dyn Trainer>>,
+    /// What other nodes are to do.
+    pub elsewhere: Option<Engagement>,
 }
 
 /// How often actors were started again, by role.
@@ -89,9 +92,13 @@ pub enum FleetError {
     /// An engine broke the protocol of a rollout.
     #[error(transparent)]
     Rollout(#[from] control::rollout::RolloutError),
-    /// The run has no learner.
-    #[error("this run has no learner")]
-    NoLearner,
+}
+
+impl FleetError {
+    /// Whether the actor was lost with its node: the run goes on with another.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Call(CallError::Gone { .. }))
+    }
 }
 
 /// Handles to every actor. Cheap to clone; stays good across restarts.
@@ -100,14 +107,19 @@ pub struct Fleet {
     pub(crate) samplers: Pool<SamplerMessage>,
     pub(crate) tools: Pool<ToolMessage>,
     pub(crate) judges: Pool<JudgeMessage>,
-    pub(crate) learner: Option<Pool<LearnerMessage>>,
+    pub(crate) learner: Pool<LearnerMessage>,
     pub(crate) restarts: Arc<RestartCounts>,
+    /// The weights that every sampler serves; none before the first publication. Held while they
+    /// change and while a sampler is taken in, so that none misses any.
+    pub(crate) published: Arc<tokio::sync::Mutex<Option<WeightSnapshot>>>,
+    /// The group of learners that the current one belongs to.
+    pub(crate) epoch: Arc<AtomicU32>,
 }
 
 impl Fleet {
     /// The number of samplers.
     pub fn sampler_count(&self) -> usize {
-        self.samplers.len()
+        self.samplers.ids().len()
     }
 
     /// How often actors were started again.
@@ -115,29 +127,31 @@ impl Fleet {
         &self.restarts
     }
 
-    /// Continuations from the sampler in `slot`, counted around.
-    pub async fn sample(
+    /// Continuations of one request from one sampler.
+    pub(crate) async fn sample(
         &self,
-        slot: usize,
+        sampler: MemberId,
         request: GenerateRequest,
     ) -> Result<Vec<Completion>, FleetError> {
-        let completions = self.sample_on(slot, vec![request]).await?;
-        Ok(completions.into_iter().flatten().collect())
+        let message = |port| SamplerMessage::Generate(vec![request.clone()], port);
+        let completions = self.samplers.call_on(sampler, message, ENGINE_LIMIT);
+        Ok(complete(completions.await??, 1)?.into_iter().flatten().collect())
     }
 
-    /// Continuations of every request, in order: request *i* goes to sampler *i*, counted around,
-    /// and each sampler gets its share at once.
+    /// Continuations of every request, in order. They are dealt out to as many shares as there are
+    /// samplers, one after the other, and each sampler in turn gets a share at once. The share of one
+    /// that is lost goes to another.
     pub async fn sample_all(
         &self,
         requests: Vec<GenerateRequest>,
     ) -> Result<Vec<Vec<Completion>>, FleetError> {
+        self.samplers.wait().await?;
         let (count, samplers) = (requests.len(), self.sampler_count().max(1));
         let mut shares: Vec<Vec<GenerateRequest>> = vec![Vec::new(); samplers.min(count)];
         for (i, request) in requests.into_iter().enumerate() {
             shares[i % samplers].push(request);
         }
-        let calls = shares.into_iter().enumerate();
-        let calls = calls.map(|(slot, share)| self.sample_on(slot, share));
+        let calls = shares.into_iter().map(|share| self.sample_some(share));
         let shares = futures::future::try_join_all(calls).await?;
         let mut shares: Vec<_> = shares.into_iter().map(Vec::into_iter).collect();
         Ok((0..count)
@@ -145,32 +159,34 @@ impl Fleet {
             .collect())
     }
 
-    async fn sample_on(
+    /// Continuations of requests that one sampler, whichever, works on together.
+    pub async fn sample_some(
         &self,
-        slot: usize,
         requests: Vec<GenerateRequest>,
     ) -> Result<Vec<Vec<Completion>>, FleetError> {
-        let asked = requests.len();
         let message = |port| SamplerMessage::Generate(requests.clone(), port);
-        let completions = self
-            .samplers
-            .call_from(slot, message, ENGINE_LIMIT)
-            .await??;
-        if completions.len() != asked {
-            let answered = completions.len();
-            let error = format!("the sampler answered {answered} of {asked} requests");
-            return Err(EngineError(error).into());
-        }
-        Ok(completions)
+        let completions = self.samplers.call(message, ENGINE_LIMIT).await??;
+        Ok(complete(completions, requests.len())?)
     }
 
-    /// Gives every sampler these weights; returns once all of them serve them.
+    /// Gives every sampler these weights; returns once all of them serve them, and there is one. A
+    /// sampler that joins later gets them before anything is asked of it.
     pub async fn publish(&self, weights: WeightSnapshot) -> Result<(), FleetError> {
+        let mut published = self.published.lock().await;
+        *published = Some(weights.clone());
         let message = |port| SamplerMessage::Publish(weights.clone(), port);
-        for served in self.samplers.call_each(message, ENGINE_LIMIT).await? {
-            served?;
-        }
-        Ok(())
+        let ids = self.samplers.ids();
+        let calls = ids.into_iter().map(|id| async move {
+            match self.samplers.call_on(id, message, ENGINE_LIMIT).await {
+                // The weights wait for the next one to come.
+                Err(CallError::Gone { .. }) => Ok(()),
+                served => Ok(served??),
+            }
+        });
+        let served = futures::future::join_all(calls).await;
+        drop(published);
+        served.into_iter().collect::<Result<(), FleetError>>()?;
+        Ok(self.samplers.wait().await?)
     }
 
     /// The tool's reply.
@@ -200,45 +216,90 @@ impl Fleet {
         Ok(self.judges.call(message, SERVICE_LIMIT).await??)
     }
 
+    /// The learner there is, or the next to come.
+    ///
+    /// # Errors
+    /// When the run has none.
+    pub async fn learner(&self) -> Result<LearnerHandle, FleetError> {
+        loop {
+            self.learner.wait().await?;
+            if let Some(&id) = self.learner.ids().last() {
+                return Ok(LearnerHandle {
+                    pool: self.learner.clone(),
+                    id,
+                    epoch: self.epoch.load(Ordering::SeqCst),
+                });
+            }
+        }
+    }
+}
+
+/// As many answers as requests, whatever the engine gave.
+fn complete(
+    completions: Vec<Vec<Completion>>,
+    asked: usize,
+) -> Result<Vec<Vec<Completion>>, EngineError> {
+    match completions.len() {
+        answered if answered == asked => Ok(completions),
+        answered => Err(EngineError(format!(
+            "the sampler answered {answered} of {asked} requests"
+        ))),
+    }
+}
+
+/// One learner. When it is lost with its node, every call says so: the next one may have fewer steps
+/// behind it.
+#[derive(Clone)]
+pub struct LearnerHandle {
+    pool: Pool<LearnerMessage>,
+    id: MemberId,
+    epoch: u32,
+}
+
+impl LearnerHandle {
+    /// How the weights after `step` steps of this learner are called.
+    pub fn version(&self, step: u64) -> WeightVersion {
+        WeightVersion::of(self.epoch, step)
+    }
+
     /// How many steps the learner has made.
-    pub async fn learner_steps(&self) -> Result<u64, FleetError> {
-        self.ask_learner(LearnerMessage::StepsDone).await
+    pub async fn steps_done(&self) -> Result<u64, FleetError> {
+        self.ask(LearnerMessage::StepsDone).await
     }
 
     /// One supervised step.
     pub async fn supervised_step(&self, batch: Vec<SftSample>) -> Result<StepReport, FleetError> {
-        self.ask_learner(|port| LearnerMessage::Supervised(batch.clone(), port))
+        self.ask(|port| LearnerMessage::Supervised(batch.clone(), port))
             .await
     }
 
     /// One policy-gradient step.
     pub async fn policy_step(&self, batch: Vec<StateGroup>) -> Result<StepReport, FleetError> {
-        self.ask_learner(|port| LearnerMessage::Policy(batch.clone(), port))
+        self.ask(|port| LearnerMessage::Policy(batch.clone(), port))
             .await
     }
 
     /// The learner's weights.
     pub async fn snapshot(&self, version: WeightVersion) -> Result<WeightSnapshot, FleetError> {
-        self.ask_learner(|port| LearnerMessage::Snapshot(version, port))
+        self.ask(|port| LearnerMessage::Snapshot(version, port))
             .await
     }
 
     /// Writes a checkpoint to resume from.
     pub async fn checkpoint(&self) -> Result<PathBuf, FleetError> {
-        self.ask_learner(LearnerMessage::Checkpoint).await
+        self.ask(LearnerMessage::Checkpoint).await
     }
 
     /// Writes the learner's weights as a Hugging Face directory.
     pub async fn export(&self, folder: PathBuf) -> Result<(), FleetError> {
-        self.ask_learner(|port| LearnerMessage::Export(folder.clone(), port))
+        self.ask(|port| LearnerMessage::Export(folder.clone(), port))
             .await
     }
 
-    async fn ask_learner<R: Send + 'static>(
+    async fn ask<R: Send + 'static>(
         &self,
         message: impl Fn(ractor::RpcReplyPort<Result<R, EngineError>>) -> LearnerMessage,
     ) -> Result<R, FleetError> {
-        let learner = self.learner.as_ref().ok_or(FleetError::NoLearner)?;
-        Ok(learner.call(message, ENGINE_LIMIT).await??)
+        Ok(self.pool.call_on(self.id, message, ENGINE_LIMIT).await??)
     }
 }

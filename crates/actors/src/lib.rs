@@ -4,6 +4,9 @@
 //! drive a learner through the same handles. Engines are reached through the traits in [`ports`]:
 //! nothing here knows of libtorch or of sockets.
 //!
+//! [`cluster`] has engines of other nodes take part: a [`node`] joins the controller, opens what it is
+//! told to, and an actor here stands for each of its engines ([`remote`]).
+//!
 //! - **AC-1 (no lost item).** A panic of a tool executor or a judge restarts that actor and the
 //!   call is made again; an item whose driver fails goes back to the ledger.
 //! - **AC-2 (acknowledged means stored).** An item counts as stored only once the store has
@@ -11,16 +14,19 @@
 //! - **AC-3 (failure is not a reward).** A call that cannot be completed ends in an error, never in
 //!   an observation, a verdict or a reward.
 
+pub mod cluster;
 mod controller;
 mod fleet;
+pub mod node;
 mod pool;
 pub mod ports;
+pub mod remote;
 mod rollouts;
 pub mod seeds;
 pub mod training;
 mod workers;
 
 pub use controller::Controller;
-pub use fleet::{Fleet, FleetError, FleetPlan, Judges, RestartCounts};
+pub use fleet::{Fleet, FleetError, FleetPlan, Judges, LearnerHandle, RestartCounts};
 pub use pool::CallError;
 pub use rollouts::{Progress, RolloutError, RolloutPlan, RolloutReport};

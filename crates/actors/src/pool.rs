@@ -1,12 +1,19 @@
 //! A group of interchangeable actors, reached by one handle that outlives each of them.
 
-use ractor::{ActorRef, Message, RpcReplyPort, rpc::CallResult};
+use ractor::{ActorId, ActorRef, Message, RpcReplyPort, rpc::CallResult};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Pause before a call is made again: long enough for a restart, short against any call.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// How many nodes may be lost with a call before it is given up: a call that kills whoever takes it
+/// must not take the cluster down.
+const LOSSES: u32 = 8;
 
 /// A call to another actor had no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,16 +34,74 @@ pub enum CallError {
         /// The limit.
         limit: Duration,
     },
+    /// The actor lives on a node that is no longer part of the run. What it was asked for may have
+    /// been done.
+    #[error("the {role} was lost with its node")]
+    Gone {
+        /// The role of the actor.
+        role: &'static str,
+    },
+    /// There is no actor of this role, and none can come.
+    #[error("this run has no {role}")]
+    None {
+        /// The role.
+        role: &'static str,
+    },
 }
 
-/// The actors of one role. Clones share the members, so a restart is seen by all of them.
-#[derive(Debug)]
+/// Names a member within its pool. Never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct MemberId(pub u32);
+
+/// Where an actor lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Home {
+    /// In this process: it is started again in its place when it dies.
+    Here,
+    /// On another node: when it is lost, its place is too.
+    Elsewhere,
+}
+
+/// What the call of one member came to.
+enum Attempt<R> {
+    Answered(R),
+    TimedOut,
+    /// It died here, and is started again.
+    Died,
+    /// It is lost with its node.
+    Gone,
+}
+
+struct Member<M> {
+    actor: ActorRef<M>,
+    home: Home,
+}
+
+impl<M> Clone for Member<M> {
+    fn clone(&self) -> Self {
+        Self {
+            actor: self.actor.clone(),
+            home: self.home,
+        }
+    }
+}
+
+struct Members<M> {
+    by_id: BTreeMap<MemberId, Member<M>>,
+    next: u32,
+}
+
+/// The actors of one role. Clones share the members, so a change is seen by all of them.
 pub(crate) struct Pool<M> {
     role: &'static str,
-    /// How many actors a call may be given to, one after the other as they die of it.
+    /// How many actors of this process a call may be given to, one after the other as they die.
     tries: u32,
-    members: Arc<RwLock<Vec<ActorRef<M>>>>,
+    /// Whether members may come later: then a call waits for one.
+    is_open: bool,
+    members: Arc<RwLock<Members<M>>>,
     next: Arc<AtomicUsize>,
+    /// The number of members.
+    count: Arc<watch::Sender<usize>>,
 }
 
 impl<M> Clone for Pool<M> {
@@ -44,82 +109,159 @@ impl<M> Clone for Pool<M> {
         Self {
             role: self.role,
             tries: self.tries,
+            is_open: self.is_open,
             members: self.members.clone(),
             next: self.next.clone(),
+            count: self.count.clone(),
         }
     }
 }
 
 impl<M: Message> Pool<M> {
-    pub(crate) fn new(role: &'static str, tries: u32, members: Vec<ActorRef<M>>) -> Self {
+    pub(crate) fn new(role: &'static str, tries: u32, is_open: bool) -> Self {
         Self {
             role,
             tries,
-            members: Arc::new(RwLock::new(members)),
+            is_open,
+            members: Arc::new(RwLock::new(Members {
+                by_id: BTreeMap::new(),
+                next: 0,
+            })),
             next: Arc::default(),
+            count: Arc::new(watch::Sender::new(0)),
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.read(|members| members.len())
+    /// The members, in the order in which they came.
+    pub(crate) fn ids(&self) -> Vec<MemberId> {
+        self.read(|members| members.by_id.keys().copied().collect())
     }
 
-    /// The slot of an actor, by its id.
-    pub(crate) fn slot_of(&self, id: ractor::ActorId) -> Option<usize> {
-        self.read(|members| members.iter().position(|m| m.get_id() == id))
+    /// The member that an actor is.
+    pub(crate) fn id_of(&self, actor: ActorId) -> Option<MemberId> {
+        self.read(|members| {
+            let mut found = members.by_id.iter();
+            let is_it = |member: &Member<M>| member.actor.get_id() == actor;
+            found.find(|(_, member)| is_it(member)).map(|(id, _)| *id)
+        })
     }
 
-    pub(crate) fn replace(&self, slot: usize, member: ActorRef<M>) {
-        self.members.write().expect("no holder of the lock panics")[slot] = member;
+    pub(crate) fn insert(&self, actor: ActorRef<M>, home: Home) -> MemberId {
+        let id = self.write(|members| {
+            let id = MemberId(members.next);
+            members.next += 1;
+            members.by_id.insert(id, Member { actor, home });
+            id
+        });
+        self.tell();
+        id
     }
 
-    fn read<R>(&self, f: impl FnOnce(&Vec<ActorRef<M>>) -> R) -> R {
+    pub(crate) fn replace(&self, id: MemberId, actor: ActorRef<M>) {
+        self.write(|members| {
+            if let Some(member) = members.by_id.get_mut(&id) {
+                member.actor = actor;
+            }
+        });
+    }
+
+    pub(crate) fn remove(&self, id: MemberId) {
+        self.write(|members| members.by_id.remove(&id));
+        self.tell();
+    }
+
+    pub(crate) fn home(&self, id: MemberId) -> Option<Home> {
+        self.read(|members| members.by_id.get(&id).map(|member| member.home))
+    }
+
+    /// Waits until there is a member.
+    ///
+    /// # Errors
+    /// When none can come.
+    pub(crate) async fn wait(&self) -> Result<(), CallError> {
+        let none = || CallError::None { role: self.role };
+        let mut count = self.count.subscribe();
+        if *count.borrow() == 0 && !self.is_open {
+            return Err(none());
+        }
+        count.wait_for(|&n| n > 0).await.map_err(|_| none())?;
+        Ok(())
+    }
+
+    fn tell(&self) {
+        self.count
+            .send_replace(self.read(|members| members.by_id.len()));
+    }
+
+    fn read<R>(&self, f: impl FnOnce(&Members<M>) -> R) -> R {
         f(&self.members.read().expect("no holder of the lock panics"))
     }
 
-    fn member(&self, slot: usize) -> ActorRef<M> {
-        self.read(|members| members[slot % members.len()].clone())
+    fn write<R>(&self, f: impl FnOnce(&mut Members<M>) -> R) -> R {
+        f(&mut self.members.write().expect("no holder of the lock panics"))
     }
 
-    /// Asks the next actor in turn; asks another one when it dies of it (AC-1).
+    /// Asks the next actor in turn; asks another one when it dies of it (AC-1) or is lost.
     pub(crate) async fn call<R: Send + 'static>(
         &self,
         message: impl Fn(RpcReplyPort<R>) -> M,
         limit: Duration,
     ) -> Result<R, CallError> {
-        // Each attempt takes its turn anew: calls that lost an actor together part ways, so that
-        // one that kills every actor does not take the same others down with it each time.
-        let turn = |_| self.next.fetch_add(1, Ordering::Relaxed);
-        self.call_by(turn, message, limit).await
+        let end = Instant::now() + limit;
+        let (mut deaths, mut losses) = (0, 0);
+        while deaths < self.tries && losses < LOSSES {
+            let late = || CallError::TimedOut {
+                role: self.role,
+                limit,
+            };
+            let waited = tokio::time::timeout_at(end, self.wait()).await;
+            waited.map_err(|_| late())??;
+            // Each attempt takes its turn anew: calls that lost an actor together part ways, so
+            // that one that kills every actor does not take the same others down with it each time.
+            let turn = self.next.fetch_add(1, Ordering::Relaxed);
+            let member = self.read(|members| {
+                let count = members.by_id.len();
+                let mut all = members.by_id.iter();
+                all.nth(turn.checked_rem(count)?)
+                    .map(|(id, member)| (*id, member.clone()))
+            });
+            let Some((id, member)) = member else { continue };
+            let left = end.saturating_duration_since(Instant::now());
+            match self.attempt(id, member, &message, left).await {
+                Attempt::Answered(reply) => return Ok(reply),
+                Attempt::TimedOut => return Err(late()),
+                Attempt::Died => deaths += 1,
+                Attempt::Gone => losses += 1,
+            }
+        }
+        Err(CallError::Lost {
+            role: self.role,
+            tries: deaths + losses,
+        })
     }
 
-    /// The same, beginning with the actor in `slot`.
-    pub(crate) async fn call_from<R: Send + 'static>(
+    /// Asks one member, again when it dies of it and is started again.
+    pub(crate) async fn call_on<R: Send + 'static>(
         &self,
-        slot: usize,
+        id: MemberId,
         message: impl Fn(RpcReplyPort<R>) -> M,
         limit: Duration,
     ) -> Result<R, CallError> {
-        self.call_by(|attempt| slot + attempt, message, limit).await
-    }
-
-    async fn call_by<R: Send + 'static>(
-        &self,
-        slot: impl Fn(usize) -> usize,
-        message: impl Fn(RpcReplyPort<R>) -> M,
-        limit: Duration,
-    ) -> Result<R, CallError> {
-        for attempt in 0..self.tries as usize {
-            let member = self.member(slot(attempt));
-            match member.call(&message, Some(limit)).await {
-                Ok(CallResult::Success(reply)) => return Ok(reply),
-                Ok(CallResult::Timeout) => {
+        for _ in 0..self.tries {
+            let member = self.read(|members| members.by_id.get(&id).cloned());
+            let Some(member) = member else {
+                return Err(CallError::Gone { role: self.role });
+            };
+            match self.attempt(id, member, &message, limit).await {
+                Attempt::Answered(reply) => return Ok(reply),
+                Attempt::TimedOut => {
                     return Err(CallError::TimedOut {
                         role: self.role,
                         limit,
                     });
                 }
-                Ok(CallResult::SenderError) | Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
+                Attempt::Died => {}
+                Attempt::Gone => return Err(CallError::Gone { role: self.role }),
             }
         }
         Err(CallError::Lost {
@@ -128,13 +270,27 @@ impl<M: Message> Pool<M> {
         })
     }
 
-    /// Asks each actor once and waits for all.
-    pub(crate) async fn call_each<R: Send + 'static>(
+    async fn attempt<R: Send + 'static>(
         &self,
+        id: MemberId,
+        member: Member<M>,
         message: impl Fn(RpcReplyPort<R>) -> M,
         limit: Duration,
-    ) -> Result<Vec<R>, CallError> {
-        let calls = (0..self.len()).map(|slot| self.call_from(slot, &message, limit));
-        futures::future::try_join_all(calls).await
+    ) -> Attempt<R> {
+        match member.actor.call(message, Some(limit)).await {
+            Ok(CallResult::Success(reply)) => return Attempt::Answered(reply),
+            Ok(CallResult::Timeout) => return Attempt::TimedOut,
+            Ok(CallResult::SenderError) | Err(_) => {}
+        }
+        match member.home {
+            Home::Here => {
+                tokio::time::sleep(RETRY_PAUSE).await;
+                Attempt::Died
+            }
+            Home::Elsewhere => {
+                self.remove(id);
+                Attempt::Gone
+            }
+        }
     }
 }

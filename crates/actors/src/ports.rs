@@ -4,11 +4,12 @@ use async_trait::async_trait;
 use proto::{
     Completion, GenerateRequest, Question, SftSample, StateGroup, WeightSnapshot, WeightVersion,
 };
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// An engine could not do what it was asked. The words are its own.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{0}")]
 pub struct EngineError(pub String);
 
@@ -38,7 +39,7 @@ pub trait Turns: Send + Sync + 'static {
 }
 
 /// What one optimisation step reports, by metric name.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
     /// How many steps the learner has made, this one included.
     pub step: u64,

@@ -4,18 +4,20 @@ use crate::controller::ControllerMessage;
 use crate::fleet::{Fleet, FleetError};
 use crate::ports::Turns;
 use crate::seeds;
-use control::ledger::{Completion as Done, LeaseToken, Ledger, LedgerConfig, WorkerId};
+use crate::pool::MemberId;
+use control::ledger::{Completion as Done, Failure, Lease, LeaseToken, Ledger, LedgerConfig, WorkerId};
 use control::rollout::{Effect, Limits, Rollout};
 use judge::{JudgeError, StepContext};
 use proto::{
     Completion, GenerateRequest, ItemId, Question, RunId, SamplingParams, Trajectory, Verdict,
 };
 use ractor::{ActorRef, RpcReplyPort};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 use store::TrajectoryStore;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tools::parser::{ActionTags, malformed_message, parse_action};
 
 /// What is to be generated, and how.
@@ -96,7 +98,13 @@ pub(crate) struct Job {
     started: Instant,
     resumed: u64,
     stored: u64,
+    /// Samplers that have their credits.
+    known: BTreeSet<MemberId>,
     waiting: Vec<Trajectory>,
+    /// The work on each lease, to be stopped when another lease of the item brings the result.
+    drivers: BTreeMap<LeaseToken, AbortHandle>,
+    /// How far items were whose sampler was lost: they go on from there.
+    begun: BTreeMap<ItemId, Begun>,
     /// Away while a write is under way.
     store: Option<TrajectoryStore>,
     error: Option<RolloutError>,
@@ -127,10 +135,7 @@ impl Job {
             .cloned()
             .collect();
         let resumed = done.len() as u64;
-        let mut ledger = Ledger::new(plan.ledger.clone(), items, done);
-        for slot in 0..fleet.sampler_count() {
-            ledger.grant_credits(WorkerId(slot as u32), plan.items_per_sampler);
-        }
+        let ledger = Ledger::new(plan.ledger.clone(), items, done);
         let questions = plan
             .questions
             .iter()
@@ -145,7 +150,10 @@ impl Job {
             started: Instant::now(),
             resumed,
             stored: resumed,
+            known: BTreeSet::new(),
             waiting: Vec::new(),
+            drivers: BTreeMap::new(),
+            begun: BTreeMap::new(),
             store: Some(store),
             error: None,
             reply: Some(reply),
@@ -167,19 +175,37 @@ impl Job {
         }
     }
 
-    pub(crate) fn item_ended(
-        &mut self,
-        token: LeaseToken,
-        result: Result<Box<Trajectory>, String>,
-    ) {
+    pub(crate) fn item_ended(&mut self, token: LeaseToken, result: ItemResult) {
+        self.drivers.remove(&token);
+        let now = self.now_ms();
         match result {
-            Ok(trajectory) => match self.ledger.complete(token) {
-                Done::Accepted(_) => self.waiting.push(*trajectory),
-                Done::Stale => tracing::info!(item = %trajectory.item, "A late result is dropped."),
-            },
-            Err(reason) => {
+            Ok(trajectory) => {
+                let leases = self.ledger.leases_of(token);
+                match self.ledger.complete(token, now) {
+                    Done::Accepted(item) => {
+                        self.begun.remove(&item);
+                        self.waiting.push(*trajectory);
+                        for other in leases {
+                            if let Some(driver) = self.drivers.remove(&other) {
+                                driver.abort();
+                            }
+                        }
+                    }
+                    Done::Stale => {
+                        tracing::info!(item = %trajectory.item, "A late result is dropped.");
+                    }
+                }
+            }
+            Err(ItemFailure::Failed(reason)) => {
                 tracing::warn!(reason, "An item failed.");
                 self.ledger.fail(token, reason);
+            }
+            Err(ItemFailure::Lost(item, begun)) => {
+                let reason = "its samplers were lost, one after the other".to_owned();
+                tracing::info!(%item, "An item's sampler was lost; another one goes on with it.");
+                if let Failure::Retry { .. } = self.ledger.lose(token, reason) {
+                    self.begun.insert(item, *begun);
+                }
             }
         }
     }
@@ -236,31 +262,53 @@ impl Job {
 
     fn lease(&mut self, controller: &ActorRef<ControllerMessage>) {
         let now = self.now_ms();
-        for slot in 0..self.fleet.sampler_count() {
-            while let Some(lease) = self.ledger.lease(WorkerId(slot as u32), now) {
-                let question = self.questions[&lease.item.question].clone();
-                let (plan, fleet) = (self.plan.clone(), self.fleet.clone());
-                let controller = controller.clone();
-                let (job, token) = (self.id, lease.token);
-                let work = tokio::spawn(async move {
-                    let driver = Driver {
-                        plan: &plan,
-                        fleet: &fleet,
-                        slot,
-                        item: &lease.item,
-                    };
-                    let result = driver.run(question).await;
-                    result.map(Box::new).map_err(|error| error.to_string())
-                });
-                tokio::spawn(async move {
-                    // A panic costs a try, as any failure, and not the rest of the lease.
-                    let result = work.await.unwrap_or_else(|panic| Err(panic.to_string()));
-                    // A controller that is gone has nobody to tell.
-                    let ended = ControllerMessage::ItemEnded { job, token, result };
-                    let _ = controller.send_message(ended);
-                });
+        // One item each in turn, so that a few items are spread over many samplers.
+        let mut samplers = self.fleet.samplers.ids();
+        for &sampler in &samplers {
+            if self.known.insert(sampler) {
+                let credits = self.plan.items_per_sampler;
+                self.ledger.grant_credits(WorkerId(sampler.0), credits);
             }
         }
+        while !samplers.is_empty() {
+            samplers.retain(|&sampler| {
+                let lease = self.ledger.lease(WorkerId(sampler.0), now);
+                lease.is_some_and(|lease| {
+                    self.drive(sampler, lease, controller);
+                    true
+                })
+            });
+        }
+    }
+
+    /// Starts the work on an item.
+    fn drive(&mut self, sampler: MemberId, lease: Lease, controller: &ActorRef<ControllerMessage>) {
+        let question = self.questions[&lease.item.question].clone();
+        let (plan, fleet) = (self.plan.clone(), self.fleet.clone());
+        let (job, token) = (self.id, lease.token);
+        let begun = self.begun.remove(&lease.item);
+        let work = tokio::spawn(async move {
+            let driver = Driver {
+                plan: &plan,
+                fleet: &fleet,
+                sampler,
+                item: &lease.item,
+            };
+            driver.run(question, begun).await
+        });
+        self.drivers.insert(token, work.abort_handle());
+        let controller = controller.clone();
+        tokio::spawn(async move {
+            let result = match work.await {
+                Ok(result) => result,
+                // The item is done.
+                Err(error) if error.is_cancelled() => return,
+                // A panic costs a try, as any failure, and not the rest of the lease.
+                Err(panic) => Err(ItemFailure::Failed(panic.to_string())),
+            };
+            // A controller that is gone has nobody to tell.
+            let _ = controller.send_message(ControllerMessage::ItemEnded { job, token, result });
+        });
     }
 
     /// One write at a time; whatever is finished meanwhile goes along with the next, so that many
@@ -288,45 +336,90 @@ impl Job {
     }
 }
 
+/// What the work on an item came to.
+pub(crate) type ItemResult = Result<Box<Trajectory>, ItemFailure>;
+
+/// Why there is no trajectory.
+pub(crate) enum ItemFailure {
+    /// A call failed.
+    Failed(String),
+    /// The sampler is gone; the item goes on with another.
+    Lost(ItemId, Box<Begun>),
+}
+
+/// An item under way.
+pub(crate) struct Begun {
+    rollout: Rollout,
+    /// What it waits for.
+    effect: Effect,
+    /// Actions so far.
+    step: u32,
+}
+
 /// Performs what one item's rollout asks for.
 struct Driver<'a> {
     plan: &'a RolloutPlan,
     fleet: &'a Fleet,
-    slot: usize,
+    sampler: MemberId,
     item: &'a ItemId,
 }
 
 impl Driver<'_> {
-    async fn run(&self, question: Question) -> Result<Trajectory, FleetError> {
-        let plan = self.plan;
-        let prompt = plan.turns.prompt(&question);
-        let (mut rollout, mut effect) =
-            Rollout::new(self.item.clone(), question, prompt, plan.limits.clone());
-        let mut step = 0u32;
+    async fn run(&self, question: Question, begun: Option<Begun>) -> ItemResult {
+        let mut begun = begun.unwrap_or_else(|| self.begin(question));
+        let failed = |error: FleetError| ItemFailure::Failed(error.to_string());
         loop {
-            effect = match effect {
-                Effect::Sample { prompt, max_tokens } => {
-                    let completion = self.sample(prompt, max_tokens, step).await?;
-                    step += 1;
-                    let parsed = parse_action(&completion.text, completion.finish, &plan.tags);
-                    rollout.sampled(completion, parsed.thought, parsed.action)?
+            match self.advance(&mut begun).await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) if error.is_gone() => {
+                    return Err(ItemFailure::Lost(self.item.clone(), Box::new(begun)));
                 }
-                Effect::Execute(call) => {
-                    let reply = self.fleet.execute(&call).await?;
-                    let text = format!("{} -> {}", call.arguments, reply.text);
-                    let tokens = plan.turns.observation(&text, rollout.last_sampled());
-                    rollout.observed(text, tokens, reply.is_error, reply.latency_us)?
-                }
-                Effect::Tell(kind) => {
-                    let text = malformed_message(kind, &plan.tags);
-                    let tokens = plan.turns.observation(&text, rollout.last_sampled());
-                    rollout.observed(text, tokens, true, 0)?
-                }
-                Effect::Finish(_) => break,
-            };
+                Err(error) => return Err(failed(error)),
+            }
         }
-        self.judge(rollout.into_trajectory(plan.run.clone(), plan.model.as_str())?)
-            .await
+        let run = self.plan.run.clone();
+        let trajectory = begun.rollout.into_trajectory(run, self.plan.model.as_str());
+        let trajectory = trajectory.map_err(|error| failed(error.into()))?;
+        self.judge(trajectory).await.map(Box::new).map_err(failed)
+    }
+
+    fn begin(&self, question: Question) -> Begun {
+        let prompt = self.plan.turns.prompt(&question);
+        let limits = self.plan.limits.clone();
+        let (rollout, effect) = Rollout::new(self.item.clone(), question, prompt, limits);
+        Begun {
+            rollout,
+            effect,
+            step: 0,
+        }
+    }
+
+    /// Performs what is asked for next; false when nothing is. After an error nothing has changed.
+    async fn advance(&self, begun: &mut Begun) -> Result<bool, FleetError> {
+        let (plan, rollout) = (self.plan, &mut begun.rollout);
+        begun.effect = match &begun.effect {
+            Effect::Sample { prompt, max_tokens } => {
+                let (prompt, max_tokens) = (prompt.clone(), *max_tokens);
+                let completion = self.sample(prompt, max_tokens, begun.step).await?;
+                begun.step += 1;
+                let parsed = parse_action(&completion.text, completion.finish, &plan.tags);
+                rollout.sampled(completion, parsed.thought, parsed.action)?
+            }
+            Effect::Execute(call) => {
+                let reply = self.fleet.execute(call).await?;
+                let text = format!("{} -> {}", call.arguments, reply.text);
+                let tokens = plan.turns.observation(&text, rollout.last_sampled());
+                rollout.observed(text, tokens, reply.is_error, reply.latency_us)?
+            }
+            Effect::Tell(kind) => {
+                let text = malformed_message(*kind, &plan.tags);
+                let tokens = plan.turns.observation(&text, rollout.last_sampled());
+                rollout.observed(text, tokens, true, 0)?
+            }
+            Effect::Finish(_) => return Ok(false),
+        };
+        Ok(true)
     }
 
     async fn sample(
@@ -345,7 +438,7 @@ impl Driver<'_> {
             },
             seed: seeds::derive(self.plan.seed, &["rollout", &item, &step.to_string()]),
         };
-        let completions = self.fleet.sample(self.slot, request).await?;
+        let completions = self.fleet.sample(self.sampler, request).await?;
         completions.into_iter().next().ok_or_else(|| {
             FleetError::Engine(crate::ports::EngineError(
                 "the sampler returned nothing".into(),

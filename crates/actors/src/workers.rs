@@ -15,7 +15,7 @@ use std::sync::Arc;
 use tools::registry::{Registry, ToolError, ToolReply};
 
 /// Answers when somebody still waits; a caller that gave up is no error.
-fn answer<T: Send + 'static>(port: RpcReplyPort<T>, value: T) {
+pub(crate) fn answer<T: Send + 'static>(port: RpcReplyPort<T>, value: T) {
     if port.send(value).is_err() {
         tracing::debug!("the caller no longer waits for this answer");
     }

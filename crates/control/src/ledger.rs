@@ -4,19 +4,23 @@
 //! - **RL-2 (once).** Each item is accepted as done at most once, and done and failed are final.
 //! - **RL-3 (credits).** A worker never holds more leases than it was granted credits. A lease takes
 //!   a credit and gives it back when it ends, whichever way.
-//! - **RL-4 (nothing lost).** An item that is leased and expired over and over ends as done or failed
-//!   after at most `max_tries` leases.
+//! - **RL-4 (nothing lost).** An item that fails or expires over and over ends as done or failed
+//!   after at most `max_tries` tries. Losing a worker costs its items no try, unless they lost
+//!   `max_losses` of them: an item that kills whoever works on it must not kill all.
 //! - **RL-5 (failure is not a result).** Only [`Ledger::complete`] makes an item done: a failure, a
 //!   missed deadline and a lost worker never do.
+//! - **RL-6 (stragglers).** Once no item waits, one that has been leased for much longer than others
+//!   took is leased a second time, to another worker. No item has more than two leases.
 //!
-//! Items are leased in the order they were given; an item that is tried again goes to the back.
-//! The ledger does not promise that an item is worked on by one worker at a time: a lease that
-//! expired may still be running. It promises that one result of it is accepted.
+//! Items are leased in the order they were given; an item that is tried again goes to the back, one
+//! whose worker was lost to the front. The ledger does not promise that an item is worked on by one
+//! worker at a time: a lease that expired may still be running. It promises that one result of it is
+//! accepted.
 //!
 //! Every operation takes O(log n) in the number of leases, apart from construction.
 
 use proto::ItemId;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 #[cfg(test)]
 mod tests;
@@ -26,9 +30,17 @@ mod tests;
 pub struct LedgerConfig {
     /// How long a lease lasts, in milliseconds. Longer than the slowest honest rollout takes.
     pub lease_ms: u64,
-    /// How often an item is leased before it is given up; 0 is taken as 1.
+    /// How often an item may fail or expire before it is given up; 0 is taken as 1.
     pub max_tries: u32,
+    /// How many workers may be lost with an item before it is given up; 0 is taken as 1.
+    pub max_losses: u32,
+    /// Second leases go to items that have been leased this many times as long as items took on
+    /// average; 0 turns them off.
+    pub straggler_factor: u32,
 }
+
+/// Results that must be in before their average says who straggles.
+const KNOWN_DURATIONS: u64 = 8;
 
 /// A worker, as the shell numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -108,17 +120,47 @@ pub struct Progress {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
     Unleased,
-    Leased { worker: WorkerId, deadline_ms: u64 },
+    Leased { first: Hold, second: Option<Hold> },
     Done,
     Failed { reason: String },
+}
+
+/// A lease under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Hold {
+    worker: WorkerId,
+    attempt: u32,
+    since_ms: u64,
+    deadline_ms: u64,
 }
 
 #[derive(Debug)]
 struct Slot {
     item: ItemId,
     /// Leases so far; the last one's attempt.
-    tries: u32,
+    leases: u32,
+    /// Of these, those that failed or expired.
+    failures: u32,
+    /// Of these, those whose worker was lost.
+    losses: u32,
     state: State,
+}
+
+impl Slot {
+    fn holds(&self) -> impl Iterator<Item = Hold> + use<> {
+        let holds = match self.state {
+            State::Leased { first, second } => [Some(first), second],
+            State::Unleased | State::Done | State::Failed { .. } => [None, None],
+        };
+        holds.into_iter().flatten()
+    }
+}
+
+/// Why a lease ended without a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Failed,
+    Lost,
 }
 
 #[derive(Debug, Default)]
@@ -135,9 +177,13 @@ pub struct Ledger {
     slots: Vec<Slot>,
     /// Unleased slots in order; may also hold slots that a late result has made done.
     queue: VecDeque<u32>,
-    workers: HashMap<WorkerId, Worker>,
-    /// Leased slots by deadline.
-    deadlines: BTreeSet<(u64, u32)>,
+    workers: BTreeMap<WorkerId, Worker>,
+    /// Leases by deadline: slot and attempt.
+    deadlines: BTreeSet<(u64, u32, u32)>,
+    /// Slots with one lease, by when it began.
+    single: BTreeSet<(u64, u32)>,
+    /// Sum and number of the times that accepted results took, in milliseconds.
+    durations: (u64, u64),
     progress: Progress,
     unknown_done: usize,
 }
@@ -158,7 +204,9 @@ impl Ledger {
             known.entry(item).or_insert_with_key(|item| {
                 slots.push(Slot {
                     item: item.clone(),
-                    tries: 0,
+                    leases: 0,
+                    failures: 0,
+                    losses: 0,
                     state: State::Unleased,
                 });
                 slots.len() - 1
@@ -185,8 +233,10 @@ impl Ledger {
             config,
             slots,
             queue,
-            workers: HashMap::new(),
+            workers: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            single: BTreeSet::new(),
+            durations: (0, 0),
             progress,
             unknown_done,
         }
@@ -200,50 +250,90 @@ impl Ledger {
 
     /// Leases the next item to a worker; `None` if it has no credit left or no item waits.
     pub fn lease(&mut self, worker: WorkerId, now_ms: u64) -> Option<Lease> {
-        let account = self
-            .workers
-            .get_mut(&worker)
-            .filter(|account| account.credits > 0)?;
+        if self.credits(worker) == 0 {
+            return None;
+        }
         let slot = loop {
-            let slot = self.queue.pop_front()?;
+            let Some(slot) = self.queue.pop_front() else {
+                break self.straggler(worker, now_ms)?;
+            };
             if self.slots[slot as usize].state == State::Unleased {
                 break slot;
             }
         };
+        let entry = &mut self.slots[slot as usize];
+        entry.leases += 1;
+        let hold = Hold {
+            worker,
+            attempt: entry.leases,
+            since_ms: now_ms,
+            deadline_ms: now_ms.saturating_add(self.config.lease_ms),
+        };
+        entry.state = match entry.state {
+            State::Leased { first, .. } => {
+                self.single.remove(&(first.since_ms, slot));
+                State::Leased {
+                    first,
+                    second: Some(hold),
+                }
+            }
+            State::Unleased | State::Done | State::Failed { .. } => {
+                self.single.insert((now_ms, slot));
+                self.progress.unleased -= 1;
+                self.progress.leased += 1;
+                State::Leased {
+                    first: hold,
+                    second: None,
+                }
+            }
+        };
+        let item = entry.item.clone();
+        self.deadlines.insert((hold.deadline_ms, slot, hold.attempt));
+        let account = self.workers.entry(worker).or_default();
         account.credits -= 1;
         account.leases.insert(slot);
-        let deadline_ms = now_ms.saturating_add(self.config.lease_ms);
-        self.deadlines.insert((deadline_ms, slot));
-        self.progress.unleased -= 1;
-        self.progress.leased += 1;
-        let entry = &mut self.slots[slot as usize];
-        entry.tries += 1;
-        entry.state = State::Leased {
-            worker,
-            deadline_ms,
-        };
         Some(Lease {
-            item: entry.item.clone(),
-            token: LeaseToken::new(slot, entry.tries),
-            deadline_ms,
-            attempt: entry.tries,
+            item,
+            token: LeaseToken::new(slot, hold.attempt),
+            deadline_ms: hold.deadline_ms,
+            attempt: hold.attempt,
         })
     }
 
+    /// The item that has had a single lease for longest, if that is long, and another worker's.
+    fn straggler(&self, worker: WorkerId, now_ms: u64) -> Option<u32> {
+        let (sum, count) = self.durations;
+        if self.config.straggler_factor == 0 || count < KNOWN_DURATIONS {
+            return None;
+        }
+        let long = (sum / count).saturating_mul(self.config.straggler_factor.into());
+        let is_other = |slot: u32| self.slots[slot as usize].holds().all(|h| h.worker != worker);
+        let mut oldest = self.single.iter();
+        let due = oldest.by_ref().take_while(|(since, _)| now_ms.saturating_sub(*since) > long);
+        due.map(|&(_, slot)| slot).find(|&slot| is_other(slot))
+    }
+
     /// Takes a result. A late one is welcome as long as nobody else was given the item meanwhile.
-    pub fn complete(&mut self, token: LeaseToken) -> Completion {
-        let Some(slot) = self.newest(token) else {
+    pub fn complete(&mut self, token: LeaseToken, now_ms: u64) -> Completion {
+        let Some(entry) = self.slots.get(token.slot() as usize) else {
             return Completion::Stale;
         };
-        match self.slots[slot as usize].state {
-            State::Leased { .. } => self.end_lease(slot),
+        match entry.state {
+            State::Leased { .. } => {
+                let Some(hold) = entry.holds().find(|hold| hold.attempt == token.attempt()) else {
+                    return Completion::Stale;
+                };
+                self.durations.0 += now_ms.saturating_sub(hold.since_ms);
+                self.durations.1 += 1;
+                self.end_all(token.slot());
+            }
             // It waits in the queue, where `lease` will pass over it.
-            State::Unleased => {}
-            State::Done | State::Failed { .. } => return Completion::Stale,
+            State::Unleased if entry.leases == token.attempt() => {}
+            State::Unleased | State::Done | State::Failed { .. } => return Completion::Stale,
         }
         self.progress.unleased -= 1;
         self.progress.done += 1;
-        let entry = &mut self.slots[slot as usize];
+        let entry = &mut self.slots[token.slot() as usize];
         entry.state = State::Done;
         Completion::Accepted(entry.item.clone())
     }
@@ -251,9 +341,22 @@ impl Ledger {
     /// Takes a failure of the machinery, such as a dead engine. The item is tried again, or given up
     /// with this reason.
     pub fn fail(&mut self, token: LeaseToken, reason: String) -> Failure {
-        match self.newest(token).filter(|&slot| self.is_leased(slot)) {
+        self.end(token, Ending::Failed, reason)
+    }
+
+    /// Ends a lease whose worker is gone, or whose work was taken from it: as [`Ledger::fail`], but it
+    /// is no fault of the item.
+    pub fn lose(&mut self, token: LeaseToken, reason: String) -> Failure {
+        self.end(token, Ending::Lost, reason)
+    }
+
+    fn end(&mut self, token: LeaseToken, ending: Ending, reason: String) -> Failure {
+        let slot = token.slot();
+        let entry = self.slots.get(slot as usize);
+        let mut holds = entry.into_iter().flat_map(Slot::holds);
+        match holds.find(|hold| hold.attempt == token.attempt()) {
             None => Failure::Stale,
-            Some(slot) if self.retry_or_give_up(slot, reason) => Failure::Retry {
+            Some(hold) if self.retry_or_give_up(slot, hold, ending, reason) => Failure::Retry {
                 attempt: token.attempt(),
             },
             Some(_) => Failure::GaveUp,
@@ -264,38 +367,54 @@ impl Ledger {
     /// again; those whose last try this was are in [`Ledger::failed_items`].
     pub fn expire(&mut self, now_ms: u64) -> Vec<ItemId> {
         let mut again = Vec::new();
-        while let Some(&(deadline_ms, slot)) = self.deadlines.first()
+        while let Some(&(deadline_ms, slot, attempt)) = self.deadlines.first()
             && deadline_ms <= now_ms
         {
             let reason = format!("no result within {} ms", self.config.lease_ms);
-            if self.retry_or_give_up(slot, reason) {
-                again.push(self.slots[slot as usize].item.clone());
-            }
+            let hold = self.slots[slot as usize].holds().find(|h| h.attempt == attempt);
+            let hold = hold.expect("a deadline is of a lease under way");
+            self.retry_or_give_up(slot, hold, Ending::Failed, reason);
+            again.extend(self.waiting(slot));
         }
         again
     }
 
     /// Ends every lease of a worker and takes its credits. Returns the items that will be tried
-    /// again; those whose last try this was are in [`Ledger::failed_items`].
+    /// again; those whose last loss this was are in [`Ledger::failed_items`].
     pub fn worker_lost(&mut self, worker: WorkerId) -> Vec<ItemId> {
-        let leases = self
-            .workers
-            .get(&worker)
-            .map(|w| w.leases.clone())
-            .unwrap_or_default();
+        let account = self.workers.get(&worker);
+        let leases = account.map(|w| w.leases.clone()).unwrap_or_default();
         let mut again = Vec::new();
-        for slot in leases {
-            if self.retry_or_give_up(slot, format!("worker {} was lost", worker.0)) {
-                again.push(self.slots[slot as usize].item.clone());
-            }
+        // From the back, so that they end up at the front in their order.
+        for slot in leases.into_iter().rev() {
+            let mut holds = self.slots[slot as usize].holds();
+            let hold = holds.find(|hold| hold.worker == worker);
+            let hold = hold.expect("a worker's leases are under way");
+            let reason = format!("worker {} was lost", worker.0);
+            self.retry_or_give_up(slot, hold, Ending::Lost, reason);
+            again.extend(self.waiting(slot));
         }
         self.workers.remove(&worker);
+        again.reverse();
         again
+    }
+
+    /// The workers that were granted credits and are not lost.
+    pub fn workers(&self) -> impl Iterator<Item = WorkerId> + '_ {
+        self.workers.keys().copied()
+    }
+
+    /// The tokens of all leases of an item that are under way.
+    pub fn leases_of(&self, token: LeaseToken) -> Vec<LeaseToken> {
+        let slot = token.slot();
+        let entry = self.slots.get(slot as usize);
+        let holds = entry.into_iter().flat_map(Slot::holds);
+        holds.map(|hold| LeaseToken::new(slot, hold.attempt)).collect()
     }
 
     /// When [`Ledger::expire`] has something to do next.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        self.deadlines.first().map(|&(deadline_ms, _)| deadline_ms)
+        self.deadlines.first().map(|&(deadline_ms, ..)| deadline_ms)
     }
 
     /// How many items are in each state.
@@ -329,42 +448,70 @@ impl Ledger {
             .map_or(0, |account| account.credits)
     }
 
-    /// The slot of a token, if the token is that of the slot's newest lease.
-    fn newest(&self, token: LeaseToken) -> Option<u32> {
-        let entry = self.slots.get(token.slot() as usize)?;
-        (entry.tries == token.attempt()).then_some(token.slot())
+    /// The item of a slot, if it waits for a worker.
+    fn waiting(&self, slot: u32) -> Option<ItemId> {
+        let entry = &self.slots[slot as usize];
+        (entry.state == State::Unleased).then(|| entry.item.clone())
     }
 
-    fn is_leased(&self, slot: u32) -> bool {
-        matches!(self.slots[slot as usize].state, State::Leased { .. })
-    }
-
-    /// Leased → unleased, without a place in the queue.
-    fn end_lease(&mut self, slot: u32) {
+    /// Ends one lease of two or of one; the item has no place in the queue after the last.
+    fn end_hold(&mut self, slot: u32, hold: Hold) {
         let entry = &mut self.slots[slot as usize];
-        let State::Leased {
-            worker,
-            deadline_ms,
-        } = entry.state
-        else {
+        let State::Leased { first, second } = entry.state else {
             return;
         };
-        entry.state = State::Unleased;
-        self.progress.leased -= 1;
-        self.progress.unleased += 1;
-        self.deadlines.remove(&(deadline_ms, slot));
-        if let Some(account) = self.workers.get_mut(&worker) {
+        self.deadlines.remove(&(hold.deadline_ms, slot, hold.attempt));
+        let left = match second {
+            Some(second) if first.attempt == hold.attempt => Some(second),
+            Some(_) => Some(first),
+            None => None,
+        };
+        entry.state = match left {
+            Some(first) => {
+                self.single.insert((first.since_ms, slot));
+                State::Leased {
+                    first,
+                    second: None,
+                }
+            }
+            None => {
+                self.single.remove(&(hold.since_ms, slot));
+                self.progress.leased -= 1;
+                self.progress.unleased += 1;
+                State::Unleased
+            }
+        };
+        if let Some(account) = self.workers.get_mut(&hold.worker) {
             account.leases.remove(&slot);
             account.credits += 1;
         }
     }
 
-    /// Leased → unleased at the back of the queue (true), or failed after the last try (false).
-    fn retry_or_give_up(&mut self, slot: u32, reason: String) -> bool {
-        self.end_lease(slot);
+    /// Leased → unleased, without a place in the queue.
+    fn end_all(&mut self, slot: u32) {
+        for hold in self.slots[slot as usize].holds() {
+            self.end_hold(slot, hold);
+        }
+    }
+
+    /// Ends a lease. If it was the item's only one: back into the queue (true), or failed (false).
+    fn retry_or_give_up(&mut self, slot: u32, hold: Hold, ending: Ending, reason: String) -> bool {
+        self.end_hold(slot, hold);
         let entry = &mut self.slots[slot as usize];
-        if entry.tries < self.config.max_tries {
-            self.queue.push_back(slot);
+        match ending {
+            Ending::Failed => entry.failures += 1,
+            Ending::Lost => entry.losses += 1,
+        }
+        if entry.state != State::Unleased {
+            return true;
+        }
+        if entry.failures < self.config.max_tries.max(1)
+            && entry.losses < self.config.max_losses.max(1)
+        {
+            match ending {
+                Ending::Failed => self.queue.push_back(slot),
+                Ending::Lost => self.queue.push_front(slot),
+            }
             return true;
         }
         entry.state = State::Failed { reason };

@@ -1,10 +1,14 @@
 //! Decisions as pure state machines: no clock, I/O, randomness or await. Time is an argument, and
 //! whatever a machine wants done it returns as data; the shells around it perform it.
 //!
+//! - [`backoff`]: how long to wait before something is tried again.
 //! - [`ledger`]: which rollout item is unleased, leased, done or failed.
+//! - [`membership`]: which nodes belong to the run.
 //! - [`phases`]: which phase of a run comes next, and whether a stopped run may be continued.
 //! - [`rollout`]: the steps of one item, from its prompt to its trajectory.
 
+pub mod backoff;
 pub mod ledger;
+pub mod membership;
 pub mod phases;
 pub mod rollout;

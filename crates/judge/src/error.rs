@@ -1,8 +1,10 @@
 //! Why a judge could not judge.
 
+use serde::{Deserialize, Serialize};
+
 /// Why there is no verdict. None of these may ever become a reward or a label (PITFALLS 14): the
 /// caller asks again later where [`JudgeError::is_retriable`], and reports otherwise.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum JudgeError {
     /// No connection, or it broke off. Start the endpoint or correct its address.
     #[error(
@@ -94,6 +96,9 @@ pub enum JudgeError {
         /// The question's id.
         question: String,
     },
+    /// The judge lives on another node, which did not take the request.
+    #[error("{0}")]
+    Elsewhere(String),
 }
 
 impl JudgeError {
@@ -104,7 +109,8 @@ impl JudgeError {
             Self::Refused { .. }
             | Self::Protocol { .. }
             | Self::Unreadable { .. }
-            | Self::NoReference { .. } => false,
+            | Self::NoReference { .. }
+            | Self::Elsewhere(_) => false,
         }
     }
 }

@@ -40,9 +40,21 @@ text_id!(
 #[serde(transparent)]
 pub struct WeightVersion(pub u64);
 
+impl WeightVersion {
+    /// The weights that a learner has after `step` steps, in the `epoch`-th group of learners of the
+    /// run. A group that starts again from a checkpoint repeats steps; its versions are higher than
+    /// any before it all the same.
+    pub fn of(epoch: u32, step: u64) -> Self {
+        Self(u64::from(epoch) << 40 | step)
+    }
+}
+
 impl fmt::Display for WeightVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "v{}", self.0)
+        match (self.0 >> 40, self.0 & ((1 << 40) - 1)) {
+            (0, step) => write!(f, "v{step}"),
+            (epoch, step) => write!(f, "v{epoch}.{step}"),
+        }
     }
 }
 

@@ -41,7 +41,7 @@ pub trait Tool: Send + Sync {
 }
 
 /// Why a tool gave no result.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum ToolError {
     /// The call itself is at fault; the sentence is for the model. [`Registry::call`] makes an error
     /// observation of it.
@@ -94,7 +94,7 @@ impl Default for Limits {
 }
 
 /// What a call came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolReply {
     /// The result, or a sentence for the model that starts with `Error: `.
     pub text: String,

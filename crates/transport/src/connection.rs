@@ -54,7 +54,8 @@ pub trait Connection: Send + Sync + 'static {
     /// Opens a stream. The peer sees it at once.
     ///
     /// # Errors
-    /// When the connection is closed.
+    /// When the connection is closed; [`io::ErrorKind::PermissionDenied`] when that is because one
+    /// of the two refused the other's certificate.
     async fn open(&self) -> io::Result<Duplex>;
 
     /// The next stream that the peer opens.

@@ -209,8 +209,16 @@ struct Quic {
 impl Quic {
     /// What ended the connection, in words for people.
     fn fault(&self, error: &quinn::ConnectionError) -> io::Error {
-        io::Error::new(io::ErrorKind::ConnectionAborted, words(error, self.lane))
+        fault(error, self.lane)
     }
+}
+
+fn fault(error: &quinn::ConnectionError, lane: Lane) -> io::Error {
+    let kind = match tls::refusal(error, &[lane]) {
+        Some(_) => io::ErrorKind::PermissionDenied,
+        None => io::ErrorKind::ConnectionAborted,
+    };
+    io::Error::new(kind, words(error, lane))
 }
 
 fn words(error: &quinn::ConnectionError, lane: Lane) -> String {
@@ -273,18 +281,14 @@ fn duplex(outgoing: SendStream, incoming: RecvStream, lane: Lane) -> Duplex {
 
 fn write_fault(error: quinn::WriteError, lane: Lane) -> io::Error {
     match error {
-        quinn::WriteError::ConnectionLost(error) => {
-            io::Error::new(io::ErrorKind::ConnectionAborted, words(&error, lane))
-        }
+        quinn::WriteError::ConnectionLost(error) => fault(&error, lane),
         error => io::Error::other(error),
     }
 }
 
 fn read_fault(error: quinn::ReadError, lane: Lane) -> io::Error {
     match error {
-        quinn::ReadError::ConnectionLost(error) => {
-            io::Error::new(io::ErrorKind::ConnectionAborted, words(&error, lane))
-        }
+        quinn::ReadError::ConnectionLost(error) => fault(&error, lane),
         error => io::Error::other(error),
     }
 }

@@ -9,6 +9,8 @@
 //! - **TL-4 (one distribution).** The first step after a start or a resume ends training, before
 //!   anything is saved, when sampler and learner give the sampled tokens different probabilities:
 //!   then the two do not hold the same weights, or divide by different temperatures.
+//! - **TL-5 (a lost learner costs steps, not the run).** When the learner is lost with its node,
+//!   training waits for the next one and goes on from the steps that one has behind it.
 
 mod batches;
 mod policy;
@@ -45,7 +47,40 @@ pub enum TrainingError {
         /// The limit.
         limit: f64,
     },
+    /// Learners came and went without getting one step further.
+    #[error("{0} learners were lost one after the other at step {1}")]
+    NoProgress(u32, u64),
     /// A call to an actor failed.
     #[error(transparent)]
     Fleet(#[from] FleetError),
+}
+
+impl TrainingError {
+    /// Whether the learner was lost with its node.
+    fn is_gone(&self) -> bool {
+        matches!(self, Self::Fleet(error) if error.is_gone())
+    }
+}
+
+/// Learners that may be lost one after the other before one gets further than all before it.
+const LOST_LEARNERS: u32 = 5;
+
+/// How often learners were lost, and how far they came (TL-5).
+#[derive(Debug, Default)]
+struct Losses {
+    furthest: u64,
+    lost: u32,
+}
+
+impl Losses {
+    /// Another one was lost, with `step` steps behind it.
+    fn another(&mut self, step: u64) -> Result<(), TrainingError> {
+        self.lost = if step > self.furthest { 1 } else { self.lost + 1 };
+        self.furthest = self.furthest.max(step);
+        if self.lost >= LOST_LEARNERS {
+            return Err(TrainingError::NoProgress(self.lost, self.furthest));
+        }
+        tracing::warn!(step, "The learner was lost; training waits for the next.");
+        Ok(())
+    }
 }

@@ -2,8 +2,8 @@
 //! trajectories, fresh actions from the current weights, a judge's verdict on each, one gradient
 //! step. No tool runs, and nothing after the action is looked at.
 
-use super::{TrainingError, batches::Batches};
-use crate::fleet::{Fleet, FleetError};
+use super::{Losses, TrainingError, batches::Batches};
+use crate::fleet::{Fleet, FleetError, LearnerHandle};
 use crate::ports::StepReport;
 use crate::seeds;
 use judge::StepContext;
@@ -89,16 +89,36 @@ pub async fn policy(
     plan: &PolicyPlan,
     mut on_step: impl FnMut(&StepReport),
 ) -> Result<(), TrainingError> {
+    let mut losses = Losses::default();
+    loop {
+        let (learner, mut reached) = (fleet.learner().await?, 0);
+        let steps = with(fleet, &learner, plan, |report| {
+            reached = report.step;
+            on_step(report);
+        });
+        match steps.await {
+            Err(error) if error.is_gone() => losses.another(reached)?,
+            ended => return ended,
+        }
+    }
+}
+
+async fn with(
+    fleet: &Fleet,
+    learner: &LearnerHandle,
+    plan: &PolicyPlan,
+    mut on_step: impl FnMut(&StepReport),
+) -> Result<(), TrainingError> {
     let mut picker = Picker::new(plan)?;
-    let mut version = fleet.learner_steps().await?;
-    let first = version;
-    publish(fleet, version).await?; // TL-2
-    while version < plan.steps {
+    let mut step = learner.steps_done().await?;
+    let first = step;
+    publish(fleet, learner, step).await?; // TL-2
+    while step < plan.steps {
         let mut began = Instant::now();
-        let batch = version / plan.updates_per_batch;
+        let batch = step / plan.updates_per_batch;
         let states = picker.of_batch(batch);
         let groups = actions(fleet, plan, batch, &states).await?;
-        on_policy(&groups, version)?; // TL-3
+        on_policy(&groups, learner.version(step))?; // TL-3
         let sampled = began.elapsed().as_secs_f64();
         let (groups, well_formed) = judged(fleet, plan, &states, groups).await?;
         let judged = began.elapsed().as_secs_f64();
@@ -108,13 +128,13 @@ pub async fn policy(
             ("well_formed_share", well_formed),
         ];
         for _ in 0..plan.updates_per_batch {
-            let mut report = fleet.policy_step(groups.clone()).await?;
-            if version == first {
+            let mut report = learner.policy_step(groups.clone()).await?;
+            if step == first {
                 agreement(&report, plan.max_logprob_difference)?; // TL-4
             }
-            version += 1;
-            if version.is_multiple_of(plan.updates_per_batch) {
-                publish(fleet, version).await?;
+            step += 1;
+            if step.is_multiple_of(plan.updates_per_batch) {
+                publish(fleet, learner, step).await?;
             }
             let took = std::mem::replace(&mut began, Instant::now()).elapsed();
             once.push(("cycle_seconds", took.as_secs_f64()));
@@ -123,17 +143,16 @@ pub async fn policy(
             on_step(&report);
         }
         // Behind a whole batch: a resumed run starts with fresh actions.
-        let due = |version: u64| version.checked_div(plan.checkpoint_every);
-        if due(version) != due(version - plan.updates_per_batch) {
-            fleet.checkpoint().await?;
+        let due = |step: u64| step.checked_div(plan.checkpoint_every);
+        if due(step) != due(step - plan.updates_per_batch) {
+            learner.checkpoint().await?;
         }
     }
     Ok(())
 }
 
 /// TL-3: every action was sampled from the weights that its batch begins with.
-fn on_policy(groups: &[Vec<Completion>], version: u64) -> Result<(), TrainingError> {
-    let expected = WeightVersion(version);
+fn on_policy(groups: &[Vec<Completion>], expected: WeightVersion) -> Result<(), TrainingError> {
     match groups
         .iter()
         .flatten()
@@ -155,10 +174,9 @@ fn agreement(report: &StepReport, limit: f64) -> Result<(), TrainingError> {
     }
 }
 
-async fn publish(fleet: &Fleet, version: u64) -> Result<(), FleetError> {
-    fleet
-        .publish(fleet.snapshot(WeightVersion(version)).await?)
-        .await
+async fn publish(fleet: &Fleet, learner: &LearnerHandle, step: u64) -> Result<(), FleetError> {
+    let weights = learner.snapshot(learner.version(step)).await?;
+    fleet.publish(weights).await
 }
 
 /// Chooses the states of a batch (TL-1).

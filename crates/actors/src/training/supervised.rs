@@ -1,7 +1,7 @@
 //! Imitation of dialogues: the warm start, and the baseline on the model's own trajectories.
 
-use super::{TrainingError, batches::Batches};
-use crate::fleet::Fleet;
+use super::{Losses, TrainingError, batches::Batches};
+use crate::fleet::{Fleet, LearnerHandle};
 use crate::ports::StepReport;
 use proto::SftSample;
 
@@ -34,17 +34,36 @@ pub async fn supervised(
             "no dialogue was made from the questions",
         ));
     }
+    let mut losses = Losses::default();
+    loop {
+        let (learner, mut reached) = (fleet.learner().await?, 0);
+        let steps = with(&learner, plan, |report| {
+            reached = report.step;
+            on_step(report);
+        });
+        match steps.await {
+            Err(error) if error.is_gone() => losses.another(reached)?,
+            ended => return ended,
+        }
+    }
+}
+
+async fn with(
+    learner: &LearnerHandle,
+    plan: &SupervisedPlan,
+    mut on_step: impl FnMut(&StepReport),
+) -> Result<(), TrainingError> {
     let mut batches = Batches::new(plan.seed, plan.samples.len());
-    for step in fleet.learner_steps().await?..plan.steps {
+    for step in learner.steps_done().await?..plan.steps {
         let chosen = batches.of_step(step, plan.batch);
         let batch = chosen
             .into_iter()
             .map(|i| plan.samples[i].clone())
             .collect();
-        let report = fleet.supervised_step(batch).await?;
+        let report = learner.supervised_step(batch).await?;
         on_step(&report);
         if plan.checkpoint_every > 0 && (step + 1) % plan.checkpoint_every == 0 {
-            fleet.checkpoint().await?;
+            learner.checkpoint().await?;
         }
     }
     Ok(())

@@ -33,6 +33,8 @@ fn plan(questions: u32, samples: u32, max_tries: u32) -> RolloutPlan {
         ledger: LedgerConfig {
             lease_ms: 600_000,
             max_tries,
+            max_losses: 9,
+            straggler_factor: 3,
         },
         progress: tokio::sync::watch::channel(Progress::default()).0,
     }

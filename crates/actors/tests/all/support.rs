@@ -248,14 +248,14 @@ pub fn fleet(sampler: Arc<Solver>, tool_panics: u32, judge: FragileJudge) -> Fle
     let outcome: Arc<dyn OutcomeJudge> = Arc::new(AnswerMatch::default());
     FleetPlan {
         samplers: vec![sampler],
-        registry: Arc::new(registry),
+        registry: Some(Arc::new(registry)),
         tool_executors: 2,
-        judges: Judges {
+        judges: Some(Judges {
             process: Arc::new(judge),
             outcome,
-        },
+        }),
         judge_actors: 2,
-        learner: None,
+        ..FleetPlan::default()
     }
 }
 

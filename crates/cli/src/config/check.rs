@@ -100,6 +100,7 @@ fn rollout(section: &RolloutSection) -> Result<(), ConfigError> {
         ("rollout.max_context_tokens", section.max_context_tokens),
         ("rollout.items_per_sampler", section.items_per_sampler),
         ("rollout.max_tries", section.max_tries),
+        ("rollout.max_losses", section.max_losses),
     ] {
         at_least_one(key, u64::from(value))?;
     }

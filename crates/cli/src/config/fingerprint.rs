@@ -44,6 +44,8 @@ fn without_operational(config: &Config) -> Config {
         kept_sequences: usual.kept_sequences,
         lease_ms: usual.lease_ms,
         max_tries: usual.max_tries,
+        max_losses: usual.max_losses,
+        straggler_factor: usual.straggler_factor,
         ..config.rollout
     };
     config.judge.llm = config.judge.llm.map(judge_results);
@@ -132,6 +134,7 @@ mod tests {
             "model.threads=7",
             "actors.samplers=2 actors.tools=3 actors.judges=9",
             "rollout.items_per_sampler=2 rollout.kept_sequences=0 rollout.lease_ms=5 rollout.max_tries=9",
+            "rollout.max_losses=2 rollout.straggler_factor=0",
             "tools.limits.timeout_ms=1",
             "judge.llm.base_url=http://h:1 judge.llm.timeout_ms=1 judge.llm.max_tries=1",
             "judge.llm.max_concurrent=1 judge.llm.requests_per_minute=3",

@@ -211,6 +211,11 @@ pub struct RolloutSection {
     pub lease_ms: u64,
     /// Tries of an item before it is reported as failed.
     pub max_tries: u32,
+    /// Samplers that may be lost with an item before it is reported as failed.
+    pub max_losses: u32,
+    /// Once no item waits, one that takes this many times as long as items took on average is given
+    /// to a second sampler too, and the first result counts; 0 turns it off.
+    pub straggler_factor: u32,
 }
 
 impl Default for RolloutSection {
@@ -227,6 +232,8 @@ impl Default for RolloutSection {
             kept_sequences: 64,
             lease_ms: 1_800_000,
             max_tries: 3,
+            max_losses: 8,
+            straggler_factor: 3,
         }
     }
 }

@@ -137,16 +137,12 @@ async fn supervised(
     let load = preflight::supervised_load(config, &run.machine, &spec, batch);
     let learner = learner(run, arm, start, config, load).await?;
     let controller = Controller::start(FleetPlan {
-        samplers: Vec::new(),
-        registry: Arc::new(Registry::empty(run.config.tools.limits.clone())),
-        tool_executors: 1,
-        judges: judges::build(&run.config.judge, &[])?,
-        judge_actors: 1,
         learner: Some(Arc::new(learner)),
+        ..FleetPlan::default()
     })
     .await?;
     let fleet = controller.fleet().clone();
-    let done = fleet.learner_steps().await?;
+    let done = fleet.learner().await?.steps_done().await?;
     run.rewind(arm, done);
     let mut progress = Progress::new(arm, plan.steps, done);
     training::supervised(&fleet, &plan, |report| {
@@ -155,7 +151,7 @@ async fn supervised(
     })
     .await?;
     progress.finish("");
-    fleet.export(run.folder.model(arm)).await?;
+    fleet.learner().await?.export(run.folder.model(arm)).await?;
     controller.stop().await;
     Ok(())
 }
@@ -173,14 +169,13 @@ async fn policy(run: &Run, section: &TrainSection, seed: u64) -> Result<()> {
         // First: it asks whether all that is held beside it fits.
         learner: Some(Arc::new(policy_learner(run, section, seed).await?)),
         samplers: policy_samplers(run, section).await?,
-        registry,
-        tool_executors: 1,
-        judges,
+        judges: Some(judges),
         judge_actors: run.config.actors.judges,
+        ..FleetPlan::default()
     })
     .await?;
     let fleet = controller.fleet().clone();
-    let done = fleet.learner_steps().await?;
+    let done = fleet.learner().await?.steps_done().await?;
     run.rewind(&arm, done);
     let mut progress = Progress::new(&arm, plan.steps, done);
     training::policy(&fleet, &plan, |report| {
@@ -190,7 +185,7 @@ async fn policy(run: &Run, section: &TrainSection, seed: u64) -> Result<()> {
     })
     .await?;
     progress.finish("");
-    fleet.export(run.folder.model(&arm)).await?;
+    fleet.learner().await?.export(run.folder.model(&arm)).await?;
     controller.stop().await;
     Ok(())
 }

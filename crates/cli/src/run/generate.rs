@@ -114,11 +114,11 @@ pub async fn roll_out(
     let store = TrajectoryStore::open(rollouts.store)?;
     let controller = Controller::start(FleetPlan {
         samplers: machine.samplers(rollouts.model, engine, samplers).await?,
-        registry,
+        registry: Some(registry),
         tool_executors: config.actors.tools,
-        judges: judges::build(&config.judge, enabled)?,
+        judges: Some(judges::build(&config.judge, enabled)?),
         judge_actors: config.actors.judges,
-        learner: None,
+        ..FleetPlan::default()
     })
     .await?;
     let total = plan.questions.len() as u64 * u64::from(plan.samples);
@@ -164,6 +164,8 @@ fn rollout_plan(
         ledger: LedgerConfig {
             lease_ms: config.rollout.lease_ms,
             max_tries: config.rollout.max_tries,
+            max_losses: config.rollout.max_losses,
+            straggler_factor: config.rollout.straggler_factor,
         },
         progress,
     })

@@ -3,6 +3,17 @@ use proptest::prelude::*;
 
 const WORKER: WorkerId = WorkerId(0);
 
+const MAX_LOSSES: u32 = 3;
+
+fn config(lease_ms: u64, max_tries: u32) -> LedgerConfig {
+    LedgerConfig {
+        lease_ms,
+        max_tries,
+        max_losses: MAX_LOSSES,
+        straggler_factor: 0,
+    }
+}
+
 fn item(n: u32) -> ItemId {
     ItemId {
         question: format!("q{}", n / 2).as_str().into(),
@@ -16,10 +27,7 @@ fn items(n: u32) -> Vec<ItemId> {
 
 fn ledger(n: u32, max_tries: u32) -> Ledger {
     let mut ledger = Ledger::new(
-        LedgerConfig {
-            lease_ms: 100,
-            max_tries,
-        },
+        config(100, max_tries),
         items(n),
         [],
     );
@@ -52,20 +60,24 @@ fn check(ledger: &Ledger) {
                 count.unleased += 1;
                 assert_eq!(queued, 1, "an unleased item waits once");
             }
-            State::Leased {
-                worker,
-                deadline_ms,
-            } => {
+            State::Leased { first, second } => {
                 count.leased += 1;
-                *held.entry(*worker).or_default() += 1;
-                deadlines.insert((*deadline_ms, index as u32));
-                assert!(ledger.workers[worker].leases.contains(&(index as u32)));
+                for hold in slot.holds() {
+                    *held.entry(hold.worker).or_default() += 1;
+                    deadlines.insert((hold.deadline_ms, index as u32, hold.attempt));
+                    let worker = &ledger.workers[&hold.worker];
+                    assert!(worker.leases.contains(&(index as u32)));
+                }
+                let single = ledger.single.contains(&(first.since_ms, index as u32));
+                assert_eq!(single, second.is_none());
                 assert_eq!(queued, 0, "a leased item does not wait");
             }
             State::Done => count.done += 1,
             State::Failed { .. } => count.failed += 1,
         }
-        assert!(slot.tries <= ledger.config.max_tries);
+        // One may be added while a second lease goes on.
+        assert!(slot.failures <= ledger.config.max_tries.max(1) + 1);
+        assert!(slot.losses <= ledger.config.max_losses.max(1) + 1);
     }
     assert_eq!(count, ledger.progress());
     assert_eq!(
@@ -99,10 +111,7 @@ fn items_are_leased_in_order_and_retries_go_to_the_back() {
 
 #[test]
 fn resume_skips_what_is_done_and_collapses_duplicates() {
-    let config = LedgerConfig {
-        lease_ms: 1,
-        max_tries: 1,
-    };
+    let config = config(1, 1);
     let given = [item(0), item(1), item(0), item(2)];
     let mut ledger = Ledger::new(config, given, [item(1), item(1), item(9)]);
     ledger.grant_credits(WORKER, 9);
@@ -123,10 +132,7 @@ fn resume_skips_what_is_done_and_collapses_duplicates() {
 fn an_empty_job_is_finished() {
     assert!(
         Ledger::new(
-            LedgerConfig {
-                lease_ms: 1,
-                max_tries: 1
-            },
+            config(1, 1),
             [],
             []
         )
@@ -140,7 +146,7 @@ fn rl_1_every_item_is_in_one_state_along_its_way() {
     check(&ledger);
     let (a, b) = (take(&mut ledger, 0), take(&mut ledger, 5));
     check(&ledger);
-    assert!(matches!(ledger.complete(a.token), Completion::Accepted(_)));
+    assert!(matches!(ledger.complete(a.token, 0), Completion::Accepted(_)));
     check(&ledger);
     ledger.fail(b.token, "engine died".into());
     check(&ledger);
@@ -165,15 +171,15 @@ fn rl_2_each_item_is_done_at_most_once() {
     assert_eq!(ledger.expire(100), [item(0)]);
     let new = take(&mut ledger, 100);
     assert_eq!(
-        ledger.complete(old.token),
+        ledger.complete(old.token, 0),
         Completion::Stale,
         "leased to somebody else"
     );
-    assert_eq!(ledger.complete(new.token), Completion::Accepted(item(0)));
-    assert_eq!(ledger.complete(new.token), Completion::Stale);
+    assert_eq!(ledger.complete(new.token, 0), Completion::Accepted(item(0)));
+    assert_eq!(ledger.complete(new.token, 0), Completion::Stale);
     assert_eq!(ledger.fail(new.token, "late".into()), Failure::Stale);
     assert_eq!(
-        ledger.complete(LeaseToken::new(7, 1)),
+        ledger.complete(LeaseToken::new(7, 1), 0),
         Completion::Stale,
         "of another ledger"
     );
@@ -190,7 +196,7 @@ fn rl_2_a_late_result_is_kept_while_nobody_else_has_the_item() {
         ledger.fail(late.token, "late failure".into()),
         Failure::Stale
     );
-    assert_eq!(ledger.complete(late.token), Completion::Accepted(item(0)));
+    assert_eq!(ledger.complete(late.token, 0), Completion::Accepted(item(0)));
     assert_eq!(take(&mut ledger, 100).item, item(1));
     assert_eq!(
         ledger.lease(WORKER, 100),
@@ -208,16 +214,13 @@ fn rl_2_a_late_result_is_kept_while_nobody_else_has_the_item() {
 fn rl_3_no_lease_without_credit_and_every_ending_gives_it_back() {
     type Ending = fn(&mut Ledger, LeaseToken);
     let endings: [Ending; 3] = [
-        |l, t| assert_ne!(l.complete(t), Completion::Stale),
+        |l, t| assert_ne!(l.complete(t, 0), Completion::Stale),
         |l, t| assert_ne!(l.fail(t, "x".into()), Failure::Stale),
         |l, _| assert_eq!(l.expire(u64::MAX).len(), 1),
     ];
     for ending in endings {
         let mut ledger = Ledger::new(
-            LedgerConfig {
-                lease_ms: 1,
-                max_tries: 2,
-            },
+            config(1, 2),
             items(4),
             [],
         );
@@ -261,6 +264,69 @@ fn rl_4_an_item_that_never_returns_is_given_up_after_its_tries() {
 }
 
 #[test]
+fn rl_4_a_lost_worker_costs_its_items_no_try_and_they_go_first() {
+    let mut ledger = ledger(4, 1);
+    let lost: Vec<Lease> = (0..2).map(|_| take(&mut ledger, 0)).collect();
+    assert_eq!(ledger.worker_lost(WORKER), [item(0), item(1)]);
+    ledger.grant_credits(WORKER, 9);
+    let order: Vec<_> = (0..4).map(|_| take(&mut ledger, 0).item).collect();
+    assert_eq!(order, items(4));
+    assert_eq!(ledger.complete(lost[0].token, 0), Completion::Stale);
+    check(&ledger);
+}
+
+/// A ledger whose average is 10 ms, with one item that worker 1 has held since then.
+fn with_a_straggler() -> (Ledger, Lease) {
+    let config = LedgerConfig {
+        straggler_factor: 3,
+        ..config(1_000_000, 1)
+    };
+    let mut ledger = Ledger::new(config, items(9), []);
+    ledger.grant_credits(WorkerId(1), 1);
+    ledger.grant_credits(WORKER, 1);
+    let straggler = ledger.lease(WorkerId(1), 0).unwrap();
+    for n in 0..8 {
+        let lease = take(&mut ledger, 10 * n);
+        assert_ne!(ledger.complete(lease.token, 10 * n + 10), Completion::Stale);
+    }
+    (ledger, straggler)
+}
+
+#[test]
+fn rl_6_a_straggler_is_leased_once_more_and_the_first_result_counts() {
+    for second_wins in [false, true] {
+        let (mut ledger, straggler) = with_a_straggler();
+        assert_eq!(ledger.lease(WORKER, 30), None, "not long enough");
+        let second = ledger.lease(WORKER, 81).unwrap();
+        assert_eq!((&second.item, second.attempt), (&straggler.item, 2));
+        check(&ledger);
+        ledger.grant_credits(WorkerId(2), 1);
+        assert_eq!(ledger.lease(WorkerId(2), 999), None, "no third");
+        assert_eq!(ledger.leases_of(second.token), [straggler.token, second.token]);
+        let (winner, other) = match second_wins {
+            true => (second.token, straggler.token),
+            false => (straggler.token, second.token),
+        };
+        assert_ne!(ledger.complete(winner, 99), Completion::Stale);
+        assert_eq!(ledger.complete(other, 99), Completion::Stale);
+        assert!(ledger.is_finished());
+        check(&ledger);
+    }
+}
+
+#[test]
+fn rl_6_one_of_two_leases_may_fail() {
+    let (mut ledger, straggler) = with_a_straggler();
+    let second = ledger.lease(WORKER, 81).unwrap();
+    assert_ne!(ledger.fail(second.token, "fault".into()), Failure::Stale);
+    check(&ledger);
+    assert_eq!(ledger.progress().leased, 1, "the other goes on");
+    assert_eq!(ledger.worker_lost(WorkerId(7)), []);
+    assert_ne!(ledger.complete(straggler.token, 99), Completion::Stale);
+    check(&ledger);
+}
+
+#[test]
 fn rl_5_no_failure_makes_an_item_done() {
     let mut ledger = ledger(3, 1);
     let lease = take(&mut ledger, 0);
@@ -270,8 +336,11 @@ fn rl_5_no_failure_makes_an_item_done() {
     );
     let _expired = take(&mut ledger, 0);
     ledger.expire(100);
-    let _lost = take(&mut ledger, 100);
-    ledger.worker_lost(WORKER);
+    for _ in 0..MAX_LOSSES {
+        ledger.grant_credits(WORKER, 1);
+        let _lost = take(&mut ledger, 100);
+        ledger.worker_lost(WORKER);
+    }
     let progress = Progress {
         failed: 3,
         total: 3,
@@ -292,7 +361,7 @@ fn rl_5_no_failure_makes_an_item_done() {
         ]
     );
     assert_eq!(
-        ledger.complete(lease.token),
+        ledger.complete(lease.token, 0),
         Completion::Stale,
         "failed is final"
     );
@@ -301,10 +370,7 @@ fn rl_5_no_failure_makes_an_item_done() {
 #[test]
 fn two_hundred_thousand_items_with_failures_all_end() {
     const ITEMS: u32 = 200_000;
-    let config = LedgerConfig {
-        lease_ms: 10,
-        max_tries: 3,
-    };
+    let config = config(10, 3);
     let mut ledger = Ledger::new(config, items(ITEMS), (0..ITEMS).step_by(10).map(item));
     for worker in 0..4 {
         ledger.grant_credits(WorkerId(worker), 5_000);
@@ -319,7 +385,7 @@ fn two_hundred_thousand_items_with_failures_all_end() {
             match (now + n as u64) % 7 {
                 0 => assert_ne!(ledger.fail(lease.token, "fault".into()), Failure::Stale),
                 1 => {}
-                _ => done += usize::from(ledger.complete(lease.token) != Completion::Stale),
+                _ => done += usize::from(ledger.complete(lease.token, now) != Completion::Stale),
             }
         }
         ledger.expire(now);
@@ -391,7 +457,7 @@ impl World {
             }
             Event::Complete(pick) => {
                 if let Some(token) = self.token(pick)
-                    && let Completion::Accepted(item) = self.ledger.complete(token)
+                    && let Completion::Accepted(item) = self.ledger.complete(token, self.now_ms)
                 {
                     assert!(self.accepted.insert(item), "RL-2: done twice");
                 }
@@ -439,7 +505,7 @@ proptest! {
         max_tries in 1..4u32,
         events in proptest::collection::vec(event(), 0..120),
     ) {
-        let config = LedgerConfig { lease_ms: 100, max_tries };
+        let config = LedgerConfig { straggler_factor: 1, ..config(100, max_tries) };
         let mut world = World {
             ledger: Ledger::new(config, items(count), []),
             now_ms: 0,
@@ -453,7 +519,7 @@ proptest! {
         // RL-4: from wherever that led, a worker that never answers still brings every item to an
         // end, within the tries of all items.
         world.happens(Event::Grant(0, 1));
-        for _ in 0..=count * max_tries {
+        for _ in 0..=count * (max_tries + 1) {
             world.happens(Event::Wait(100));
             world.happens(Event::Expire);
             world.happens(Event::Lease(0));

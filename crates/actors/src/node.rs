@@ -1,0 +1,323 @@
+//! A node: it joins a controller, holds the engines that it is told to, and finds back whenever the
+//! connection breaks.
+
+use crate::remote::{Host, Outfitter, method};
+use async_trait::async_trait;
+use bytes::Bytes;
+use control::backoff::Backoff;
+use proto::cluster::{Assignment, Heartbeat, Join, Welcome};
+use proto::{NodeName, Role, codec};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use transport::{CallError, Connection, Handler, Limits, Link, Request, bulk};
+
+/// Waits between attempts to join, in milliseconds.
+const FIRST_WAIT_MS: u64 = 200;
+const LONGEST_WAIT_MS: u64 = 5_000;
+
+/// How long the controller may take for what takes no time.
+const PROMPT: Duration = Duration::from_secs(5);
+
+/// What a node is.
+pub struct NodePlan {
+    /// Its name; that of its certificate.
+    pub name: NodeName,
+    /// What it is ready to do.
+    pub roles: BTreeSet<Role>,
+    /// The version of its program.
+    pub version: String,
+    /// The hash of the configuration it is for; without one, that of the first run it joins.
+    pub config: Option<String>,
+    /// Drawn anew by each process.
+    pub boot: u64,
+    /// Opens engines.
+    pub outfitter: Arc<dyn Outfitter>,
+    /// Finds the controller.
+    pub dialler: Arc<dyn Dialler>,
+    /// Told of each contact with the controller.
+    pub contact: watch::Sender<Contact>,
+}
+
+/// Whether a node belongs to a run at the moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Contact {
+    /// It looks for the controller.
+    #[default]
+    Searching,
+    /// It has joined, and was heard of this many times.
+    Joined(u64),
+}
+
+/// The controller cannot be reached.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DialFault {
+    /// One of the two turned the other away; trying again changes nothing.
+    #[error("{0}")]
+    Refused(String),
+    /// A later try may succeed.
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+/// Makes connections to the controller.
+#[async_trait]
+pub trait Dialler: Send + Sync + 'static {
+    /// The control lane.
+    async fn control(&self) -> Result<Arc<dyn Connection>, DialFault>;
+    /// The data lane.
+    async fn data(&self) -> Result<Arc<dyn Connection>, DialFault>;
+    /// The bulk lane, at this port.
+    async fn bulk(&self, port: u16) -> Result<Arc<dyn Connection>, DialFault>;
+}
+
+/// Why a node ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeEnd {
+    /// The controller said so; its reason.
+    Dismissed(String),
+    /// It was asked to, on its own machine.
+    Stopped,
+    /// The run does not take it; the reason.
+    Refused(String),
+}
+
+/// How one stay ended.
+enum StayEnd {
+    End(NodeEnd),
+    /// It is to be tried again.
+    Broken(String),
+}
+
+/// Runs a node until it is dismissed, refused, or `stop` is ready. Then its engines are closed.
+pub async fn run(mut plan: NodePlan, stop: impl Future<Output = ()>) -> NodeEnd {
+    let host = Arc::new(Host::new(plan.outfitter.clone()));
+    let mut stop = std::pin::pin!(stop);
+    let mut backoff = Backoff::new(FIRST_WAIT_MS, LONGEST_WAIT_MS);
+    let mut rng = ChaCha8Rng::seed_from_u64(plan.boot);
+    let mut last = String::new();
+    let end = loop {
+        let mut is_member = false;
+        let stay = stay(&mut plan, &host, &mut stop, &mut is_member).await;
+        plan.contact.send_replace(Contact::Searching);
+        if is_member {
+            backoff.worked();
+        }
+        let reason = match stay {
+            StayEnd::End(end) => break end,
+            StayEnd::Broken(reason) => reason,
+        };
+        // Once for each new reason: a controller may be away for hours.
+        if reason != last {
+            tracing::warn!(reason, "No contact with the controller; the node keeps trying.");
+        }
+        last = if is_member { String::new() } else { reason };
+        let wait = Duration::from_millis(backoff.failed(rng.random()));
+        tokio::select! {
+            biased;
+            () = &mut stop => break NodeEnd::Stopped,
+            () = tokio::time::sleep(wait) => {}
+        }
+    };
+    host.close().await;
+    end
+}
+
+async fn stay(
+    plan: &mut NodePlan,
+    host: &Arc<Host>,
+    stop: &mut (impl Future<Output = ()> + Unpin),
+    is_member: &mut bool,
+) -> StayEnd {
+    let broken = |reason: String| StayEnd::Broken(reason);
+    let (end, mut ended) = watch::channel(None);
+    let busy = Arc::new(AtomicU64::new(0));
+    let joining = join(plan, host, &end, &busy);
+    let joined = tokio::select! {
+        biased;
+        () = &mut *stop => return StayEnd::End(NodeEnd::Stopped),
+        joined = joining => joined,
+    };
+    let joined = match joined {
+        Ok(joined) => joined,
+        Err(DialFault::Refused(reason)) => return StayEnd::End(NodeEnd::Refused(reason)),
+        Err(DialFault::Unreachable(reason)) => return broken(reason),
+    };
+    *is_member = true;
+    plan.config = Some(joined.welcome.config.clone());
+    tracing::info!(run = %joined.welcome.run, "Joined the run.");
+    tokio::select! {
+        biased;
+        () = &mut *stop => {
+            let leave = codec::encode(&joined.welcome.node).unwrap_or_default();
+            // If it is not heard, the loss of the connection is.
+            let _ = joined.control.call(method::LEAVE, &leave, PROMPT).await;
+            StayEnd::End(NodeEnd::Stopped)
+        }
+        dismissed = ended.wait_for(Option::is_some) => {
+            let reason = dismissed.ok().and_then(|reason| reason.clone());
+            // The answer to it is under way.
+            let _ = tokio::time::timeout(PROMPT, joined.control.closed()).await;
+            StayEnd::End(NodeEnd::Dismissed(reason.unwrap_or_default()))
+        }
+        reason = joined.control.closed() => broken(reason),
+        reason = joined.data.closed() => broken(reason),
+        reason = beat(&joined, &plan.contact, &busy) => broken(reason),
+    }
+}
+
+/// A stay that has begun. What it holds open ends with it.
+struct Stay {
+    welcome: Welcome,
+    control: Link,
+    data: Link,
+    bulk: Arc<dyn Connection>,
+    serving: AbortHandle,
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.serving.abort();
+        self.bulk.close("the stay is over");
+    }
+}
+
+async fn join(
+    plan: &NodePlan,
+    host: &Arc<Host>,
+    end: &watch::Sender<Option<String>>,
+    busy: &Arc<AtomicU64>,
+) -> Result<Stay, DialFault> {
+    let unreachable = |error: &dyn std::fmt::Display| DialFault::Unreachable(error.to_string());
+    let handler = Arc::new(NodeHandler {
+        host: host.clone(),
+        end: end.clone(),
+        busy: busy.clone(),
+    });
+    let control = open(plan.dialler.control().await?, handler.clone()).await?;
+    let join = Join {
+        name: plan.name.clone(),
+        boot: plan.boot,
+        roles: plan.roles.clone(),
+        version: plan.version.clone(),
+        config: plan.config.clone(),
+    };
+    let body = codec::encode(&join).map_err(|error| unreachable(&error))?;
+    let welcome = match control.call(method::JOIN, &body, PROMPT).await {
+        Ok(welcome) => welcome,
+        Err(CallError::Refused(reason)) => return Err(DialFault::Refused(reason)),
+        Err(error) => return Err(unreachable(&error)),
+    };
+    let welcome: Welcome = codec::decode(&welcome).map_err(|error| unreachable(&error))?;
+    let bulk = plan.dialler.bulk(welcome.bulk_port).await?;
+    host.set_bulk(bulk.clone());
+    let source = Arc::new(host.blobs().clone());
+    let serving = tokio::spawn(bulk::serve(bulk.clone(), source)).abort_handle();
+    let data = open(plan.dialler.data().await?, handler).await;
+    let stay = |data| Stay {
+        welcome,
+        control,
+        data,
+        bulk,
+        serving,
+    };
+    let stay = data.map(stay)?;
+    let hello = codec::encode(&stay.welcome.node).map_err(|error| unreachable(&error))?;
+    match stay.data.call(method::HELLO, &hello, PROMPT).await {
+        Ok(_) => Ok(stay),
+        Err(error) => Err(unreachable(&error)),
+    }
+}
+
+async fn open(connection: Arc<dyn Connection>, handler: Arc<NodeHandler>) -> Result<Link, DialFault> {
+    let opening = Link::open(connection, handler, Limits::default());
+    match tokio::time::timeout(PROMPT, opening).await {
+        Ok(Ok(link)) => Ok(link),
+        // How a certificate that the controller does not take shows (TLS 1.3).
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(DialFault::Refused(error.to_string()))
+        }
+        Ok(Err(error)) => Err(DialFault::Unreachable(error.to_string())),
+        Err(_) => Err(DialFault::Unreachable("no answer".to_owned())),
+    }
+}
+
+/// Is heard of until it is no member any more; the reason.
+async fn beat(stay: &Stay, contact: &watch::Sender<Contact>, busy: &AtomicU64) -> String {
+    let every = Duration::from_millis(stay.welcome.heartbeat_ms.max(1));
+    for count in 1.. {
+        let beat = Heartbeat {
+            node: stay.welcome.node,
+            busy: busy.load(Ordering::Relaxed),
+        };
+        let beat = codec::encode(&beat).unwrap_or_default();
+        let heard = stay.control.call(method::HEARTBEAT, &beat, PROMPT).await;
+        match heard.map(|known| codec::decode::<bool>(&known)) {
+            Ok(Ok(true)) => drop(contact.send_replace(Contact::Joined(count))),
+            Ok(_) => return "the controller has given this node up".to_owned(),
+            Err(error) => return error.to_string(),
+        }
+        tokio::time::sleep(every).await;
+    }
+    unreachable!("2^64 heartbeats")
+}
+
+/// What the controller asks of a node.
+struct NodeHandler {
+    host: Arc<Host>,
+    end: watch::Sender<Option<String>>,
+    busy: Arc<AtomicU64>,
+}
+
+/// Counts a call that is worked on.
+struct Busy(Arc<AtomicU64>);
+
+impl Busy {
+    fn new(count: &Arc<AtomicU64>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl Handler for NodeHandler {
+    async fn request(&self, request: Request) -> Result<Bytes, String> {
+        let encode = |opened: &Vec<proto::cluster::Opened>| codec::encode(opened);
+        match request.method {
+            method::ENGINE => {
+                let _busy = Busy::new(&self.busy);
+                let served = self.host.serve(&request.body).await;
+                served.map_err(|error| error.to_string())
+            }
+            method::ASSIGN => {
+                let assignment: Assignment =
+                    codec::decode(&request.body).map_err(|error| error.to_string())?;
+                let host = self.host.clone();
+                // In a task of its own: an engine that is half open when the connection breaks is
+                // opened to its end, and found there by the next stay.
+                let opened = tokio::spawn(async move { host.assign(assignment).await }).await;
+                let opened = opened.map_err(|error| error.to_string())?;
+                encode(&opened).map(Bytes::from).map_err(|error| error.to_string())
+            }
+            method::END => {
+                let reason = String::from_utf8_lossy(&request.body).into_owned();
+                self.end.send_replace(Some(reason));
+                Ok(Bytes::new())
+            }
+            method => Err(format!("a node does not know method {method}")),
+        }
+    }
+
+    async fn cast(&self, _: u8, _: Bytes) {}
+}

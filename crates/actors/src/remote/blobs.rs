@@ -1,0 +1,261 @@
+//! What this node gives out in bulk, and how it gets what others give out.
+
+use crate::ports::EngineError;
+use async_trait::async_trait;
+use bytes::Bytes;
+use proto::WeightSnapshot;
+use proto::cluster::{BlobRef, FileSet};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use transport::{Connection, bulk};
+
+/// Blobs that are lent out. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Blobs(Arc<Mutex<Lent>>);
+
+#[derive(Default)]
+struct Lent {
+    next: u64,
+    blobs: BTreeMap<u64, Blob>,
+}
+
+#[derive(Clone)]
+enum Blob {
+    Memory(Bytes),
+    File(Arc<File>),
+}
+
+/// Blobs can be pulled as long as it lives.
+pub struct Loan {
+    blobs: Blobs,
+    ids: Vec<u64>,
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        let mut lent = self.blobs.0.lock().expect("no holder panics");
+        for id in &self.ids {
+            lent.blobs.remove(id);
+        }
+    }
+}
+
+/// Weights without a copy.
+struct SharedBytes(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for SharedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Blobs {
+    /// Lends the bytes of a snapshot.
+    pub fn lend_weights(&self, weights: &WeightSnapshot) -> (BlobRef, Loan) {
+        let bytes = Bytes::from_owner(SharedBytes(weights.bytes.clone()));
+        let (len, crc32) = (bytes.len() as u64, weights.manifest.checksum);
+        let id = self.lend(Blob::Memory(bytes));
+        let blob = BlobRef { id, len, crc32 };
+        (blob, self.loan(vec![id]))
+    }
+
+    /// Lends every file below a folder. Blocks: it reads them all for their checksums.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn lend_folder(&self, folder: &Path) -> io::Result<(FileSet, Loan)> {
+        let (mut set, mut ids) = (FileSet::default(), Vec::new());
+        let mut folders = vec![folder.to_owned()];
+        while let Some(next) = folders.pop() {
+            for entry in std::fs::read_dir(&next)? {
+                let path = entry?.path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let blob = self.lend_file(&path)?;
+                ids.push(blob.id);
+                let relative = path.strip_prefix(folder).map_err(io::Error::other)?;
+                let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();
+                set.files.insert(parts.join("/"), blob);
+            }
+        }
+        Ok((set, self.loan(ids)))
+    }
+
+    fn lend_file(&self, path: &Path) -> io::Result<BlobRef> {
+        let mut file = File::open(path)?;
+        let (mut sum, mut len) = (crc32fast::Hasher::new(), 0);
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let read = file.read(&mut buffer)?;
+            if read == 0 {
+                break;
+            }
+            sum.update(&buffer[..read]);
+            len += read as u64;
+        }
+        let id = self.lend(Blob::File(Arc::new(file)));
+        let crc32 = sum.finalize();
+        Ok(BlobRef { id, len, crc32 })
+    }
+
+    fn lend(&self, blob: Blob) -> u64 {
+        let mut lent = self.0.lock().expect("no holder panics");
+        lent.next += 1;
+        let id = lent.next;
+        lent.blobs.insert(id, blob);
+        id
+    }
+
+    fn loan(&self, ids: Vec<u64>) -> Loan {
+        Loan {
+            blobs: self.clone(),
+            ids,
+        }
+    }
+}
+
+#[async_trait]
+impl bulk::Source for Blobs {
+    async fn piece(&self, id: u64, range: Range<u64>) -> Result<Bytes, String> {
+        let blob = self.0.lock().expect("no holder panics").blobs.get(&id).cloned();
+        let ends = || format!("blob {id} ends before byte {}", range.end);
+        match blob.ok_or_else(|| format!("there is no blob {id} (any more)"))? {
+            Blob::Memory(bytes) => {
+                let end = usize::try_from(range.end).map_err(|_| ends())?;
+                match end <= bytes.len() && range.start <= range.end {
+                    true => Ok(bytes.slice(range.start as usize..end)),
+                    false => Err(ends()),
+                }
+            }
+            Blob::File(file) => {
+                let len = range.end.checked_sub(range.start).ok_or_else(ends)? as usize;
+                let read = tokio::task::spawn_blocking(move || {
+                    let mut bytes = vec![0; len];
+                    file.read_exact_at(&mut bytes, range.start)?;
+                    io::Result::Ok(bytes)
+                });
+                let read = read.await.map_err(|error| error.to_string())?;
+                Ok(read.map_err(|error| error.to_string())?.into())
+            }
+        }
+    }
+}
+
+/// Pulls a blob into memory.
+///
+/// # Errors
+/// When the transfer breaks off, or what came is not what was announced.
+pub(super) async fn pull_bytes(
+    from: &dyn Connection,
+    blob: BlobRef,
+) -> Result<Vec<u8>, EngineError> {
+    let mut bytes = Vec::new();
+    // As much as is announced, and no more than arrives, where it is a lie.
+    let announced = usize::try_from(blob.len).map_err(|_| fault(&"it is too large"))?;
+    bytes.try_reserve_exact(announced).map_err(|error| fault(&error))?;
+    let mut sum = crc32fast::Hasher::new();
+    bulk::pull(from, blob.id, 0..blob.len, |piece| {
+        sum.update(&piece);
+        bytes.extend_from_slice(&piece);
+        Ok(())
+    })
+    .await
+    .map_err(|error| fault(&error))?;
+    check(sum, blob)?;
+    Ok(bytes)
+}
+
+/// Pulls files into a folder, which is there afterwards with all of them or not at all. One that is
+/// there already is replaced.
+///
+/// # Errors
+/// When the transfer breaks off, what came is not what was announced, or it cannot be written.
+pub async fn pull_folder(
+    from: &dyn Connection,
+    set: &FileSet,
+    folder: &Path,
+) -> Result<(), EngineError> {
+    let parent = folder.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).map_err(|error| fault(&error))?;
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let partial = tempfile::Builder::new()
+        .prefix(&format!(".{name}."))
+        .tempdir_in(parent)
+        .map_err(|error| fault(&error))?;
+    for (relative, blob) in &set.files {
+        let path = partial.path().join(inside(relative)?);
+        pull_file(from, *blob, &path).await?;
+    }
+    let put = || {
+        if folder.exists() {
+            std::fs::remove_dir_all(folder)?;
+        }
+        let partial = partial.keep();
+        // Made for this process alone; the folder it becomes is as any other.
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&partial, std::fs::Permissions::from_mode(0o755))?;
+        std::fs::rename(&partial, folder)?;
+        File::open(parent)?.sync_all()
+    };
+    put().map_err(|error: io::Error| fault(&error))
+}
+
+/// A path that stays within its folder, whatever the peer says.
+fn inside(relative: &str) -> Result<PathBuf, EngineError> {
+    let path = PathBuf::from(relative);
+    let is_plain = |part: Component| matches!(part, Component::Normal(_));
+    match !relative.is_empty() && path.components().all(is_plain) {
+        true => Ok(path),
+        false => Err(fault(&format!("{relative:?} leads out of its folder"))),
+    }
+}
+
+async fn pull_file(from: &dyn Connection, blob: BlobRef, path: &Path) -> Result<(), EngineError> {
+    let open = || {
+        std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+        File::create_new(path)
+    };
+    let mut file = open().map_err(|error| fault(&error))?;
+    let mut sum = crc32fast::Hasher::new();
+    bulk::pull(from, blob.id, 0..blob.len, |piece| {
+        sum.update(&piece);
+        file.write_all(&piece).map_err(|error| format!("cannot write {}: {error}", path.display()))
+    })
+    .await
+    .map_err(|error| fault(&error))?;
+    file.sync_all().map_err(|error| fault(&error))?;
+    check(sum, blob)
+}
+
+fn check(sum: crc32fast::Hasher, blob: BlobRef) -> Result<(), EngineError> {
+    match sum.finalize() == blob.crc32 {
+        true => Ok(()),
+        false => Err(fault(&"what came is not what was announced (checksum)")),
+    }
+}
+
+fn fault(error: &dyn std::fmt::Display) -> EngineError {
+    EngineError(format!("a transfer failed: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_path_leads_out_of_its_folder() {
+        for good in ["a", "a/b.safetensors", "a..b"] {
+            assert!(inside(good).is_ok(), "{good}");
+        }
+        for bad in ["", "/etc/passwd", "../a", "a/../../b", "./a/..", "."] {
+            assert!(inside(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! The engines of a node, and how they answer the controller.
+
+use super::blobs::{Blobs, Loan, pull_bytes};
+use crate::controller::Controller;
+use crate::fleet::{Fleet, FleetError, FleetPlan, Judges, LearnerHandle};
+use crate::ports::{EngineError, Generator, Trainer};
+use async_trait::async_trait;
+use bytes::Bytes;
+use judge::{JudgeError, StepContext};
+use proto::cluster::{Assignment, EngineOrder, EngineRequest, Opened};
+use proto::{Role, WeightSnapshot, codec};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use tools::registry::{Registry, ToolError};
+use transport::Connection;
+
+/// An engine that a node holds.
+pub enum Engine {
+    /// Samples; takes so many requests at once.
+    Sampler(Arc<dyn Generator>, u32),
+    /// Runs tools, with so many executors.
+    Tools(Arc<Registry>, u32),
+    /// Judges, so many steps at once.
+    Judges(Judges, u32),
+    /// Trains.
+    Learner(Arc<dyn Trainer>),
+}
+
+/// Opens engines as a controller orders.
+#[async_trait]
+pub trait Outfitter: Send + Sync + 'static {
+    /// Opens the engine that is ordered. Files that the order names are pulled over `bulk`.
+    ///
+    /// # Errors
+    /// When it cannot be opened here; the controller is told the reason.
+    async fn open(
+        &self,
+        order: &EngineOrder,
+        bulk: Arc<dyn Connection>,
+    ) -> Result<Engine, EngineError>;
+}
+
+/// Why a request was not performed.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// It is no request, or its answer cannot be written.
+    #[error(transparent)]
+    Codec(#[from] codec::CodecError),
+    /// There is no engine for it.
+    #[error("this node has no open {0}")]
+    NoEngine(Role),
+    /// Nothing can be pulled.
+    #[error("the bulk lane is not open")]
+    NoBulk,
+}
+
+/// The engines of a node.
+pub struct Host {
+    outfitter: Arc<dyn Outfitter>,
+    hosted: Mutex<BTreeMap<Role, Arc<Hosted>>>,
+    /// One assignment at a time.
+    assigning: tokio::sync::Mutex<()>,
+    bulk: Mutex<Option<Arc<dyn Connection>>>,
+    blobs: Blobs,
+    /// What the controller may still pull, by kind: each replaces the one before.
+    lent: Mutex<BTreeMap<&'static str, (Loan, Option<tempfile::TempDir>)>>,
+}
+
+struct Hosted {
+    key: String,
+    credits: u32,
+    controller: Controller,
+}
+
+impl Host {
+    /// A host without an engine.
+    pub fn new(outfitter: Arc<dyn Outfitter>) -> Self {
+        Self {
+            outfitter,
+            hosted: Mutex::default(),
+            assigning: tokio::sync::Mutex::default(),
+            bulk: Mutex::default(),
+            blobs: Blobs::default(),
+            lent: Mutex::default(),
+        }
+    }
+
+    /// What this node gives out.
+    pub(crate) fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
+    /// The connection over which the controller's blobs are pulled from now on.
+    pub(crate) fn set_bulk(&self, bulk: Arc<dyn Connection>) {
+        *lock(&self.bulk) = Some(bulk);
+    }
+
+    /// Closes what is not assigned, opens what is; an engine of the same key is kept.
+    pub(crate) async fn assign(&self, assignment: Assignment) -> Vec<Opened> {
+        let _one = self.assigning.lock().await;
+        let is_kept = |role: &Role, hosted: &Hosted| {
+            let mut orders = assignment.engines.iter();
+            orders.any(|order| order.role == *role && order.key == hosted.key)
+        };
+        let closed: Vec<Arc<Hosted>> = {
+            let mut hosted = lock(&self.hosted);
+            let roles: Vec<Role> = hosted
+                .iter()
+                .filter(|(role, hosted)| !is_kept(role, hosted))
+                .map(|(role, _)| *role)
+                .collect();
+            roles.iter().filter_map(|role| hosted.remove(role)).collect()
+        };
+        // Before others are opened: two models may not fit side by side.
+        for hosted in closed {
+            close(hosted).await;
+        }
+        let mut opened = Vec::new();
+        for order in &assignment.engines {
+            opened.push(Opened {
+                role: order.role,
+                credits: self.open(order).await.map_err(|error| error.to_string()),
+            });
+        }
+        opened
+    }
+
+    async fn open(&self, order: &EngineOrder) -> Result<u32, EngineError> {
+        if let Some(hosted) = lock(&self.hosted).get(&order.role) {
+            return Ok(hosted.credits);
+        }
+        let fault = |error: &dyn std::fmt::Display| EngineError(error.to_string());
+        let bulk = lock(&self.bulk).clone();
+        let bulk = bulk.ok_or_else(|| fault(&HostError::NoBulk))?;
+        let engine = self.outfitter.open(order, bulk).await?;
+        let (plan, credits) = plan_of(engine);
+        let controller = Controller::start(plan).await.map_err(|error| fault(&error))?;
+        let hosted = Hosted {
+            key: order.key.clone(),
+            credits,
+            controller,
+        };
+        lock(&self.hosted).insert(order.role, Arc::new(hosted));
+        Ok(credits)
+    }
+
+    /// Closes every engine.
+    pub(crate) async fn close(&self) {
+        let all = std::mem::take(&mut *lock(&self.hosted));
+        for hosted in all.into_values() {
+            close(hosted).await;
+        }
+    }
+
+    /// Performs a request; the encoded answer.
+    pub(crate) async fn serve(&self, request: &[u8]) -> Result<Bytes, HostError> {
+        let request: EngineRequest = codec::decode(request)?;
+        let role = request.role();
+        let hosted = lock(&self.hosted).get(&role).cloned();
+        let hosted = hosted.ok_or(HostError::NoEngine(role))?;
+        let fleet = hosted.controller.fleet();
+        match request {
+            EngineRequest::Generate(requests) => {
+                encode(fleet.sample_some(requests).await.map_err(engine_error))
+            }
+            EngineRequest::Publish(manifest, blob) => {
+                let bulk = lock(&self.bulk).clone().ok_or(HostError::NoBulk)?;
+                let publish = async {
+                    let weights = WeightSnapshot {
+                        manifest: Arc::new(manifest),
+                        bytes: Arc::new(pull_bytes(bulk.as_ref(), blob).await?),
+                    };
+                    fleet.publish(weights).await.map_err(engine_error)
+                };
+                encode(publish.await)
+            }
+            EngineRequest::Execute(call) => {
+                encode(fleet.execute(&call).await.map_err(|error| match error {
+                    FleetError::Tool(error) => error,
+                    error => ToolError::Infrastructure(error.to_string()),
+                }))
+            }
+            EngineRequest::JudgeStep(question, history, step) => {
+                let context = StepContext::new(*question, history, *step);
+                encode(fleet.judge_step(context).await.map_err(judge_error))
+            }
+            EngineRequest::JudgeOutcome(question, answer) => {
+                let judged = fleet.judge_outcome(&question, answer.as_deref()).await;
+                encode(judged.map_err(judge_error))
+            }
+            request => self.train(fleet, request).await,
+        }
+    }
+
+    async fn train(&self, fleet: &Fleet, request: EngineRequest) -> Result<Bytes, HostError> {
+        let learner = match fleet.learner().await {
+            Ok(learner) => learner,
+            Err(error) => return encode(Err::<(), _>(engine_error(error))),
+        };
+        match request {
+            EngineRequest::StepsDone => encode(learner.steps_done().await.map_err(engine_error)),
+            EngineRequest::Supervised(batch) => {
+                encode(learner.supervised_step(batch).await.map_err(engine_error))
+            }
+            EngineRequest::Policy(batch) => {
+                encode(learner.policy_step(batch).await.map_err(engine_error))
+            }
+            EngineRequest::Snapshot(version) => {
+                let taken = learner.snapshot(version).await.map_err(engine_error);
+                encode(taken.map(|weights| {
+                    let (blob, loan) = self.blobs.lend_weights(&weights);
+                    self.keep("snapshot", loan, None);
+                    ((*weights.manifest).clone(), blob)
+                }))
+            }
+            EngineRequest::Checkpoint => encode(self.checkpoint(learner).await),
+            EngineRequest::Export => encode(self.export(learner).await),
+            EngineRequest::Generate(_)
+            | EngineRequest::Publish(..)
+            | EngineRequest::Execute(_)
+            | EngineRequest::JudgeStep(..)
+            | EngineRequest::JudgeOutcome(..) => Err(HostError::NoEngine(Role::Learner)),
+        }
+    }
+
+    async fn checkpoint(
+        &self,
+        learner: LearnerHandle,
+    ) -> Result<(String, proto::cluster::FileSet), EngineError> {
+        let folder = learner.checkpoint().await.map_err(engine_error)?;
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (files, loan) = self.lend_folder(folder).await?;
+        self.keep("checkpoint", loan, None);
+        Ok((name, files))
+    }
+
+    async fn export(&self, learner: LearnerHandle) -> Result<proto::cluster::FileSet, EngineError> {
+        let dir = tempfile::tempdir().map_err(|error| EngineError(error.to_string()))?;
+        let folder = dir.path().join("model");
+        learner.export(folder.clone()).await.map_err(engine_error)?;
+        let (files, loan) = self.lend_folder(folder).await?;
+        self.keep("export", loan, Some(dir));
+        Ok(files)
+    }
+
+    async fn lend_folder(
+        &self,
+        folder: std::path::PathBuf,
+    ) -> Result<(proto::cluster::FileSet, Loan), EngineError> {
+        let blobs = self.blobs.clone();
+        let lent = tokio::task::spawn_blocking(move || blobs.lend_folder(&folder)).await;
+        let lent = lent.map_err(|error| EngineError(error.to_string()))?;
+        lent.map_err(|error| EngineError(error.to_string()))
+    }
+
+    fn keep(&self, kind: &'static str, loan: Loan, dir: Option<tempfile::TempDir>) {
+        lock(&self.lent).insert(kind, (loan, dir));
+    }
+}
+
+async fn close(hosted: Arc<Hosted>) {
+    hosted.controller.end().await;
+}
+
+fn plan_of(engine: Engine) -> (FleetPlan, u32) {
+    let plan = FleetPlan::default();
+    match engine {
+        Engine::Sampler(engine, credits) => {
+            let samplers = vec![engine];
+            (FleetPlan { samplers, ..plan }, credits)
+        }
+        Engine::Tools(registry, executors) => {
+            let plan = FleetPlan {
+                registry: Some(registry),
+                tool_executors: executors as usize,
+                ..plan
+            };
+            (plan, executors)
+        }
+        Engine::Judges(judges, actors) => {
+            let plan = FleetPlan {
+                judges: Some(judges),
+                judge_actors: actors as usize,
+                ..plan
+            };
+            (plan, actors)
+        }
+        Engine::Learner(learner) => {
+            let learner = Some(learner);
+            (FleetPlan { learner, ..plan }, 1)
+        }
+    }
+}
+
+fn encode<T: Serialize>(answer: T) -> Result<Bytes, HostError> {
+    Ok(codec::encode(&answer)?.into())
+}
+
+fn engine_error(error: FleetError) -> EngineError {
+    match error {
+        FleetError::Engine(error) => error,
+        error => EngineError(error.to_string()),
+    }
+}
+
+fn judge_error(error: FleetError) -> JudgeError {
+    match error {
+        FleetError::Judge(error) => error,
+        error => JudgeError::Elsewhere(error.to_string()),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().expect("no holder panics")
+}

@@ -1,0 +1,102 @@
+//! Actors that live on another node.
+//!
+//! For each there is an actor of the same message type here, which stands for it: callers hold a
+//! handle that they cannot tell from that of a local actor. It ends when the node is lost, as a local
+//! one ends with a panic, and its supervisor learns of it the same way.
+//!
+//! On the other side a [`Host`] holds the engines, each under a fleet of its own, and answers.
+
+mod blobs;
+mod host;
+mod stand_in;
+
+pub use blobs::{Blobs, Loan};
+pub use host::{Engine, Host, HostError, Outfitter};
+pub(crate) use stand_in::{RemoteJudge, RemoteLearner, RemoteSampler, RemoteTool};
+
+use crate::ports::EngineError;
+use proto::cluster::EngineRequest;
+use proto::{NodeName, Role, codec};
+use serde::de::DeserializeOwned;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use transport::{CallError, Connection, Link};
+
+/// What is asked of the peer on its links.
+pub(crate) mod method {
+    /// Node to controller, control lane: [`proto::cluster::Join`].
+    pub const JOIN: u8 = 1;
+    /// Node to controller, control lane: [`proto::cluster::Heartbeat`].
+    pub const HEARTBEAT: u8 = 2;
+    /// Node to controller, control lane, one-way: it leaves.
+    pub const LEAVE: u8 = 3;
+    /// Node to controller, data lane: the number of its stay.
+    pub const HELLO: u8 = 4;
+    /// Controller to node, control lane: [`proto::cluster::Assignment`].
+    pub const ASSIGN: u8 = 5;
+    /// Controller to node, control lane, one-way: why the node is to end.
+    pub const END: u8 = 6;
+    /// Controller to node, data lane: [`proto::cluster::EngineRequest`].
+    pub const ENGINE: u8 = 7;
+}
+
+/// An engine on another node.
+pub struct RemoteEngine {
+    pub(crate) node: NodeName,
+    pub(crate) role: Role,
+    pub(crate) link: Link,
+    pub(crate) bulk: Arc<dyn Connection>,
+    /// What this node gives out.
+    pub(crate) blobs: Blobs,
+    /// Calls that it takes at once; others wait here.
+    pub(crate) credits: Semaphore,
+    /// Where checkpoints of a learner are kept on this node.
+    pub(crate) checkpoints: Option<PathBuf>,
+    /// Called with each checkpoint once it is whole.
+    pub(crate) on_checkpoint: Option<CheckpointHook>,
+}
+
+/// What is done with a checkpoint that has come from a learner on another node.
+pub type CheckpointHook = Arc<dyn Fn(&std::path::Path) + Send + Sync>;
+
+/// Why an engine on another node gave no answer.
+pub(crate) enum RemoteFault {
+    /// It said so.
+    Refused(String),
+    /// It is gone, or silent: the caller is told that the actor is lost.
+    Lost,
+}
+
+impl RemoteEngine {
+    /// The node it lives on.
+    pub fn node(&self) -> &NodeName {
+        &self.node
+    }
+
+    /// Asks the engine. The answer's type follows from the request, as [`Host`] answers it.
+    pub(crate) async fn ask<R: DeserializeOwned>(
+        &self,
+        request: &EngineRequest,
+        limit: Duration,
+    ) -> Result<R, RemoteFault> {
+        let refused = |error: codec::CodecError| RemoteFault::Refused(error.to_string());
+        let body = codec::encode(request).map_err(refused)?;
+        let _credit = self.credits.acquire().await.map_err(|_| RemoteFault::Lost)?;
+        let (role, node) = (self.role, &self.node);
+        match self.link.call(method::ENGINE, &body, limit).await {
+            Ok(answer) => codec::decode(&answer).map_err(refused),
+            Err(CallError::Refused(reason)) => Err(RemoteFault::Refused(reason)),
+            Err(error @ CallError::TooLarge { .. }) => Err(RemoteFault::Refused(error.to_string())),
+            Err(error) => {
+                tracing::warn!(%role, %node, %error, "An engine of another node gave no answer.");
+                Err(RemoteFault::Lost)
+            }
+        }
+    }
+}
+
+fn engine_fault(role: Role, node: &NodeName, error: impl std::fmt::Display) -> EngineError {
+    EngineError(format!("{role} on {node}: {error}"))
+}

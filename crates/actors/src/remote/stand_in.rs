@@ -1,0 +1,289 @@
+//! Actors here that stand for engines elsewhere.
+
+use super::blobs::{pull_bytes, pull_folder};
+use super::{RemoteEngine, RemoteFault, engine_fault};
+use crate::fleet::{ENGINE_LIMIT, SERVICE_LIMIT};
+use crate::ports::{EngineError, StepReport};
+use crate::workers::{JudgeMessage, LearnerMessage, SamplerMessage, ToolMessage, answer};
+use judge::JudgeError;
+use proto::cluster::{BlobRef, EngineRequest, FileSet, Generated};
+use proto::{Verdict, WeightManifest, WeightSnapshot};
+use ractor::{Actor, ActorProcessingErr, ActorRef, Message, RpcReplyPort};
+use serde::{Serialize, de::DeserializeOwned};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tools::registry::{ToolError, ToolReply};
+
+type Engine = Arc<RemoteEngine>;
+
+/// Ends the actor when its node is lost.
+fn end_with_link<M: Message>(myself: ActorRef<M>, engine: &Engine) {
+    let link = engine.link.clone();
+    let engine = Arc::downgrade(engine);
+    tokio::spawn(async move {
+        let reason = link.closed().await;
+        // Whoever waits for a credit waits no longer.
+        if let Some(engine) = engine.upgrade() {
+            engine.credits.close();
+        }
+        myself.stop(Some(reason));
+    });
+}
+
+/// Asks in a task of its own, so that the mailbox goes on. The port of a call that was lost is
+/// dropped: that is how the caller learns of it.
+fn pass_on<T, E>(
+    engine: &Engine,
+    request: EngineRequest,
+    limit: Duration,
+    port: RpcReplyPort<Result<T, E>>,
+    refused: fn(String) -> E,
+) where
+    T: DeserializeOwned + Send + 'static,
+    E: DeserializeOwned + Serialize + Send + 'static,
+{
+    let engine = engine.clone();
+    tokio::spawn(async move {
+        match engine.ask::<Result<T, E>>(&request, limit).await {
+            Ok(result) => answer(port, result),
+            Err(RemoteFault::Refused(reason)) => answer(port, Err(refused(reason))),
+            Err(RemoteFault::Lost) => drop(port),
+        }
+    });
+}
+
+/// Stands for a sampler.
+pub(crate) struct RemoteSampler;
+
+#[ractor::async_trait]
+impl Actor for RemoteSampler {
+    type Msg = SamplerMessage;
+    type State = Engine;
+    type Arguments = Engine;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        engine: Engine,
+    ) -> Result<Engine, ActorProcessingErr> {
+        end_with_link(myself, &engine);
+        Ok(engine)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        engine: &mut Engine,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            SamplerMessage::Generate(requests, port) => {
+                let request = EngineRequest::Generate(requests);
+                pass_on::<Generated, _>(engine, request, ENGINE_LIMIT, port, EngineError);
+            }
+            SamplerMessage::Publish(weights, port) => {
+                let (blob, loan) = engine.blobs.lend_weights(&weights);
+                let request = EngineRequest::Publish((*weights.manifest).clone(), blob);
+                let engine = engine.clone();
+                tokio::spawn(async move {
+                    match engine.ask::<Result<(), EngineError>>(&request, ENGINE_LIMIT).await {
+                        Ok(result) => answer(port, result),
+                        Err(RemoteFault::Refused(reason)) => answer(port, Err(EngineError(reason))),
+                        Err(RemoteFault::Lost) => drop(port),
+                    }
+                    drop(loan);
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Stands for a tool executor.
+pub(crate) struct RemoteTool;
+
+#[ractor::async_trait]
+impl Actor for RemoteTool {
+    type Msg = ToolMessage;
+    type State = Engine;
+    type Arguments = Engine;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        engine: Engine,
+    ) -> Result<Engine, ActorProcessingErr> {
+        end_with_link(myself, &engine);
+        Ok(engine)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        engine: &mut Engine,
+    ) -> Result<(), ActorProcessingErr> {
+        let request = EngineRequest::Execute(message.call);
+        let refused = ToolError::Infrastructure;
+        pass_on::<ToolReply, _>(engine, request, SERVICE_LIMIT, message.reply, refused);
+        Ok(())
+    }
+}
+
+/// Stands for a judge.
+pub(crate) struct RemoteJudge;
+
+#[ractor::async_trait]
+impl Actor for RemoteJudge {
+    type Msg = JudgeMessage;
+    type State = Engine;
+    type Arguments = Engine;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        engine: Engine,
+    ) -> Result<Engine, ActorProcessingErr> {
+        end_with_link(myself, &engine);
+        Ok(engine)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        engine: &mut Engine,
+    ) -> Result<(), ActorProcessingErr> {
+        let (request, port) = match message {
+            JudgeMessage::Step(_, port) | JudgeMessage::Outcome(_, _, port) if port.is_closed() => {
+                return Ok(());
+            }
+            JudgeMessage::Step(context, port) => {
+                let question = Box::new(context.question);
+                let step = Box::new(context.step);
+                let request = EngineRequest::JudgeStep(question, context.history, step);
+                (request, port)
+            }
+            JudgeMessage::Outcome(question, answer, port) => {
+                (EngineRequest::JudgeOutcome(question, answer), port)
+            }
+        };
+        pass_on::<Verdict, _>(engine, request, SERVICE_LIMIT, port, JudgeError::Elsewhere);
+        Ok(())
+    }
+}
+
+/// Stands for a learner. What it leaves behind (checkpoints, exported models) is brought here.
+pub(crate) struct RemoteLearner;
+
+#[ractor::async_trait]
+impl Actor for RemoteLearner {
+    type Msg = LearnerMessage;
+    type State = Engine;
+    type Arguments = Engine;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        engine: Engine,
+    ) -> Result<Engine, ActorProcessingErr> {
+        end_with_link(myself, &engine);
+        Ok(engine)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        engine: &mut Engine,
+    ) -> Result<(), ActorProcessingErr> {
+        let limit = ENGINE_LIMIT;
+        match message {
+            LearnerMessage::StepsDone(port) => {
+                pass_on::<u64, _>(engine, EngineRequest::StepsDone, limit, port, EngineError);
+            }
+            LearnerMessage::Supervised(batch, port) => {
+                let request = EngineRequest::Supervised(batch);
+                pass_on::<StepReport, _>(engine, request, limit, port, EngineError);
+            }
+            LearnerMessage::Policy(batch, port) => {
+                let request = EngineRequest::Policy(batch);
+                pass_on::<StepReport, _>(engine, request, limit, port, EngineError);
+            }
+            LearnerMessage::Snapshot(version, port) => {
+                bring(engine, EngineRequest::Snapshot(version), port, snapshot);
+            }
+            LearnerMessage::Checkpoint(port) => {
+                bring(engine, EngineRequest::Checkpoint, port, checkpoint);
+            }
+            LearnerMessage::Export(folder, port) => {
+                let export = |engine, files| export(engine, files, folder);
+                bring(engine, EngineRequest::Export, port, export);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Asks for something that lies at the node then, and brings it here.
+fn bring<A, T, F>(
+    engine: &Engine,
+    request: EngineRequest,
+    port: RpcReplyPort<Result<T, EngineError>>,
+    fetch: impl FnOnce(Engine, A) -> F + Send + 'static,
+) where
+    A: DeserializeOwned + Send + 'static,
+    T: Send + 'static,
+    F: Future<Output = Result<T, EngineError>> + Send,
+{
+    let engine = engine.clone();
+    tokio::spawn(async move {
+        let asked = engine.ask::<Result<A, EngineError>>(&request, ENGINE_LIMIT);
+        let result = match asked.await {
+            Ok(Ok(there)) => fetch(engine.clone(), there).await,
+            Ok(Err(error)) => Err(error),
+            Err(RemoteFault::Refused(reason)) => Err(EngineError(reason)),
+            Err(RemoteFault::Lost) => return drop(port),
+        };
+        // A transfer that broke off with the node is the loss of the node.
+        if result.is_err() && engine.link.close_reason().is_some() {
+            return drop(port);
+        }
+        answer(port, result);
+    });
+}
+
+async fn snapshot(
+    engine: Engine,
+    (manifest, blob): (WeightManifest, BlobRef),
+) -> Result<WeightSnapshot, EngineError> {
+    let weights = WeightSnapshot {
+        manifest: Arc::new(manifest),
+        bytes: Arc::new(pull_bytes(engine.bulk.as_ref(), blob).await?),
+    };
+    let torn = || engine_fault(engine.role, &engine.node, "its weights came damaged");
+    weights.is_intact().then_some(weights).ok_or_else(torn)
+}
+
+async fn checkpoint(
+    engine: Engine,
+    (name, files): (String, FileSet),
+) -> Result<PathBuf, EngineError> {
+    let fault = |error: &str| engine_fault(engine.role, &engine.node, error);
+    let root = engine.checkpoints.as_ref();
+    let root = root.ok_or_else(|| fault("nothing is known of where checkpoints go"))?;
+    if name.contains('/') || name.starts_with('.') {
+        return Err(fault("that is no name for a checkpoint"));
+    }
+    let folder = root.join(name);
+    pull_folder(engine.bulk.as_ref(), &files, &folder).await?;
+    if let Some(hook) = &engine.on_checkpoint {
+        hook(&folder);
+    }
+    Ok(folder)
+}
+
+async fn export(engine: Engine, files: FileSet, folder: PathBuf) -> Result<(), EngineError> {
+    pull_folder(engine.bulk.as_ref(), &files, &folder).await
+}
