@@ -9,9 +9,11 @@
 # one who can submit jobs, unless it is root.
 #
 # NODES (default 1) slurmd are started, and CPUS (default 8) promised by each whatever the machine
-# has, so that a job of some tasks fits on a laptop. KILL_WAIT (30) is how many seconds a cancelled
-# job has between SIGTERM and SIGKILL. With GPUS=N every node has N devices that Slurm
-# counts and binds as GPUs (CUDA_VISIBLE_DEVICES is set), though nothing can compute on them.
+# has, so that a job of some tasks fits on a laptop (`sbatch --cpus-per-task=1`). The names of
+# several nodes do not resolve: tell job.sbatch SWIRL_CONTROLLER=127.0.0.1. KILL_WAIT (default 30)
+# is how many seconds a cancelled job has between SIGTERM and SIGKILL. With GPUS=N every node has N
+# devices that Slurm counts and binds as GPUs (CUDA_VISIBLE_DEVICES is set), though nothing can
+# compute on them.
 set -euo pipefail
 
 usage() {
@@ -23,8 +25,12 @@ usage() {
 folder=$(mkdir -p "$2" && cd "$2" && pwd -P)
 
 configure() {
-    local host nodes
+    local host nodes types='' devices=''
     host=$(hostname -s)
+    if ((${GPUS:-0} > 0)); then
+        types=GresTypes=gpu
+        devices=Gres=gpu:$GPUS
+    fi
     # One node bears the machine's own name, which resolves; several need names of their own.
     if ((${NODES:-1} == 1)); then
         nodes="NodeName=$host NodeAddr=127.0.0.1 Port=${SLURMD_PORT:-16818}"
@@ -61,8 +67,8 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 JobRequeue=1
 KillWait=${KILL_WAIT:-30}
-$(((${GPUS:-0} > 0)) && echo GresTypes=gpu)
-$nodes CPUs=${CPUS:-8} State=UNKNOWN $(((${GPUS:-0} > 0)) && echo "Gres=gpu:$GPUS")
+$types
+$nodes CPUs=${CPUS:-8} State=UNKNOWN $devices
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
     if ((${GPUS:-0} > 0)); then
