@@ -17,10 +17,11 @@ pub fn environment(paths: &Paths, name: &str, requirements: &str) -> Result<Path
     if stamp::is_valid(requirements, &folder, &["bin/python"]) {
         return Ok(python);
     }
-    println!(
-        "making a Python environment in {} (about 5 GB: PyTorch's wheel comes with CUDA)",
-        folder.display()
-    );
+    let size = match requirements.lines().any(|line| line.starts_with("torch==")) {
+        true => " (about 5 GB: PyTorch's wheel comes with CUDA)",
+        false => "",
+    };
+    println!("making a Python environment in {}{size}", folder.display());
     // It knows its own path and cannot be moved to its place; the stamp alone says it is whole.
     let mut venv = Command::new("python3");
     venv.args(["-m", "venv", "--clear"]).arg(&folder);
