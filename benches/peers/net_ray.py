@@ -7,10 +7,10 @@ net_serve.py says what it reads and writes. Everything is on loopback, without t
 statistics or TLS. The ways:
 
 `call`: actor.echo.remote(message) and ray.get, on an actor with four threads: a quarter faster than
-with one thread in `pipelined` and `oneway` and no slower in `sequential`, while an async actor takes
-1.6 times the time. A message below 100 KB travels in the call itself, not through the object store.
-`oneway` asks for no return value, which makes it another tenth faster; Ray has no back-pressure
-there, and what the actor has not taken waits in the sender's memory.
+with one thread in `pipelined` and `oneway` and no slower in `sequential`; an async actor takes
+almost twice the time. A message below 100 KB travels in the call itself, not through the object
+store. `oneway` asks for no return value, which makes it another tenth faster; Ray has no
+back-pressure there, and what the actor has not taken waits in the sender's memory.
 
 `compiled`: a Compiled Graph of one call, Ray's way for the same call many times over: messages pass
 through shared memory to a loop that holds the actor, which can do nothing else meanwhile and keeps

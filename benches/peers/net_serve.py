@@ -13,7 +13,9 @@ lists; without one it takes the first. Every answer to a measurement says its `w
     {"op": "bulk", "bytes": 270000000, "receivers": 4}             {"seconds", "bytes", "receivers",
                                                                     "checksums", "checksum_seconds",
                                                                     "checksum_again_seconds"}
-    {"op": "quit"}                                                 {"ok"}, or end of input: no answer
+    {"op": "quit"}                                                 {"ok"}
+
+The end of its input ends it too, without an answer.
 
 The receiver is always an actor in a process of its own. A message is `size` bytes: its number, from
 0, in the first 8 (little-endian), then zeros. The checksum adds up the numbers that came back
