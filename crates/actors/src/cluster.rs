@@ -629,7 +629,7 @@ fn end_node(node: &Node, reason: &str) {
 fn tell_replaced(control: Link) {
     tokio::spawn(async move {
         let reason = b"another process of the same name joined";
-        let _ = control.call(method::END, reason, PROMPT).await;
+        let _ = control.call(method::EXPEL, reason, PROMPT).await;
     });
 }
 

@@ -160,10 +160,10 @@ async fn stay(
             StayEnd::End(NodeEnd::Stopped)
         }
         dismissed = ended.wait_for(Option::is_some) => {
-            let reason = dismissed.ok().and_then(|reason| reason.clone());
+            let end = dismissed.ok().and_then(|end| end.clone());
             // The answer to it is under way.
             let _ = tokio::time::timeout(PROMPT, joined.control.closed()).await;
-            StayEnd::End(NodeEnd::Dismissed(reason.unwrap_or_default()))
+            StayEnd::End(end.unwrap_or(NodeEnd::Stopped))
         }
         reason = joined.control.closed() => broken(reason),
         reason = joined.data.closed() => broken(reason),
@@ -190,7 +190,7 @@ impl Drop for Stay {
 async fn join(
     plan: &NodePlan,
     host: &Arc<Host>,
-    end: &watch::Sender<Option<String>>,
+    end: &watch::Sender<Option<NodeEnd>>,
     busy: &Arc<AtomicU64>,
 ) -> Result<Stay, DialFault> {
     let unreachable = |error: &dyn std::fmt::Display| DialFault::Unreachable(error.to_string());
@@ -270,7 +270,7 @@ async fn beat(stay: &Stay, contact: &watch::Sender<Contact>, busy: &AtomicU64) -
 /// What the controller asks of a node.
 struct NodeHandler {
     host: Arc<Host>,
-    end: watch::Sender<Option<String>>,
+    end: watch::Sender<Option<NodeEnd>>,
     busy: Arc<AtomicU64>,
 }
 
@@ -310,9 +310,13 @@ impl Handler for NodeHandler {
                 let opened = opened.map_err(|error| error.to_string())?;
                 encode(&opened).map(Bytes::from).map_err(|error| error.to_string())
             }
-            method::END => {
+            method::END | method::EXPEL => {
                 let reason = String::from_utf8_lossy(&request.body).into_owned();
-                self.end.send_replace(Some(reason));
+                let end = match request.method {
+                    method::END => NodeEnd::Dismissed(reason),
+                    _ => NodeEnd::Refused(reason),
+                };
+                self.end.send_replace(Some(end));
                 Ok(Bytes::new())
             }
             method => Err(format!("a node does not know method {method}")),

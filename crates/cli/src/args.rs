@@ -34,6 +34,8 @@ pub enum Command {
     /// Make and renew the certificates of a cluster's nodes.
     #[command(subcommand)]
     Certs(CertsCommand),
+    /// Take part in a run that another machine leads.
+    Node(NodeArgs),
     /// Check this machine and say what to do about each problem.
     Doctor(DoctorArgs),
 }
@@ -53,6 +55,13 @@ pub struct RunArgs {
     /// Delete what an earlier run left, then start.
     #[arg(long)]
     pub clean: bool,
+    /// Lead a cluster: listen for nodes at this UDP address, and at the next port for bulk data. The
+    /// same as `cluster.listen=ADDRESS:PORT`.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<String>,
+    /// The folder of this node's certificate. The same as `cluster.certs=DIR`.
+    #[arg(long, value_name = "DIR", requires = "listen")]
+    pub certs: Option<PathBuf>,
     /// Check all that can be checked without the model and the judge's endpoint, print the
     /// configuration with every default, and stop.
     #[arg(long)]
@@ -60,6 +69,41 @@ pub struct RunArgs {
     /// Print the report, or with --dry-run the configuration, as one JSON object.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `swirl node`.
+#[derive(Debug, ClapArgs)]
+pub struct NodeArgs {
+    /// What this node does: sampler, tool, judge, learner; several with commas.
+    #[arg(
+        long = "role",
+        required = true,
+        value_delimiter = ',',
+        value_name = "ROLE"
+    )]
+    pub roles: Vec<Role>,
+    /// Where the controller listens.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub join: String,
+    /// The folder of this node's certificate, as `swirl certs issue` made it.
+    #[arg(long, value_name = "DIR")]
+    pub certs: PathBuf,
+    /// `auto`, `cpu` or `cuda:N`. `auto` is the first GPU, or that of the local rank where a launcher
+    /// says one (SLURM_LOCALID, LOCAL_RANK, OMPI_COMM_WORLD_LOCAL_RANK).
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Threads of libtorch on a CPU; 0 takes one per core.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub threads: usize,
+    /// Where models and checkpoints are kept; by default in the user's cache folder.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Only take part in runs of this configuration.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A file whose time is that of the last contact with the controller, for probes.
+    #[arg(long, value_name = "FILE")]
+    pub health_file: Option<PathBuf>,
 }
 
 /// Arguments of `swirl eval`.

@@ -5,7 +5,7 @@ use crate::usage::UsageError;
 use actors::ports::{EngineError, Generator, StepReport, Trainer, Turns};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
-use learner::Learner;
+use learner::{ComputeType, Learner};
 use model::{DeviceHandle, DeviceThread, Tokenizer, TurnCodec};
 use proto::{
     Completion, GenerateRequest, Question, SftSample, StateGroup, WeightSnapshot, WeightVersion,
@@ -48,6 +48,14 @@ impl Machine {
             kind,
             handle: thread.handle(),
         })
+    }
+
+    /// The same device, to compute in another type.
+    pub fn computing_in(&self, dtype: ComputeType) -> Self {
+        Self {
+            kind: dtype.kind(self.device),
+            ..self.clone()
+        }
     }
 
     /// `count` samplers, each with a copy of the weights of `dir`.

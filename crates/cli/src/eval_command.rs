@@ -53,7 +53,7 @@ pub async fn run(args: EvalArgs) -> Result<ExitCode> {
         None => scratch.path().join("trajectories"),
     };
     let rollouts = rollouts(&args, &config, &folder, questions);
-    let report = roll_out(&config, &machine, rollouts).await?;
+    let report = roll_out(&config, &machine, None, rollouts).await?;
     refuse_failures(&report)?;
     let summary = summarise(&stored(&folder)?)?;
     if args.json {

@@ -5,6 +5,7 @@
 
 mod args;
 mod certs_commands;
+mod cluster;
 mod config;
 mod console;
 mod data_commands;
@@ -80,13 +81,14 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Eval(eval) => eval_command::run(eval).await,
         Command::Data(data) => data_commands::run(data),
         Command::Model(model) => model_commands::run(model),
+        Command::Node(node) => cluster::node_command(node).await,
         Command::Certs(certs) => certs_commands::run(certs),
         Command::Doctor(doctor) => doctor::run(&doctor),
     }
 }
 
 async fn run_command(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let loaded: Loaded = config::load(&args.configs, &args.set)?;
+    let loaded: Loaded = config::load(&args.configs, &settings(&args))?;
     if args.dry_run {
         run::preflight::offline(&loaded.config)?;
         match args.json {
@@ -109,4 +111,12 @@ async fn run_command(args: RunArgs) -> anyhow::Result<ExitCode> {
         console::print(&format!("{text}\nRun folder: {}\n", folder.display()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The settings of the command line, those with an argument of their own last.
+fn settings(args: &RunArgs) -> Vec<String> {
+    let quoted = |key: &str, value: String| format!("cluster.{key}={value:?}");
+    let listen = args.listen.iter().map(|at| quoted("listen", at.clone()));
+    let certs = args.certs.iter().map(|dir| quoted("certs", dir.display().to_string()));
+    args.set.iter().cloned().chain(listen).chain(certs).collect()
 }

@@ -18,6 +18,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct MetricsFile {
     path: PathBuf,
     file: File,
+    /// The newest step of each stage that this process wrote.
+    last: BTreeMap<String, u64>,
 }
 
 #[derive(Serialize)]
@@ -50,7 +52,8 @@ impl MetricsFile {
         if whole < bytes.len() {
             file.set_len(whole as u64)?;
         }
-        Ok(Self { path, file })
+        let last = BTreeMap::new();
+        Ok(Self { path, file, last })
     }
 
     /// Drops the lines of `stage` behind step `done`: that is where it goes on.
@@ -58,6 +61,7 @@ impl MetricsFile {
     /// # Errors
     /// When the file cannot be read or written.
     pub fn rewind(&mut self, stage: &str, done: u64) -> Result<()> {
+        self.last.remove(stage);
         let text = std::fs::read_to_string(&self.path)?;
         let stays = |line: &&str| {
             let place: Result<Place, _> = serde_json::from_str(line);
@@ -69,6 +73,11 @@ impl MetricsFile {
             self.file = append(&self.path)?;
         }
         Ok(())
+    }
+
+    /// The newest step of a stage that was written since its last rewind.
+    pub fn last_step(&self, stage: &str) -> Option<u64> {
+        self.last.get(stage).copied()
     }
 
     /// Appends a step. A metric that cannot be written (a full disk, say) is no reason to lose the
@@ -86,6 +95,7 @@ impl MetricsFile {
         if let Err(error) = self.append_line(&line) {
             tracing::warn!(%error, "A line of metrics could not be written.");
         }
+        self.last.insert(stage.to_owned(), report.step);
     }
 
     fn append_line(&mut self, line: &Line<'_>) -> std::io::Result<()> {

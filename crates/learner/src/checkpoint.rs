@@ -112,7 +112,7 @@ impl Learner {
             write_json(&part.join(STATE), &self.state())?;
             write_json(&part.join(MANIFEST), &describe(part)?)
         })?;
-        prune(root, self.config().keep_last, self.config().keep_every)?;
+        prune_checkpoints(root, self.config().keep_last, self.config().keep_every)?;
         Ok(folder)
     }
 
@@ -225,7 +225,10 @@ fn checkpoints(root: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
 }
 
 /// Removes all but the newest `keep_last`, and those whose step is a multiple of `keep_every`.
-fn prune(root: &Path, keep_last: usize, keep_every: u64) -> Result<(), CheckpointError> {
+///
+/// # Errors
+/// When the folder cannot be read, or a checkpoint not removed.
+pub fn prune_checkpoints(root: &Path, keep_last: usize, keep_every: u64) -> Result<(), CheckpointError> {
     let mut found = checkpoints(root)?;
     found.truncate(found.len().saturating_sub(keep_last));
     found

@@ -42,7 +42,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 
-pub use checkpoint::{CheckpointError, newest_checkpoint};
+pub use checkpoint::{CheckpointError, newest_checkpoint, prune_checkpoints};
 pub use config::{ComputeType, ConfigError, LearnerConfig, cpu_has_fast_bf16};
 pub use learner::Learner;
 pub use lora::LoraConfig;

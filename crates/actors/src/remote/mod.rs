@@ -10,7 +10,7 @@ mod blobs;
 mod host;
 mod stand_in;
 
-pub use blobs::{Blobs, Loan};
+pub use blobs::{Blobs, Loan, pull_folder};
 pub use host::{Engine, Host, HostError, Outfitter};
 pub(crate) use stand_in::{RemoteJudge, RemoteLearner, RemoteSampler, RemoteTool};
 
@@ -30,14 +30,16 @@ pub(crate) mod method {
     pub const JOIN: u8 = 1;
     /// Node to controller, control lane: [`proto::cluster::Heartbeat`].
     pub const HEARTBEAT: u8 = 2;
-    /// Node to controller, control lane, one-way: it leaves.
+    /// Node to controller, control lane: it leaves.
     pub const LEAVE: u8 = 3;
     /// Node to controller, data lane: the number of its stay.
     pub const HELLO: u8 = 4;
     /// Controller to node, control lane: [`proto::cluster::Assignment`].
     pub const ASSIGN: u8 = 5;
-    /// Controller to node, control lane, one-way: why the node is to end.
+    /// Controller to node, control lane: why the run is over.
     pub const END: u8 = 6;
+    /// Controller to node, control lane: why the run does not want this process any more.
+    pub const EXPEL: u8 = 8;
     /// Controller to node, data lane: [`proto::cluster::EngineRequest`].
     pub const ENGINE: u8 = 7;
 }

@@ -1,7 +1,7 @@
 //! What of a configuration a run's results depend on.
 
 use super::load::ConfigError;
-use super::sections::{ActorSection, Config, RolloutSection};
+use super::sections::{ActorSection, ClusterSection, Config, RolloutSection};
 use judge::LlmJudgeConfig;
 use learner::LearnerConfig;
 use sha2::{Digest, Sha256};
@@ -37,6 +37,7 @@ fn without_operational(config: &Config) -> Config {
     config.run.dir = PathBuf::new();
     config.model.threads = 0;
     config.actors = ActorSection::default();
+    config.cluster = ClusterSection::default();
     config.tools.limits.timeout_ms = Limits::default().timeout_ms;
     let usual = RolloutSection::default();
     config.rollout = RolloutSection {
@@ -131,6 +132,7 @@ mod tests {
         let begun = hash(&rubric, "");
         let operational = [
             "run.dir=elsewhere",
+            "cluster.listen=h:1 cluster.wait_for.sampler=7",
             "model.threads=7",
             "actors.samplers=2 actors.tools=3 actors.judges=9",
             "rollout.items_per_sampler=2 rollout.kept_sequences=0 rollout.lease_ms=5 rollout.max_tries=9",

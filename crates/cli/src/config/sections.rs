@@ -5,6 +5,7 @@ use data::{DialogueOptions, Selection, WordMathConfig};
 use judge::LlmJudgeConfig;
 use judge::filter::{Filter, StateFilter};
 use learner::{ComputeType, LearnerConfig};
+use proto::Role;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use tools::parser::MalformedPolicies;
@@ -51,6 +52,9 @@ pub struct Config {
     /// What is measured at the end.
     #[serde(default)]
     pub evaluation: EvaluationSection,
+    /// Which of the actors live on other nodes. Results do not depend on it.
+    #[serde(default)]
+    pub cluster: ClusterSection,
 }
 
 impl Config {
@@ -486,4 +490,62 @@ pub struct EvaluationSet {
     pub name: String,
     /// The questions.
     pub questions: QuestionSource,
+}
+
+/// Which of the actors live on other nodes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterSection {
+    /// Where nodes join, `ADDRESS:PORT` of UDP; the port after it is for bulk data. Absent: there are
+    /// no nodes, and every actor lives in this process.
+    pub listen: Option<String>,
+    /// The folder of the controller's certificate.
+    pub certs: PathBuf,
+    /// The run starts once so many nodes have joined.
+    pub wait_for: WaitFor,
+    /// Roles that this process takes on itself although there are nodes.
+    pub here: Vec<Role>,
+}
+
+impl Default for ClusterSection {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            certs: "certs/controller".into(),
+            wait_for: WaitFor::default(),
+            here: Vec::new(),
+        }
+    }
+}
+
+impl ClusterSection {
+    /// Whether the actors of a role live in this process.
+    pub fn is_here(&self, role: Role) -> bool {
+        self.listen.is_none() || self.here.contains(&role)
+    }
+}
+
+/// How many nodes of each role a run waits for; roles that the controller has itself do not count.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WaitFor {
+    /// Samplers.
+    pub sampler: usize,
+    /// Tool executors.
+    pub tool: usize,
+    /// Judges.
+    pub judge: usize,
+    /// Learners: one trains, others are spare.
+    pub learner: usize,
+}
+
+impl Default for WaitFor {
+    fn default() -> Self {
+        Self {
+            sampler: 1,
+            tool: 1,
+            judge: 1,
+            learner: 1,
+        }
+    }
 }

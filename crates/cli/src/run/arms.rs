@@ -1,19 +1,20 @@
 //! The models a run trains: the warm start, the imitation baseline, and one SWiRL learner per seed.
 
 use super::{Run, generate, preflight};
+use crate::cluster::{Elsewhere, JudgeOrder, LearnerOrder, SamplerOrder};
 use crate::config::{TrainSection, WarmStartSection};
 use crate::engine::{ChatTurns, LearnerPort};
 use crate::judges;
 use crate::machine_memory::{self, Load};
 use crate::progress::Progress;
 use crate::questions;
-use actors::ports::{Generator, StepReport};
+use actors::ports::StepReport;
 use actors::training::{self, PolicyPlan, State, SupervisedPlan};
-use actors::{Controller, FleetPlan};
+use actors::{Controller, Fleet, FleetPlan, Judges};
 use anyhow::{Result, bail};
 use judge::ProcessJudge;
 use learner::{Learner, LearnerConfig};
-use proto::{SamplingParams, SftSample};
+use proto::{Role, SamplingParams, SftSample};
 use sampler::EngineConfig;
 use std::collections::HashMap;
 use std::path::Path;
@@ -131,27 +132,46 @@ async fn supervised(
     if is_finished(run, arm) {
         return Ok(());
     }
-    let spec = model::spec_of(start)?;
-    let longest = plan.samples.iter().map(|s| s.tokens.len()).max();
-    let batch = preflight::dialogues(plan.batch, longest.unwrap_or_default() as u64);
-    let load = preflight::supervised_load(config, &run.machine, &spec, batch);
-    let learner = learner(run, arm, start, config, load).await?;
-    let controller = Controller::start(FleetPlan {
-        learner: Some(Arc::new(learner)),
+    let elsewhere = (!run.is_here(Role::Learner)).then(|| LearnerOrder {
+        start: start.to_owned(),
+        config: config.clone(),
+        arm: arm.to_owned(),
+        checkpoints: run.folder.checkpoints(arm),
+    });
+    let learner = match &elsewhere {
+        Some(_) => None,
+        None => {
+            let spec = model::spec_of(start)?;
+            let longest = plan.samples.iter().map(|s| s.tokens.len()).max();
+            let batch = preflight::dialogues(plan.batch, longest.unwrap_or_default() as u64);
+            let load = preflight::supervised_load(config, &run.machine, &spec, batch);
+            Some(learner(run, arm, start, config, load).await?)
+        }
+    };
+    let fleet = FleetPlan {
+        learner: learner.map(|learner| Arc::new(learner) as _),
         ..FleetPlan::default()
-    })
-    .await?;
+    };
+    let elsewhere = Elsewhere {
+        learner: elsewhere,
+        ..Elsewhere::default()
+    };
+    let controller = Controller::start(run.fleet(fleet, elsewhere)).await?;
     let fleet = controller.fleet().clone();
-    let done = fleet.learner().await?.steps_done().await?;
+    let done = steps_done(&fleet).await?;
     run.rewind(arm, done);
     let mut progress = Progress::new(arm, plan.steps, done);
-    training::supervised(&fleet, &plan, |report| {
-        run.record(arm, report);
-        progress.set(report.step, &note(report, &["loss"]));
-    })
-    .await?;
+    loop {
+        training::supervised(&fleet, &plan, |report| {
+            run.record(arm, report);
+            progress.set(report.step, &note(report, &["loss"]));
+        })
+        .await?;
+        if is_exported(&fleet, &run.folder.model(arm)).await? {
+            break;
+        }
+    }
     progress.finish("");
-    fleet.learner().await?.export(run.folder.model(arm)).await?;
     controller.stop().await;
     Ok(())
 }
@@ -161,33 +181,94 @@ async fn policy(run: &Run, section: &TrainSection, seed: u64) -> Result<()> {
     if is_finished(run, &arm) {
         return Ok(());
     }
-    let registry = registry(run)?;
     let judges = judges::build(&run.config.judge, &run.config.tools.enabled)?;
     let states = states(run, judges.process.as_ref())?;
-    let plan = policy_plan(section, seed, states, registry.tags());
-    let controller = Controller::start(FleetPlan {
-        // First: it asks whether all that is held beside it fits.
-        learner: Some(Arc::new(policy_learner(run, section, seed).await?)),
-        samplers: policy_samplers(run, section).await?,
-        judges: Some(judges),
-        judge_actors: run.config.actors.judges,
-        ..FleetPlan::default()
-    })
-    .await?;
+    let plan = policy_plan(section, seed, states, registry(run)?.tags());
+    let (fleet, elsewhere) = policy_fleet(run, section, seed, judges).await?;
+    let controller = Controller::start(run.fleet(fleet, elsewhere)).await?;
     let fleet = controller.fleet().clone();
-    let done = fleet.learner().await?.steps_done().await?;
+    let done = steps_done(&fleet).await?;
     run.rewind(&arm, done);
     let mut progress = Progress::new(&arm, plan.steps, done);
-    training::policy(&fleet, &plan, |report| {
-        run.record(&arm, report);
-        let shown = ["reward_mean", "kl", "well_formed_share"];
-        progress.set(report.step, &note(report, &shown));
-    })
-    .await?;
+    loop {
+        training::policy(&fleet, &plan, |report| {
+            run.record(&arm, report);
+            let shown = ["reward_mean", "kl", "well_formed_share"];
+            progress.set(report.step, &note(report, &shown));
+        })
+        .await?;
+        if is_exported(&fleet, &run.folder.model(&arm)).await? {
+            break;
+        }
+    }
     progress.finish("");
-    fleet.learner().await?.export(run.folder.model(&arm)).await?;
     controller.stop().await;
     Ok(())
+}
+
+/// The actors of reinforcement learning: those of this process, and those of other nodes.
+async fn policy_fleet(
+    run: &Run,
+    section: &TrainSection,
+    seed: u64,
+    judges: Judges,
+) -> Result<(FleetPlan, Elsewhere)> {
+    let enabled = &run.config.tools.enabled;
+    let mut fleet = FleetPlan {
+        judge_actors: run.config.actors.judges,
+        ..FleetPlan::default()
+    };
+    let mut elsewhere = Elsewhere::default();
+    let config = policy_learner_config(section, seed);
+    // First: it asks whether all that is held beside it fits.
+    if run.is_here(Role::Learner) {
+        let spec = model::spec_of(&run.start_model())?;
+        let load = preflight::policy_load(&run.config, section, &run.machine, &spec);
+        let learner = learner(run, &swirl(seed), &run.start_model(), &config, load).await?;
+        fleet.learner = Some(Arc::new(learner));
+    } else {
+        elsewhere.learner = Some(LearnerOrder {
+            start: run.start_model(),
+            config,
+            arm: swirl(seed),
+            checkpoints: run.folder.checkpoints(&swirl(seed)),
+        });
+    }
+    let engine = policy_engine(run, section);
+    if run.is_here(Role::Sampler) {
+        let (model, count) = (run.start_model(), run.config.actors.samplers);
+        fleet.samplers = run.machine.samplers(&model, engine, count).await?;
+    } else {
+        elsewhere.sampler = Some(SamplerOrder {
+            model: run.start_model(),
+            dtype: run.config.model.dtype,
+            engine,
+        });
+    }
+    match run.is_here(Role::Judge) {
+        true => fleet.judges = Some(judges),
+        false => elsewhere.judges = Some(JudgeOrder::new(&run.config, enabled)?),
+    }
+    Ok((fleet, elsewhere))
+}
+
+/// How many steps the learner has behind it, once there is one that stays.
+async fn steps_done(fleet: &Fleet) -> Result<u64> {
+    loop {
+        match fleet.learner().await?.steps_done().await {
+            Err(error) if error.is_gone() => {}
+            done => return Ok(done?),
+        }
+    }
+}
+
+/// Exports what was trained. False when the learner was lost over it: the next one trains to the end
+/// first.
+async fn is_exported(fleet: &Fleet, folder: &Path) -> Result<bool> {
+    match fleet.learner().await?.export(folder.to_owned()).await {
+        Err(error) if error.is_gone() => Ok(false),
+        exported => Ok(exported.map(|()| true)?),
+    }
 }
 
 fn registry(run: &Run) -> Result<Arc<Registry>> {
@@ -225,8 +306,8 @@ fn policy_plan(
     }
 }
 
-async fn policy_samplers(run: &Run, section: &TrainSection) -> Result<Vec<Arc<dyn Generator>>> {
-    let engine = EngineConfig {
+fn policy_engine(run: &Run, section: &TrainSection) -> EngineConfig {
+    EngineConfig {
         max_batch: section
             .states_per_step
             .saturating_mul(section.actions_per_state as usize),
@@ -234,22 +315,15 @@ async fn policy_samplers(run: &Run, section: &TrainSection) -> Result<Vec<Arc<dy
             + section.max_action_tokens as usize,
         kept_sequences: 0, // no two requests of the same weights go on from one another
         ..EngineConfig::default()
-    };
-    let count = run.config.actors.samplers;
-    run.machine
-        .samplers(&run.start_model(), engine, count)
-        .await
+    }
 }
 
-async fn policy_learner(run: &Run, section: &TrainSection, seed: u64) -> Result<LearnerPort> {
-    let config = LearnerConfig {
+fn policy_learner_config(section: &TrainSection, seed: u64) -> LearnerConfig {
+    LearnerConfig {
         seed,
         temperature: section.temperature,
         ..section.learner.clone()
-    };
-    let spec = model::spec_of(&run.start_model())?;
-    let load = preflight::policy_load(&run.config, section, &run.machine, &spec);
-    learner(run, &swirl(seed), &run.start_model(), &config, load).await
+    }
 }
 
 /// The states that training may start from: those of filtered trajectories that the filter of states

@@ -63,6 +63,7 @@ pub async fn all(run: &Run) -> Result<()> {
         let report = roll_out(
             &run.config,
             &run.machine,
+            run.head.as_ref(),
             Rollouts {
                 title: &format!("{} on {}", evaluation.arm, evaluation.set),
                 model: &evaluation.model,

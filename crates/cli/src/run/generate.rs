@@ -1,6 +1,7 @@
 //! Stage 1: trajectories with tools, judged and stored; then the filter.
 
 use super::{Run, arms, preflight};
+use crate::cluster::{Elsewhere, Head, JudgeOrder, SamplerOrder, ToolOrder};
 use crate::config::{Config, ImitationSection};
 use crate::engine::{ChatTurns, Machine};
 use crate::judges;
@@ -12,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use control::ledger::LedgerConfig;
 use control::rollout::Limits;
 use judge::filter::{self, Filter, StateFilter, Yield};
-use proto::{MalformedKind, Question, SamplingParams, Trajectory};
+use proto::{MalformedKind, Question, Role, SamplingParams, Trajectory};
 use sampler::EngineConfig;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +58,7 @@ pub async fn trajectories(run: &Run) -> Result<()> {
     let report = roll_out(
         &run.config,
         &run.machine,
+        run.head.as_ref(),
         Rollouts {
             title: "trajectories",
             model: &run.start_model(),
@@ -89,10 +91,12 @@ pub fn refuse_failures(report: &RolloutReport) -> Result<()> {
     )
 }
 
-/// Rolls the questions out with one model, until every item is stored.
+/// Rolls the questions out with one model, until every item is stored. Nodes of `head` do what the
+/// configuration has them do.
 pub async fn roll_out(
     config: &Config,
     machine: &Machine,
+    head: Option<&Head>,
     rollouts: Rollouts<'_>,
 ) -> Result<RolloutReport> {
     let load = preflight::rollout_load(config, machine);
@@ -110,17 +114,34 @@ pub async fn roll_out(
         kept_sequences: config.rollout.kept_sequences as usize,
         ..EngineConfig::default()
     };
-    let samplers = config.actors.samplers;
     let store = TrajectoryStore::open(rollouts.store)?;
-    let controller = Controller::start(FleetPlan {
-        samplers: machine.samplers(rollouts.model, engine, samplers).await?,
-        registry: Some(registry),
+    let here = |role| config.cluster.is_here(role);
+    let samplers = if here(Role::Sampler) { config.actors.samplers } else { 0 };
+    let fleet = FleetPlan {
+        samplers: machine.samplers(rollouts.model, engine.clone(), samplers).await?,
+        registry: here(Role::Tool).then_some(registry),
         tool_executors: config.actors.tools,
-        judges: Some(judges::build(&config.judge, enabled)?),
+        judges: match here(Role::Judge) {
+            true => Some(judges::build(&config.judge, enabled)?),
+            false => None,
+        },
         judge_actors: config.actors.judges,
         ..FleetPlan::default()
-    })
-    .await?;
+    };
+    let elsewhere = Elsewhere {
+        sampler: (!here(Role::Sampler)).then(|| SamplerOrder {
+            model: rollouts.model.to_owned(),
+            dtype: config.model.dtype,
+            engine,
+        }),
+        tools: (!here(Role::Tool)).then(|| ToolOrder::new(config, enabled)),
+        judges: match here(Role::Judge) {
+            true => None,
+            false => Some(JudgeOrder::new(config, enabled)?),
+        },
+        learner: None,
+    };
+    let controller = Controller::start(Head::extend(head, fleet, elsewhere)).await?;
     let total = plan.questions.len() as u64 * u64::from(plan.samples);
     let progress = Progress::new(rollouts.title, total, store.len() as u64);
     let (report, mut store) = watched(controller.rollouts(plan, store), receiver, progress).await?;

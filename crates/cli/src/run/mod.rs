@@ -8,13 +8,16 @@ pub mod preflight;
 pub mod report;
 mod state;
 
+use crate::cluster::{Elsewhere, Head};
 use crate::config::{self, Config, Loaded};
 use crate::console;
 use crate::engine::Machine;
 use crate::folder::{Claim, Reuse, RunFolder};
 use crate::metrics::MetricsFile;
+use actors::FleetPlan;
 use anyhow::{Context, Result};
 use control::phases::{Phase, RunState};
+use proto::Role;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -26,6 +29,8 @@ pub struct Run {
     pub folder: RunFolder,
     /// The device.
     pub machine: Machine,
+    /// Where nodes join, if there are any.
+    pub head: Option<Head>,
     metrics: Mutex<MetricsFile>,
 }
 
@@ -42,7 +47,22 @@ impl Run {
         self.metrics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the actors of a role live in this process.
+    pub fn is_here(&self, role: Role) -> bool {
+        self.config.cluster.is_here(role)
+    }
+
+    /// The fleet, with what nodes do in it if there are any.
+    fn fleet(&self, plan: FleetPlan, elsewhere: Elsewhere) -> FleetPlan {
+        Head::extend(self.head.as_ref(), plan, elsewhere)
+    }
+
+    /// Writes a step down. One that was made before, by a learner that is lost, is void, and with it
+    /// all that followed.
     fn record(&self, stage: &str, report: &actors::ports::StepReport) {
+        if self.metrics().last_step(stage).is_some_and(|last| last >= report.step) {
+            self.rewind(stage, report.step - 1);
+        }
         self.metrics().write(stage, report);
     }
 
@@ -73,17 +93,27 @@ pub async fn run(loaded: &Loaded, reuse: Reuse) -> Result<report::Report> {
     let mut state = state::begin(&folder, loaded, &hash)?;
     crate::logs::to_file(&folder.logs()).context("cannot write the log")?;
     let metrics = MetricsFile::open(folder.path()).context("cannot open metrics.jsonl")?;
+    let head = Head::start(&loaded.config, &hash, folder.path())?;
     let run = Run {
         config: loaded.config.clone(),
         folder,
         machine,
+        head,
         metrics: Mutex::new(metrics),
     };
+    if let Some(head) = &run.head
+        && state.next().is_some()
+    {
+        head.gather().await;
+    }
     while let Some(phase) = state.next() {
         announce(&state, phase);
         perform(&run, phase).await?;
         state.complete(phase)?;
         state::save(&run.folder, &state)?;
+    }
+    if let Some(head) = &run.head {
+        head.dismiss().await;
     }
     report::read(&run.folder)
 }

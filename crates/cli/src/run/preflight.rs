@@ -10,6 +10,7 @@ use anyhow::Result;
 use control::phases::Phase;
 use learner::{BatchSize, Learner, LearnerConfig, LossKind, MemoryNeed};
 use model::DecoderSpec;
+use proto::Role;
 
 /// The phases in which steps or answers are judged.
 const JUDGED: [Phase; 3] = [Phase::Generate, Phase::Train, Phase::Evaluate];
@@ -45,7 +46,8 @@ pub async fn all(config: &Config, due: &[Phase]) -> Result<Machine> {
     contexts(config, &spec)?;
     learners(config, &machine, &spec)?;
     memory(config, &machine, &spec, due)?;
-    if due.iter().any(|phase| JUDGED.contains(phase)) {
+    // Where nodes judge, they need not be able to reach the endpoint from here.
+    if due.iter().any(|phase| JUDGED.contains(phase)) && config.cluster.is_here(Role::Judge) {
         judges::probe(&config.judge).await?;
     }
     Ok(machine)
@@ -94,9 +96,14 @@ pub fn fits_context(settings: &str, tokens: u64, spec: &DecoderSpec) -> Result<(
 
 /// Every phase that is due must fit the memory. Trained models have the start model's size.
 fn memory(config: &Config, machine: &Machine, spec: &DecoderSpec, due: &[Phase]) -> Result<()> {
-    let check = |phase: Phase, what: &str, load: Load| match due.contains(&phase) {
-        true => machine_memory::check(what, &config.model.path, machine.device, load),
-        false => Ok(()),
+    let trains_here = config.cluster.is_here(Role::Learner);
+    let check = |phase: Phase, what: &str, load: Load| {
+        let learning = load.learning.filter(|_| trains_here);
+        let load = Load { learning, ..load };
+        match due.contains(&phase) {
+            true => machine_memory::check(what, &config.model.path, machine.device, load),
+            false => Ok(()),
+        }
     };
     if let Some(warm) = &config.warm_start {
         let batch = dialogues(warm.batch, warm.max_tokens as u64);
@@ -121,7 +128,7 @@ fn memory(config: &Config, machine: &Machine, spec: &DecoderSpec, due: &[Phase])
 /// What rollouts hold, those of evaluations included.
 pub fn rollout_load(config: &Config, machine: &Machine) -> Load {
     Load {
-        sampling: Some(Sampling {
+        sampling: config.cluster.is_here(Role::Sampler).then(|| Sampling {
             samplers: config.actors.samplers as u64,
             sequences: u64::from(config.rollout.items_per_sampler)
                 + u64::from(config.rollout.kept_sequences),
@@ -172,7 +179,7 @@ pub fn policy_load(
     };
     let has_reference = learner.kl.coefficient > 0.0 || learner.loss.kind == LossKind::Dpo;
     Load {
-        sampling: Some(Sampling {
+        sampling: config.cluster.is_here(Role::Sampler).then(|| Sampling {
             samplers: config.actors.samplers as u64,
             sequences,
             context_tokens: longest,

@@ -1,0 +1,149 @@
+//! The controller's side of a run over several nodes.
+
+use super::network::{Listening, Sockets};
+use super::orders::{Epochs, FleetOrders, JudgeOrder, LearnerOrder, SamplerOrder, ToolOrder};
+use crate::config::{ClusterSection, Config};
+use crate::console;
+use crate::usage::UsageError;
+use actors::FleetPlan;
+use actors::cluster::{Cluster, ClusterPlan, Engagement};
+use anyhow::{Context, Result};
+use proto::Role;
+use std::collections::BTreeMap;
+use std::net::ToSocketAddrs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use transport::certs::Credentials;
+
+/// How often it is said who is waited for.
+const REMIND: Duration = Duration::from_secs(30);
+
+/// The head of a cluster: where nodes join.
+pub struct Head {
+    section: ClusterSection,
+    cluster: Cluster,
+    listening: Listening,
+    epochs: Arc<Epochs>,
+    /// Tells this process from one before it.
+    process: u64,
+    _sockets: Sockets,
+}
+
+/// What other nodes do in a fleet.
+#[derive(Debug, Default)]
+pub struct Elsewhere {
+    /// They sample.
+    pub sampler: Option<SamplerOrder>,
+    /// They run tools.
+    pub tools: Option<ToolOrder>,
+    /// They judge.
+    pub judges: Option<JudgeOrder>,
+    /// One of them trains.
+    pub learner: Option<LearnerOrder>,
+}
+
+impl Head {
+    /// Listens for nodes, if the configuration says so.
+    ///
+    /// # Errors
+    /// When the certificates cannot be used, or the address cannot be listened on.
+    pub fn start(config: &Config, hash: &str, folder: &Path) -> Result<Option<Self>> {
+        let section = &config.cluster;
+        let Some(listen) = &section.listen else {
+            return Ok(None);
+        };
+        let mut found = listen
+            .to_socket_addrs()
+            .map_err(|error| UsageError::new(format!("cluster.listen = {listen:?}: {error}")))?;
+        let address = found.next().context("cluster.listen has no address")?;
+        let credentials = credentials(&section.certs, Role::Controller)?;
+        let sockets = Sockets::new()?;
+        let listening = Listening::on(&sockets.handle(), address, credentials)?;
+        let cluster = Cluster::new(ClusterPlan {
+            run: config.run.name.as_str().into(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            config: hash.to_owned(),
+            bulk_port: listening.bulk_port,
+        });
+        listening.admit_to(&cluster);
+        let (address, bulk) = (listening.address()?, listening.bulk_port);
+        console::remark(format_args!(
+            "Nodes join at UDP {address} (bulk data: port {bulk}): swirl node --role ROLE --join \
+             HOST:{} --certs DIR",
+            address.port()
+        ));
+        Ok(Some(Self {
+            section: section.clone(),
+            cluster,
+            listening,
+            epochs: Arc::new(Epochs::open(folder)?),
+            process: rand::random(),
+            _sockets: sockets,
+        }))
+    }
+
+    /// Waits for the nodes that the configuration asks for.
+    pub async fn gather(&self) {
+        let wanted = &self.section.wait_for;
+        let wanted = BTreeMap::from([
+            (Role::Sampler, wanted.sampler),
+            (Role::Tool, wanted.tool),
+            (Role::Judge, wanted.judge),
+            (Role::Learner, wanted.learner),
+        ]);
+        let is_here = |role: &Role| self.section.is_here(*role);
+        let wanted = wanted.into_iter().filter(|(role, _)| !is_here(role)).collect();
+        let mut gathering = std::pin::pin!(self.cluster.wait_for(&wanted));
+        loop {
+            let counts = self.cluster.counts().borrow().clone();
+            let missing = wanted.iter().filter_map(|(role, wanted)| {
+                let has = counts.get(role).copied().unwrap_or(0);
+                (has < *wanted).then(|| format!("{role} {has} of {wanted}"))
+            });
+            let missing: Vec<String> = missing.collect();
+            if !missing.is_empty() {
+                console::remark(format_args!("Waiting for nodes: {}", missing.join(", ")));
+            }
+            tokio::select! {
+                biased;
+                () = &mut gathering => return,
+                () = tokio::time::sleep(REMIND) => {}
+            }
+        }
+    }
+
+    /// Adds to a fleet what other nodes do in it, if there are any.
+    pub fn extend(head: Option<&Self>, plan: FleetPlan, elsewhere: Elsewhere) -> FleetPlan {
+        let Some(head) = head else { return plan };
+        let orders = FleetOrders::new(head.process, head.epochs.clone(), elsewhere);
+        FleetPlan {
+            elsewhere: Some(Engagement::new(head.cluster.clone(), Arc::new(orders))),
+            ..plan
+        }
+    }
+
+    /// Dismisses the nodes: the run is done.
+    pub async fn dismiss(&self) {
+        self.cluster.close("the run is done").await;
+        self.listening.close("the run is done").await;
+    }
+}
+
+/// The certificate of this node, when it allows a role.
+///
+/// # Errors
+/// When it cannot be used, or does not.
+pub fn credentials(folder: &Path, role: Role) -> Result<Credentials> {
+    let credentials = Credentials::load(folder)?;
+    let identity = credentials.identity();
+    if !identity.roles.contains(&role) {
+        return Err(UsageError::new(format!(
+            "{}: the certificate is that of {identity}, which may not be a {role}: issue one with \
+             --role {role}",
+            folder.display()
+        ))
+        .into());
+    }
+    Ok(credentials)
+}

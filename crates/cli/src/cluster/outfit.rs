@@ -1,0 +1,208 @@
+//! How a node opens the engines it is told to.
+
+use super::orders::{JudgeOrder, Ordered};
+use crate::engine::{LearnerPort, Machine};
+use crate::judges;
+use actors::ports::EngineError;
+use actors::remote::{Engine, Outfitter, pull_folder};
+use anyhow::{Context, Result};
+use async_trait::async_trait;
+use learner::{Learner, LearnerConfig};
+use proto::cluster::{EngineOrder, FileSet};
+use sampler::EngineConfig;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+use tools::registry::Registry;
+use transport::Connection;
+
+/// Models that are kept in a node's folder.
+const MODELS: usize = 4;
+
+/// A node's device and folder.
+pub struct Outfit {
+    /// The device.
+    pub machine: Machine,
+    /// Where models, checkpoints and rubrics are kept.
+    pub folder: PathBuf,
+}
+
+#[async_trait]
+impl Outfitter for Outfit {
+    async fn open(
+        &self,
+        order: &EngineOrder,
+        bulk: Arc<dyn Connection>,
+    ) -> Result<Engine, EngineError> {
+        let opened = self.opened(&order.order, bulk.as_ref()).await;
+        opened.map_err(|error| EngineError(format!("{error:#}")))
+    }
+}
+
+impl Outfit {
+    async fn opened(&self, order: &[u8], bulk: &dyn Connection) -> Result<Engine> {
+        match serde_json::from_slice(order)? {
+            Ordered::Sampler {
+                model,
+                dtype,
+                max_batch,
+                max_context_tokens,
+                kept_sequences,
+            } => {
+                let dir = self.model(&model, bulk).await?;
+                let engine = EngineConfig {
+                    max_batch,
+                    max_context_tokens,
+                    kept_sequences,
+                    ..EngineConfig::default()
+                };
+                let samplers = self.machine.computing_in(dtype).samplers(&dir, engine, 1).await?;
+                let sampler = samplers.into_iter().next().context("no sampler was opened")?;
+                // More than it decodes together wait in its queue, so that it is never idle.
+                let credits = u32::try_from(2 * max_batch).unwrap_or(u32::MAX);
+                Ok(Engine::Sampler(sampler, credits))
+            }
+            Ordered::Tools(order) => {
+                let registry = Registry::builtin(&order.enabled, order.limits)?;
+                Ok(Engine::Tools(Arc::new(registry), order.executors.max(1)))
+            }
+            Ordered::Judges(order) => self.judges(order),
+            Ordered::Learner {
+                start,
+                checkpoint,
+                adapters,
+                config,
+                arm,
+                epoch,
+            } => {
+                let start = self.model(&start, bulk).await?;
+                let root = self.folder.join("learner").join(format!("{arm}-{epoch}"));
+                // What earlier epochs left is of no use any more: the controller has the checkpoints.
+                self.clear(&self.folder.join("learner"))?;
+                if let Some((name, files)) = checkpoint {
+                    pull_folder(bulk, &files, &root.join(name)).await?;
+                }
+                let mut config = *config;
+                if let (Some(lora), Some(files)) = (&mut config.lora, adapters) {
+                    lora.start = Some(self.model(&files, bulk).await?);
+                }
+                self.learner(start, root, config).await
+            }
+        }
+    }
+
+    async fn learner(&self, start: PathBuf, root: PathBuf, config: LearnerConfig) -> Result<Engine> {
+        let (device, checkpoints) = (self.machine.device, root.clone());
+        let open = move || Learner::open(&start, &root, device, config);
+        let learner = self.machine.run(open).await??;
+        let port = LearnerPort::new(self.machine.clone(), learner, checkpoints);
+        Ok(Engine::Learner(Arc::new(port)))
+    }
+
+    fn judges(&self, order: JudgeOrder) -> Result<Engine> {
+        let mut section = order.section;
+        if let Some(llm) = &mut section.llm {
+            let [process, outcome] = order.rubrics;
+            llm.rubric = self.rubric("process.md", process)?;
+            llm.outcome_rubric = self.rubric("outcome.md", outcome)?;
+        }
+        let judges = judges::build(&section, &order.tools)?;
+        Ok(Engine::Judges(judges, order.actors.max(1)))
+    }
+
+    fn rubric(&self, name: &str, text: Option<String>) -> Result<Option<PathBuf>> {
+        let Some(text) = text else { return Ok(None) };
+        std::fs::create_dir_all(&self.folder)?;
+        let path = self.folder.join(name);
+        crate::files::write_atomically(&path, text.as_bytes())?;
+        Ok(Some(path))
+    }
+
+    fn clear(&self, folder: &Path) -> Result<()> {
+        match std::fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// A folder with these files: one that was pulled before, or pulled now.
+    async fn model(&self, files: &FileSet, bulk: &dyn Connection) -> Result<PathBuf> {
+        let models = self.folder.join("models");
+        let folder = models.join(name_of(files));
+        if !folder.exists() {
+            let bytes: u64 = files.files.values().map(|blob| blob.len).sum();
+            tracing::info!(bytes, "Files are pulled from the controller.");
+            make_room(&models)?;
+            pull_folder(bulk, files, &folder).await?;
+        }
+        Ok(folder)
+    }
+}
+
+/// A name that two sets of files share only if they hold the same. The checksums guard against mixing
+/// models up, not against an attack: the controller is trusted with more than that.
+fn name_of(files: &FileSet) -> String {
+    let mut hash = Sha256::new();
+    for (path, blob) in &files.files {
+        hash.update(path.as_bytes());
+        hash.update([0]);
+        hash.update(blob.len.to_le_bytes());
+        hash.update(blob.crc32.to_le_bytes());
+    }
+    crate::config::hex(&hash.finalize()[..16])
+}
+
+/// Removes all but the newest models.
+fn make_room(models: &Path) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(models) else {
+        return Ok(());
+    };
+    let mut found: Vec<(SystemTime, PathBuf)> = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        found.push((entry.metadata()?.modified()?, entry.path()));
+    }
+    found.sort();
+    let old = found.len().saturating_sub(MODELS - 1);
+    for (_, path) in found.into_iter().take(old) {
+        std::fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::cluster::BlobRef;
+
+    #[test]
+    fn files_are_known_by_what_they_hold() {
+        let set = |name: &str, id, len, crc32| FileSet {
+            files: [(name.to_owned(), BlobRef { id, len, crc32 })].into(),
+        };
+        let name = name_of(&set("a", 1, 2, 3));
+        assert_eq!(name, name_of(&set("a", 9, 2, 3)), "lent again");
+        for other in [set("b", 1, 2, 3), set("a", 1, 3, 3), set("a", 1, 2, 4)] {
+            assert_ne!(name, name_of(&other));
+        }
+    }
+
+    #[test]
+    fn the_oldest_models_make_room() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 0..6u64 {
+            let path = dir.path().join(n.to_string());
+            std::fs::create_dir(&path).unwrap();
+            let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1000 * n);
+            std::fs::File::open(&path).unwrap().set_modified(time).unwrap();
+        }
+        make_room(dir.path()).unwrap();
+        let mut left: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["3", "4", "5"]);
+    }
+}
