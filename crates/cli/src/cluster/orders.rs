@@ -48,12 +48,40 @@ pub enum Ordered {
         /// Adapters that training starts from.
         adapters: Option<FileSet>,
         /// The learner.
-        config: Box<LearnerConfig>,
+        settings: Box<LearnerSettings>,
         /// Which of the run's learners it is.
         arm: String,
         /// Its epoch.
         epoch: u32,
     },
+}
+
+/// A learner's settings, those included that are no settings of its section in a configuration.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LearnerSettings {
+    config: LearnerConfig,
+    seed: u64,
+    temperature: f32,
+}
+
+impl From<LearnerConfig> for LearnerSettings {
+    fn from(config: LearnerConfig) -> Self {
+        Self {
+            seed: config.seed,
+            temperature: config.temperature,
+            config,
+        }
+    }
+}
+
+impl From<LearnerSettings> for LearnerConfig {
+    fn from(settings: LearnerSettings) -> Self {
+        Self {
+            seed: settings.seed,
+            temperature: settings.temperature,
+            ..settings.config
+        }
+    }
 }
 
 /// A sampler to be opened.
@@ -260,7 +288,7 @@ impl FleetOrders {
                     start: self.lend(blobs, &order.start).await?,
                     checkpoint,
                     adapters,
-                    config: Box::new(order.config.clone()),
+                    settings: Box::new(order.config.clone().into()),
                     arm: order.arm.clone(),
                     epoch,
                 };
@@ -311,6 +339,19 @@ impl Orders for FleetOrders {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_learner_elsewhere_has_every_setting_of_one_here() {
+        let here = LearnerConfig {
+            seed: 7,
+            temperature: 0.8,
+            learning_rate: 3e-6,
+            ..LearnerConfig::default()
+        };
+        let travels = serde_json::to_vec(&LearnerSettings::from(here.clone())).unwrap();
+        let there: LearnerSettings = serde_json::from_slice(&travels).unwrap();
+        assert_eq!(LearnerConfig::from(there), here);
+    }
 
     #[test]
     fn epochs_only_rise_across_restarts() {

@@ -72,7 +72,7 @@ impl Outfit {
                 start,
                 checkpoint,
                 adapters,
-                config,
+                settings,
                 arm,
                 epoch,
             } => {
@@ -83,7 +83,7 @@ impl Outfit {
                 if let Some((name, files)) = checkpoint {
                     pull_folder(bulk, &files, &root.join(name)).await?;
                 }
-                let mut config = *config;
+                let mut config = LearnerConfig::from(*settings);
                 if let (Some(lora), Some(files)) = (&mut config.lora, adapters) {
                     lora.start = Some(self.model(&files, bulk).await?);
                 }
