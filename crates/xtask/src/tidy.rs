@@ -56,6 +56,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("benches", &["algo", "data", "learner", "model", "proto"]),
+    ("e2e", &["model", "store"]),
     ("xtask", &[]),
 ];
 
@@ -65,6 +66,7 @@ const WITH_TENSORS: &[&str] = &[
     "benches",
     "cli",
     "collective",
+    "e2e",
     "learner",
     "model",
     "sampler",
@@ -80,6 +82,7 @@ const RESERVED: &[(&str, &[&str])] = &[
             "actors",
             "cli",
             "collective",
+            "e2e",
             "judge",
             "model",
             "sampler",

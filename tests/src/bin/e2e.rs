@@ -1,0 +1,121 @@
+//! The same small run on one host, on several, and with `--chaos` on several that are disturbed: all
+//! leave the same models and trajectories behind, byte for byte.
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use e2e::chaos::{self, Fault, Recovery, disturb, kill_head};
+use e2e::hosts::Hosts;
+use e2e::results::results;
+use e2e::stage::{HEAD, Stage};
+use e2e::tiny::{longer_run, tiny_model};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// Longer than any of the runs takes.
+const LIMIT: Duration = Duration::from_secs(1200);
+
+#[derive(Parser)]
+struct Arguments {
+    /// The program.
+    #[arg(long)]
+    swirl: PathBuf,
+    /// Disturb the run in every way.
+    #[arg(long)]
+    chaos: bool,
+    /// Keep everything in this folder.
+    #[arg(long)]
+    keep: Option<PathBuf>,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let temporary = tempfile::tempdir()?;
+    let folder = arguments.keep.unwrap_or_else(|| temporary.path().to_owned());
+    std::fs::create_dir_all(&folder)?;
+    let model = tiny_model(&folder).context("the default model is missing: cargo xtask setup")?;
+    let config = folder.join("run.toml");
+    std::fs::write(&config, longer_run(&model))?;
+    let program = arguments.swirl.canonicalize()?;
+
+    let alone = alone(&program, &folder.join("alone"), &config)?;
+    println!("one host: {} models and stores", alone.len());
+    let calm = cluster(&program, &folder.join("calm"), &config, |_| Ok(Vec::new()))?;
+    ensure!(calm.0 == alone, "the cluster differs:\n{alone:#?}\n{:#?}", calm.0);
+    println!("six hosts: the same, byte for byte");
+    if arguments.chaos {
+        let (found, recoveries) = cluster(&program, &folder.join("chaos"), &config, storm)?;
+        ensure!(found == alone, "the disturbed run differs:\n{alone:#?}\n{found:#?}");
+        println!("disturbed: the same, byte for byte\n\n{}", chaos::table(&recoveries));
+    }
+    Ok(())
+}
+
+/// The run in one process.
+fn alone(program: &Path, folder: &Path, config: &Path) -> Result<BTreeMap<String, String>> {
+    std::fs::create_dir_all(folder)?;
+    let mut command = Command::new(program);
+    command.arg("run").arg(config).current_dir(folder).env("OMP_NUM_THREADS", "1");
+    let run = command.output()?;
+    ensure!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    results(&folder.join("runs/small"))
+}
+
+/// The run on six hosts, disturbed by `faults`.
+fn cluster(
+    program: &Path,
+    folder: &Path,
+    config: &Path,
+    faults: impl FnOnce(&mut Stage) -> Result<Vec<Recovery>>,
+) -> Result<(BTreeMap<String, String>, Vec<Recovery>)> {
+    let mut stage = Stage::new(program, folder, config, Hosts::new())?;
+    let nodes = [("s1", "sampler"), ("s2", "sampler"), ("t1", "tool"), ("j1", "judge"), ("l1", "learner")];
+    for (name, role) in nodes {
+        stage.add(name, role)?;
+    }
+    stage.start_all()?;
+    let recoveries = faults(&mut stage)?;
+    stage.finish(LIMIT)?;
+    Ok((results(&stage.run_folder())?, recoveries))
+}
+
+fn storm(stage: &mut Stage) -> Result<Vec<Recovery>> {
+    let mut felt = Vec::new();
+    let engine = |role: &str, name: &str| {
+        format!("An engine of another node joins. role={role} node={name}")
+    };
+    // Trajectories.
+    stage.wait_for(HEAD, "phase=\"generate\"", 0, LIMIT)?;
+    stage.wait_for(HEAD, &engine("sampler", "s1"), 0, LIMIT)?;
+    for (name, role) in [("s1", "sampler"), ("t1", "tool"), ("j1", "judge")] {
+        felt.push(disturb(stage, name, role, Fault::Kill)?);
+    }
+    felt.push(disturb(stage, "s2", "sampler", Fault::KillAndRestart)?);
+    let all = [("s1", "sampler"), ("s2", "sampler"), ("t1", "tool"), ("j1", "judge")];
+    felt.push(kill_head(stage, &all)?);
+    stage.add("s3", "sampler")?;
+    felt.push(disturb(stage, "s3", "sampler", Fault::Add)?);
+    if stage.hosts().are_apart() {
+        felt.push(disturb(stage, "s2", "sampler", Fault::Cut)?);
+    }
+    felt.push(disturb(stage, "s1", "sampler", Fault::Slow)?);
+    ensure!(
+        stage.count(HEAD, "phase=\"filter\"") == 0,
+        "the run was faster than its faults: make it longer"
+    );
+    // Training.
+    stage.wait_for(HEAD, "swirl-seed1: ", 0, LIMIT)?;
+    felt.push(disturb(stage, "l1", "learner", Fault::Kill)?);
+    felt.push(disturb(stage, "l1", "learner", Fault::KillAndRestart)?);
+    felt.push(disturb(stage, "s1", "sampler", Fault::Kill)?);
+    felt.push(kill_head(stage, &[("l1", "learner"), ("s1", "sampler")])?);
+    if stage.hosts().are_apart() {
+        felt.push(disturb(stage, "l1", "learner", Fault::Cut)?);
+    }
+    ensure!(
+        stage.count(HEAD, "phase=\"evaluate\"") == 0,
+        "training was faster than its faults: make it longer"
+    );
+    Ok(felt)
+}
