@@ -167,7 +167,8 @@ max_steps = 2
 /// The same, long enough for a dozen faults in generation and half a dozen in training.
 pub fn longer_run(model: &Path) -> String {
     let longer = [
-        ("count = 12\nseed = 2", "count = 400\nseed = 2"),
+        ("count = 12\nseed = 2", "count = 3000\nseed = 2"),
+        ("max_steps = 2\nmax_action_tokens = 6\nmax_context", "max_steps = 2\nmax_action_tokens = 24\nmax_context"),
         ("samples = 2\nmax_steps = 2", "samples = 4\nmax_steps = 4"),
         ("steps = 4\nstates_per_step", "steps = 1000\nstates_per_step"),
         ("max_action_tokens = 6\ncheckpoint_every = 1\n", "max_action_tokens = 6\ncheckpoint_every = 50\n"),

@@ -10,7 +10,9 @@
 
 mod bench;
 mod check;
+mod cluster;
 mod demo;
+mod e2e;
 mod fixtures;
 mod libtorch;
 mod model;
@@ -82,6 +84,18 @@ enum Command {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Run real processes on several hosts (network namespaces) and compare with one process
+    E2e {
+        /// Kill every role in turn, cut links, slow and add nodes meanwhile; about a quarter of an
+        /// hour
+        #[arg(long)]
+        chaos: bool,
+        /// Keep the run folders and logs here
+        #[arg(long)]
+        keep: Option<PathBuf>,
+    },
+    /// Check what `cluster/` holds: scripts, Kubernetes manifests, Dockerfile, systemd units
+    Cluster,
     /// Make the reference values of the decoder's tests with `transformers` in its own environment
     Fixtures,
     /// Check that `transformers` loads a saved model and continues prompts as swirl does
@@ -114,6 +128,8 @@ fn run(command: Command) -> Result<()> {
             peers,
             arguments,
         } => bench::run(&paths, what, peers, &arguments),
+        Command::E2e { chaos, keep } => e2e::run(&paths, chaos, keep.as_deref()),
+        Command::Cluster => cluster::check(&paths),
         Command::Fixtures => fixtures::run(&paths),
         Command::CheckExport { model } => fixtures::check_export(&paths, &model),
     }

@@ -34,6 +34,12 @@ pub fn build(paths: &Paths, build: Build) -> Result<PathBuf> {
     built(paths, build.arguments(), "bin", "swirl")
 }
 
+/// Builds the program that runs whole runs of real processes.
+pub fn build_e2e(paths: &Paths) -> Result<PathBuf> {
+    println!("building e2e");
+    built(paths, &["--workspace", "--bin", "e2e"], "bin", "e2e")
+}
+
 /// Builds a benchmark, optimised.
 pub fn build_bench(paths: &Paths, bench: &str) -> Result<PathBuf> {
     println!("building {bench} (libtorch's bindings alone take minutes the first time)");
