@@ -36,6 +36,8 @@ pub enum Command {
     Certs(CertsCommand),
     /// Take part in a run that another machine leads.
     Node(NodeArgs),
+    /// Run a configuration with nodes that are started over ssh.
+    Launch(LaunchArgs),
     /// Check this machine and say what to do about each problem.
     Doctor(DoctorArgs),
 }
@@ -69,6 +71,20 @@ pub struct RunArgs {
     /// Print the report, or with --dry-run the configuration, as one JSON object.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `swirl launch`.
+#[derive(Debug, ClapArgs)]
+pub struct LaunchArgs {
+    /// The hosts and what each of them does (cluster/README.md).
+    #[arg(long, value_name = "FILE")]
+    pub hosts: PathBuf,
+    /// Configuration files, later over earlier.
+    #[arg(required = true, value_name = "FILE")]
+    pub configs: Vec<PathBuf>,
+    /// Settings over all files, as for `swirl run`.
+    #[arg(long = "set", short = 's', value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
 }
 
 /// Arguments of `swirl node`.

@@ -15,6 +15,7 @@ mod eval_command;
 mod files;
 mod folder;
 mod judges;
+mod launch;
 mod logs;
 mod machine_memory;
 mod metrics;
@@ -81,6 +82,7 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Eval(eval) => eval_command::run(eval).await,
         Command::Data(data) => data_commands::run(data),
         Command::Model(model) => model_commands::run(model),
+        Command::Launch(launch) => launch::run(launch).await,
         Command::Node(node) => cluster::node_command(node).await,
         Command::Certs(certs) => certs_commands::run(certs),
         Command::Doctor(doctor) => doctor::run(&doctor),
