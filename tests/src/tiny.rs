@@ -143,6 +143,8 @@ checkpoint_every = 1
 dtype = "f32"
 deterministic = true
 learning_rate = 1e-3
+[train.learner.loss]
+entropy = 0.01
 [imitation]
 keep = "none"
 steps = 2
@@ -171,6 +173,7 @@ pub fn longer_run(model: &Path) -> String {
         ("max_steps = 2\nmax_action_tokens = 6\nmax_context", "max_steps = 2\nmax_action_tokens = 24\nmax_context"),
         ("samples = 2\nmax_steps = 2", "samples = 4\nmax_steps = 4"),
         ("steps = 4\nstates_per_step", "steps = 1000\nstates_per_step"),
+        ("keep = \"none\"\nsteps = 2", "keep = \"none\"\nsteps = 600"),
         ("max_action_tokens = 6\ncheckpoint_every = 1\n", "max_action_tokens = 6\ncheckpoint_every = 50\n"),
     ];
     longer.into_iter().fold(small_run(model), |text, (short, long)| {

@@ -1,14 +1,13 @@
 //! The same small run on one host, on several, and with `--chaos` on several that are disturbed: all
-//! leave the same models and trajectories behind, byte for byte.
+//! leave the same items and, up to rounding, the same trajectories and models behind.
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use e2e::chaos::{self, Fault, Recovery, disturb, kill_head};
 use e2e::hosts::Hosts;
-use e2e::results::results;
+use e2e::results::Results;
 use e2e::stage::{HEAD, Stage};
 use e2e::tiny::{longer_run, tiny_model};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -40,26 +39,25 @@ fn main() -> Result<()> {
     let program = arguments.swirl.canonicalize()?;
 
     let alone = alone(&program, &folder.join("alone"), &config)?;
-    println!("one host: {} models and stores", alone.len());
+    println!("one process: done");
     let calm = cluster(&program, &folder.join("calm"), &config, |_| Ok(Vec::new()))?;
-    ensure!(calm.0 == alone, "the cluster differs:\n{alone:#?}\n{:#?}", calm.0);
-    println!("six hosts: the same, byte for byte");
+    println!("six hosts: {}", alone.compare(&calm.0, &model)?);
     if arguments.chaos {
         let (found, recoveries) = cluster(&program, &folder.join("chaos"), &config, storm)?;
-        ensure!(found == alone, "the disturbed run differs:\n{alone:#?}\n{found:#?}");
-        println!("disturbed: the same, byte for byte\n\n{}", chaos::table(&recoveries));
+        println!("disturbed: {}", alone.compare(&found, &model)?);
+        println!("\n{}", chaos::table(&recoveries));
     }
     Ok(())
 }
 
 /// The run in one process.
-fn alone(program: &Path, folder: &Path, config: &Path) -> Result<BTreeMap<String, String>> {
+fn alone(program: &Path, folder: &Path, config: &Path) -> Result<Results> {
     std::fs::create_dir_all(folder)?;
     let mut command = Command::new(program);
     command.arg("run").arg(config).current_dir(folder).env("OMP_NUM_THREADS", "1");
     let run = command.output()?;
     ensure!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
-    results(&folder.join("runs/small"))
+    Results::read(&folder.join("runs/small"))
 }
 
 /// The run on six hosts, disturbed by `faults`.
@@ -68,7 +66,7 @@ fn cluster(
     folder: &Path,
     config: &Path,
     faults: impl FnOnce(&mut Stage) -> Result<Vec<Recovery>>,
-) -> Result<(BTreeMap<String, String>, Vec<Recovery>)> {
+) -> Result<(Results, Vec<Recovery>)> {
     let mut stage = Stage::new(program, folder, config, Hosts::new())?;
     let nodes = [("s1", "sampler"), ("s2", "sampler"), ("t1", "tool"), ("j1", "judge"), ("l1", "learner")];
     for (name, role) in nodes {
@@ -77,7 +75,7 @@ fn cluster(
     stage.start_all()?;
     let recoveries = faults(&mut stage)?;
     stage.finish(LIMIT)?;
-    Ok((results(&stage.run_folder())?, recoveries))
+    Ok((Results::read(&stage.run_folder())?, recoveries))
 }
 
 fn storm(stage: &mut Stage) -> Result<Vec<Recovery>> {
@@ -105,6 +103,8 @@ fn storm(stage: &mut Stage) -> Result<Vec<Recovery>> {
         "the run was faster than its faults: make it longer"
     );
     // Training.
+    stage.wait_for(HEAD, "imitation: ", 0, LIMIT)?;
+    felt.push(disturb(stage, "l1", "learner", Fault::Kill)?);
     stage.wait_for(HEAD, "swirl-seed1: ", 0, LIMIT)?;
     felt.push(disturb(stage, "l1", "learner", Fault::Kill)?);
     felt.push(disturb(stage, "l1", "learner", Fault::KillAndRestart)?);
