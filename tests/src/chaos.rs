@@ -124,8 +124,12 @@ pub fn disturb(
 /// When one does not, or the controller fails.
 pub fn kill_head(stage: &mut Stage, works: &[(&str, &'static str)]) -> Result<Recovery> {
     let joins = "Joined the run.";
-    let seen: Vec<usize> = works.iter().map(|(name, _)| stage.count(name, joins)).collect();
-    let text = |name: &str, role| format!("An engine of another node joins. role={role} node={name}");
+    let seen: Vec<usize> = works
+        .iter()
+        .map(|(name, _)| stage.count(name, joins))
+        .collect();
+    let text =
+        |name: &str, role| format!("An engine of another node joins. role={role} node={name}");
     let open: Vec<usize> = works
         .iter()
         .map(|(name, role)| stage.count(HEAD, &text(name, role)))
@@ -152,7 +156,9 @@ pub fn table(recoveries: &[Recovery]) -> String {
     );
     for recovery in recoveries {
         let Recovery { role, fault, .. } = recovery;
-        let noticed = recovery.noticed.map_or("–".into(), |d| format!("{:.1}", d.as_secs_f64()));
+        let noticed = recovery
+            .noticed
+            .map_or("–".into(), |d| format!("{:.1}", d.as_secs_f64()));
         let back = recovery.back.as_secs_f64();
         text += &format!("| {role} | {fault} | {noticed} | {back:.1} |\n");
     }

@@ -42,7 +42,10 @@ impl fmt::Display for Comparison {
             differing,
             apart,
         } = self;
-        write!(f, "the same items, each once; {differing} of {trajectories} trajectories differ; ")?;
+        write!(
+            f,
+            "the same items, each once; {differing} of {trajectories} trajectories differ; "
+        )?;
         let apart = apart.iter().map(|(model, apart)| match *apart {
             0.0 => format!("{model} is the same bit for bit"),
             apart => format!("{model} is {apart:.1e} of its training away"),
@@ -97,7 +100,10 @@ impl Results {
             let others = &other.stores[place];
             ensure!(rows.keys().eq(others.keys()), "{place} holds other items");
             all += rows.len();
-            differing += rows.iter().filter(|(item, tokens)| others[*item] != **tokens).count();
+            differing += rows
+                .iter()
+                .filter(|(item, tokens)| others[*item] != **tokens)
+                .count();
         }
         let apart: BTreeMap<String, f64> = self
             .models
@@ -116,7 +122,10 @@ impl Results {
         let few = 1.0 + DIFFERING * all as f64;
         ensure!(differing as f64 <= few, "too many differ: {comparison}");
         let is_near = |apart: &f64| *apart <= APART;
-        ensure!(comparison.apart.values().all(is_near), "too far apart: {comparison}");
+        ensure!(
+            comparison.apart.values().all(is_near),
+            "too far apart: {comparison}"
+        );
         Ok(comparison)
     }
 }
@@ -134,7 +143,11 @@ fn weights(folder: &Path) -> Result<Vec<f32>> {
     let header = bytes.first_chunk::<8>().context("the file is cut")?;
     let start = 8 + usize::try_from(u64::from_le_bytes(*header))?;
     let numbers = bytes.get(start..).context("the file is cut")?;
-    let numbers = numbers.as_chunks::<4>().0.iter().map(|n| f32::from_le_bytes(*n));
+    let numbers = numbers
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|n| f32::from_le_bytes(*n));
     Ok(numbers.collect())
 }
 

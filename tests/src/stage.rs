@@ -206,8 +206,12 @@ impl Stage {
     /// When it is not running.
     pub fn signal(&mut self, name: &str, signal: &str) -> Result<()> {
         let process = self.node(name)?.process.as_ref();
-        let id = process.with_context(|| format!("{name} is not running"))?.id();
-        let sent = Command::new("kill").args([&format!("-{signal}"), &id.to_string()]).status()?;
+        let id = process
+            .with_context(|| format!("{name} is not running"))?
+            .id();
+        let sent = Command::new("kill")
+            .args([&format!("-{signal}"), &id.to_string()])
+            .status()?;
         ensure!(sent.success(), "{name} takes no SIG{signal}");
         Ok(())
     }
@@ -254,7 +258,10 @@ impl Stage {
     /// # Errors
     /// When it failed.
     pub fn is_done(&mut self) -> Result<bool> {
-        let head = self.head.as_mut().context("the controller is not running")?;
+        let head = self
+            .head
+            .as_mut()
+            .context("the controller is not running")?;
         match head.try_wait()? {
             None => Ok(false),
             Some(status) if status.success() => Ok(true),
@@ -271,7 +278,10 @@ impl Stage {
         while !self.is_done()? {
             if Instant::now() >= end {
                 let seconds = limit.as_secs();
-                bail!("the run was not done within {seconds} s:\n{}", self.tail(HEAD));
+                bail!(
+                    "the run was not done within {seconds} s:\n{}",
+                    self.tail(HEAD)
+                );
             }
             std::thread::sleep(POLL);
         }
@@ -292,7 +302,11 @@ impl Stage {
                 }
                 std::thread::sleep(POLL);
             };
-            ensure!(status.success(), "{name} ended with {status}:\n{}", self.tail(&name));
+            ensure!(
+                status.success(),
+                "{name} ended with {status}:\n{}",
+                self.tail(&name)
+            );
         }
         Ok(())
     }
@@ -300,7 +314,10 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        let nodes = self.nodes.values_mut().filter_map(|node| node.process.as_mut());
+        let nodes = self
+            .nodes
+            .values_mut()
+            .filter_map(|node| node.process.as_mut());
         for process in self.head.iter_mut().chain(nodes) {
             let _ = process.kill();
             let _ = process.wait();

@@ -71,13 +71,18 @@ pub fn tiny_model(folder: &Path) -> Option<PathBuf> {
     std::fs::create_dir_all(&source).expect("a folder that can be written");
     for entry in std::fs::read_dir(&real).expect("a folder that can be written") {
         let entry = entry.expect("a folder that can be written");
-        let name = entry.file_name().into_string().expect("a folder that can be written");
+        let name = entry
+            .file_name()
+            .into_string()
+            .expect("a folder that can be written");
         if !name.ends_with(".safetensors") && name != "config.json" {
             std::fs::copy(entry.path(), source.join(name)).expect("a folder that can be written");
         }
     }
-    let config = std::fs::read_to_string(real.join("config.json")).expect("a folder that can be written");
-    let mut config: serde_json::Value = serde_json::from_str(&config).expect("a folder that can be written");
+    let config =
+        std::fs::read_to_string(real.join("config.json")).expect("a folder that can be written");
+    let mut config: serde_json::Value =
+        serde_json::from_str(&config).expect("a folder that can be written");
     for (key, value) in [
         ("hidden_size", 16),
         ("intermediate_size", 32),
@@ -89,9 +94,11 @@ pub fn tiny_model(folder: &Path) -> Option<PathBuf> {
     ] {
         config[key] = value.into();
     }
-    std::fs::write(source.join("config.json"), config.to_string()).expect("a folder that can be written");
+    std::fs::write(source.join("config.json"), config.to_string())
+        .expect("a folder that can be written");
     let dir = folder.join("tiny");
-    model::save(&dir, decoder.parameters(), Kind::Float, &source).expect("a folder that can be written");
+    model::save(&dir, decoder.parameters(), Kind::Float, &source)
+        .expect("a folder that can be written");
     Some(dir)
 }
 
@@ -170,14 +177,28 @@ max_steps = 2
 pub fn longer_run(model: &Path) -> String {
     let longer = [
         ("count = 12\nseed = 2", "count = 3000\nseed = 2"),
-        ("max_steps = 2\nmax_action_tokens = 6\nmax_context", "max_steps = 2\nmax_action_tokens = 24\nmax_context"),
+        (
+            "max_steps = 2\nmax_action_tokens = 6\nmax_context",
+            "max_steps = 2\nmax_action_tokens = 24\nmax_context",
+        ),
         ("samples = 2\nmax_steps = 2", "samples = 4\nmax_steps = 4"),
-        ("steps = 4\nstates_per_step", "steps = 1000\nstates_per_step"),
+        (
+            "steps = 4\nstates_per_step",
+            "steps = 1000\nstates_per_step",
+        ),
         ("keep = \"none\"\nsteps = 2", "keep = \"none\"\nsteps = 600"),
-        ("max_action_tokens = 6\ncheckpoint_every = 1\n", "max_action_tokens = 6\ncheckpoint_every = 50\n"),
+        (
+            "max_action_tokens = 6\ncheckpoint_every = 1\n",
+            "max_action_tokens = 6\ncheckpoint_every = 50\n",
+        ),
     ];
-    longer.into_iter().fold(small_run(model), |text, (short, long)| {
-        assert!(text.contains(short), "{short:?} is not in the configuration");
-        text.replace(short, long)
-    })
+    longer
+        .into_iter()
+        .fold(small_run(model), |text, (short, long)| {
+            assert!(
+                text.contains(short),
+                "{short:?} is not in the configuration"
+            );
+            text.replace(short, long)
+        })
 }

@@ -235,7 +235,11 @@ impl Cluster {
         let links: Vec<Link> = {
             let mut state = self.lock();
             state.is_closed = true;
-            state.nodes.values().map(|node| node.control.clone()).collect()
+            state
+                .nodes
+                .values()
+                .map(|node| node.control.clone())
+                .collect()
         };
         let tell = links.iter().map(|link| async move {
             let told = link.call(method::END, reason.as_bytes(), PROMPT).await;
@@ -290,10 +294,17 @@ impl Cluster {
         Ok(())
     }
 
-    fn join(&self, peer: &Identity, join: Join, control: Link) -> Result<(NodeId, Welcome), String> {
+    fn join(
+        &self,
+        peer: &Identity,
+        join: Join,
+        control: Link,
+    ) -> Result<(NodeId, Welcome), String> {
         if join.name != peer.name {
             let (claims, is) = (&join.name, &peer.name);
-            return Err(format!("it calls itself {claims}, and its certificate says {is}"));
+            return Err(format!(
+                "it calls itself {claims}, and its certificate says {is}"
+            ));
         }
         let joining = Joining {
             identity: peer.clone(),
@@ -347,11 +358,17 @@ impl Cluster {
         let link = opened.map_err(|_| "it opened no stream".to_owned())?;
         let link = link.map_err(|error| error.to_string())?;
         let id = tokio::time::timeout(PROMPT, hello).await;
-        let id = id.ok().and_then(Result::ok).ok_or("it did not say who it is")?;
+        let id = id
+            .ok()
+            .and_then(Result::ok)
+            .ok_or("it did not say who it is")?;
         {
             let mut state = self.lock();
             let id = NodeId(id);
-            let is_its = state.membership.get(id).is_some_and(|m| m.name == connection.peer().name);
+            let is_its = state
+                .membership
+                .get(id)
+                .is_some_and(|m| m.name == connection.peer().name);
             let node = state.nodes.get_mut(&id).filter(|_| is_its);
             node.ok_or("it is no member")?.data = Some(link.clone());
             self.order(&mut state, id);
@@ -393,7 +410,10 @@ impl Cluster {
         for (member, node) in nodes {
             let silent_ms = now.saturating_sub(member.heard_ms);
             tracing::warn!(node = %member.name, silent_ms, "A node is silent and given up.");
-            end_node(&node, "the controller has not heard of this node for too long");
+            end_node(
+                &node,
+                "the controller has not heard of this node for too long",
+            );
         }
     }
 
@@ -533,9 +553,13 @@ impl Cluster {
                         return Ok(Some(l.order.clone()));
                     }
                     // CL-1.
-                    Some(l) if state.membership.members().any(|(other, m)| {
-                        other != id && m.name == l.name && m.boot == l.boot
-                    }) => return Ok(None),
+                    Some(l)
+                        if state.membership.members().any(|(other, m)| {
+                            other != id && m.name == l.name && m.boot == l.boot
+                        }) =>
+                    {
+                        return Ok(None);
+                    }
                     _ => None,
                 }
             } else {
@@ -569,7 +593,9 @@ impl Cluster {
         };
         let engaged = state.engaged.as_mut().filter(|e| e.number == number);
         if let Some(engaged) = engaged {
-            engaged.learner.take_if(|l| l.name == member.name && l.boot == member.boot);
+            engaged
+                .learner
+                .take_if(|l| l.name == member.name && l.boot == member.boot);
         }
     }
 
@@ -601,7 +627,9 @@ impl Cluster {
             epoch,
         };
         // A controller that is gone has ended its engagement.
-        let _ = engaged.controller.send_message(ControllerMessage::Arrived(arrival));
+        let _ = engaged
+            .controller
+            .send_message(ControllerMessage::Arrived(arrival));
     }
 }
 
@@ -680,7 +708,9 @@ impl Handler for ControlHandler {
 }
 
 fn encode<T: serde::Serialize>(answer: &T) -> Result<Bytes, String> {
-    codec::encode(answer).map(Bytes::from).map_err(|error| error.to_string())
+    codec::encode(answer)
+        .map(Bytes::from)
+        .map_err(|error| error.to_string())
 }
 
 struct HelloHandler(Mutex<Option<oneshot::Sender<u64>>>);

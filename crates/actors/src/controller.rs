@@ -277,7 +277,11 @@ async fn start<A: Actor>(
 }
 
 /// Starts the actor that stands for an engine on another node.
-async fn take_in(fleet: &Fleet, arrival: Arrival, me: &ActorCell) -> Result<(), ActorProcessingErr> {
+async fn take_in(
+    fleet: &Fleet,
+    arrival: Arrival,
+    me: &ActorCell,
+) -> Result<(), ActorProcessingErr> {
     let Arrival {
         role,
         engine,
@@ -286,8 +290,7 @@ async fn take_in(fleet: &Fleet, arrival: Arrival, me: &ActorCell) -> Result<(), 
     tracing::info!(role = %role, node = %engine.node(), "An engine of another node joins.");
     match role {
         Role::Sampler => {
-            let (actor, _) =
-                Actor::spawn_linked(None, RemoteSampler, engine, me.clone()).await?;
+            let (actor, _) = Actor::spawn_linked(None, RemoteSampler, engine, me.clone()).await?;
             tokio::spawn(catch_up(fleet.clone(), actor));
         }
         Role::Tool => {
@@ -299,8 +302,7 @@ async fn take_in(fleet: &Fleet, arrival: Arrival, me: &ActorCell) -> Result<(), 
             fleet.judges.insert(actor, Home::Elsewhere);
         }
         Role::Learner => {
-            let (actor, _) =
-                Actor::spawn_linked(None, RemoteLearner, engine, me.clone()).await?;
+            let (actor, _) = Actor::spawn_linked(None, RemoteLearner, engine, me.clone()).await?;
             fleet.epoch.store(epoch, Ordering::SeqCst);
             fleet.learner.insert(actor, Home::Elsewhere);
         }
@@ -320,7 +322,10 @@ async fn catch_up(fleet: Fleet, sampler: ActorRef<SamplerMessage>) {
             Err(error) => Some(error.to_string()),
         };
         if let Some(reason) = reason {
-            tracing::warn!(reason, "A sampler that joined cannot serve the present weights.");
+            tracing::warn!(
+                reason,
+                "A sampler that joined cannot serve the present weights."
+            );
             sampler.stop(None);
             return;
         }
@@ -340,13 +345,49 @@ async fn restart(
     let counts = &fleet.restarts;
     // Members of this process came first: a number is the index of the engine.
     let sampler = |id: u32| plan.samplers.get(id as usize).cloned();
-    renew(&fleet.samplers, &counts.samplers, who, reason, me, Sampler, sampler).await?;
+    renew(
+        &fleet.samplers,
+        &counts.samplers,
+        who,
+        reason,
+        me,
+        Sampler,
+        sampler,
+    )
+    .await?;
     let registry = |_| plan.registry.clone();
-    renew(&fleet.tools, &counts.tools, who, reason, me, ToolExecutor, registry).await?;
+    renew(
+        &fleet.tools,
+        &counts.tools,
+        who,
+        reason,
+        me,
+        ToolExecutor,
+        registry,
+    )
+    .await?;
     let judges = |_| plan.judges.clone();
-    renew(&fleet.judges, &counts.judges, who, reason, me, Judge, judges).await?;
+    renew(
+        &fleet.judges,
+        &counts.judges,
+        who,
+        reason,
+        me,
+        Judge,
+        judges,
+    )
+    .await?;
     let learner = |_| plan.learner.clone();
-    renew(&fleet.learner, &counts.learner, who, reason, me, Learner, learner).await
+    renew(
+        &fleet.learner,
+        &counts.learner,
+        who,
+        reason,
+        me,
+        Learner,
+        learner,
+    )
+    .await
 }
 
 async fn renew<A: Actor>(

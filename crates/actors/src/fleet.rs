@@ -135,7 +135,10 @@ impl Fleet {
     ) -> Result<Vec<Completion>, FleetError> {
         let message = |port| SamplerMessage::Generate(vec![request.clone()], port);
         let completions = self.samplers.call_on(sampler, message, ENGINE_LIMIT);
-        Ok(complete(completions.await??, 1)?.into_iter().flatten().collect())
+        Ok(complete(completions.await??, 1)?
+            .into_iter()
+            .flatten()
+            .collect())
     }
 
     /// Continuations of every request, in order. They are dealt out to as many shares as there are

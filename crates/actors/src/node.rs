@@ -114,7 +114,10 @@ pub async fn run(mut plan: NodePlan, stop: impl Future<Output = ()>) -> NodeEnd 
         };
         // Once for each new reason: a controller may be away for hours.
         if reason != last {
-            tracing::warn!(reason, "No contact with the controller; the node keeps trying.");
+            tracing::warn!(
+                reason,
+                "No contact with the controller; the node keeps trying."
+            );
         }
         last = if is_member { String::new() } else { reason };
         let wait = Duration::from_millis(backoff.failed(rng.random()));
@@ -234,7 +237,10 @@ async fn join(
     }
 }
 
-async fn open(connection: Arc<dyn Connection>, handler: Arc<NodeHandler>) -> Result<Link, DialFault> {
+async fn open(
+    connection: Arc<dyn Connection>,
+    handler: Arc<NodeHandler>,
+) -> Result<Link, DialFault> {
     let opening = Link::open(connection, handler, Limits::default());
     match tokio::time::timeout(PROMPT, opening).await {
         Ok(Ok(link)) => Ok(link),
@@ -308,7 +314,9 @@ impl Handler for NodeHandler {
                 // opened to its end, and found there by the next stay.
                 let opened = tokio::spawn(async move { host.assign(assignment).await }).await;
                 let opened = opened.map_err(|error| error.to_string())?;
-                encode(&opened).map(Bytes::from).map_err(|error| error.to_string())
+                encode(&opened)
+                    .map(Bytes::from)
+                    .map_err(|error| error.to_string())
             }
             method::END | method::EXPEL => {
                 let reason = String::from_utf8_lossy(&request.body).into_owned();

@@ -2,10 +2,12 @@
 
 use crate::controller::ControllerMessage;
 use crate::fleet::{Fleet, FleetError};
+use crate::pool::MemberId;
 use crate::ports::Turns;
 use crate::seeds;
-use crate::pool::MemberId;
-use control::ledger::{Completion as Done, Failure, Lease, LeaseToken, Ledger, LedgerConfig, WorkerId};
+use control::ledger::{
+    Completion as Done, Failure, Lease, LeaseToken, Ledger, LedgerConfig, WorkerId,
+};
 use control::rollout::{Effect, Limits, Rollout};
 use judge::{JudgeError, StepContext};
 use proto::{

@@ -122,13 +122,16 @@ pub async fn run(args: LaunchArgs) -> Result<ExitCode> {
     };
     let rest = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(DISMISSAL, rest).await.is_err() {
-        console::remark(format_args!("Some nodes did not end by themselves and are left."));
+        console::remark(format_args!(
+            "Some nodes did not end by themselves and are left."
+        ));
     }
     Ok(code)
 }
 
 fn read(path: &Path) -> Result<Hosts> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let hosts = toml::from_str(&text);
     Ok(hosts.map_err(|error| UsageError::new(format!("{}: {error}", path.display())))?)
 }
@@ -157,7 +160,11 @@ fn check(hosts: &Hosts, config: &Config) -> Result<(), UsageError> {
         (Role::Learner, wanted.learner),
     ];
     for (role, wanted) in wanted {
-        let there = hosts.nodes.iter().filter(|node| node.roles.contains(&role)).count();
+        let there = hosts
+            .nodes
+            .iter()
+            .filter(|node| node.roles.contains(&role))
+            .count();
         if there < wanted && !config.cluster.here.contains(&role) {
             return Err(UsageError::new(format!(
                 "the run waits for {wanted} nodes with the role {role}, and the hosts' file has \
@@ -177,7 +184,10 @@ fn certify(hosts: &Hosts) -> Result<()> {
     };
     let head: NodeName = HEAD.parse()?;
     let head = (head, BTreeSet::from([Role::Controller]));
-    let nodes = hosts.nodes.iter().map(|node| (node.name.clone(), node.roles.clone()));
+    let nodes = hosts
+        .nodes
+        .iter()
+        .map(|node| (node.name.clone(), node.roles.clone()));
     for (name, roles) in nodes.chain([head]) {
         if !authority.node_folder(&name).exists() {
             authority.issue(&name, &roles, Validity::of_days(Validity::NODE_DAYS))?;
@@ -211,7 +221,9 @@ async fn keep_head(words: Vec<std::ffi::OsString>) -> Result<ExitCode> {
         if let Some(code) = status.code() {
             return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)));
         }
-        console::remark(format_args!("The controller ended ({status}) and is started again."));
+        console::remark(format_args!(
+            "The controller ended ({status}) and is started again."
+        ));
         tokio::time::sleep(Duration::from_millis(backoff.failed(1.0))).await;
     }
     bail!("the controller was ended by a signal {STARTS} times")
@@ -285,7 +297,9 @@ async fn keep_node(start: Start) -> Result<()> {
         }
         failures += 1;
         let name = &start.name;
-        console::remark(format_args!("Node {name} ended ({status}) and is started again."));
+        console::remark(format_args!(
+            "Node {name} ended ({status}) and is started again."
+        ));
         tokio::time::sleep(Duration::from_millis(backoff.failed(1.0))).await;
     }
     bail!(
@@ -296,8 +310,13 @@ async fn keep_node(start: Start) -> Result<()> {
 
 async fn started(start: &Start) -> Result<ExitStatus> {
     let mut command = Command::new(&start.ssh[0]);
-    command.args(&start.ssh[1..]).stdin(Stdio::piped()).kill_on_drop(true);
-    let mut child: Child = command.spawn().with_context(|| format!("cannot start {}", start.ssh[0]))?;
+    command
+        .args(&start.ssh[1..])
+        .stdin(Stdio::piped())
+        .kill_on_drop(true);
+    let mut child: Child = command
+        .spawn()
+        .with_context(|| format!("cannot start {}", start.ssh[0]))?;
     if let Some(mut input) = child.stdin.take() {
         // A host that cannot be reached says so by its exit code.
         let _ = input.write_all(start.script.as_bytes()).await;
@@ -331,14 +350,22 @@ mod tests {
         assert!(check(&hosts, &config(&[])).is_ok());
         let two = config(&["cluster.wait_for.sampler=2"]);
         let error = check(&hosts, &two).unwrap_err().to_string();
-        assert!(error.contains("waits for 2") && error.contains("has 1"), "{error}");
+        assert!(
+            error.contains("waits for 2") && error.contains("has 1"),
+            "{error}"
+        );
         let here = config(&["cluster.wait_for.sampler=2", "cluster.here=[\"sampler\"]"]);
         assert!(check(&hosts, &here).is_ok());
         let mut twice: Hosts = toml::from_str(HOSTS).unwrap();
         twice.nodes.push(twice.nodes[0].clone());
         assert!(check(&twice, &config(&[])).is_err());
         assert!(toml::from_str::<Hosts>(&HOSTS.replace("host =", "hst =")).is_err());
-        assert!(toml::from_str::<Hosts>(&HOSTS.replace("gpu-1\"\n        host", "GPU 1\"\n        host")).is_err());
+        assert!(
+            toml::from_str::<Hosts>(
+                &HOSTS.replace("gpu-1\"\n        host", "GPU 1\"\n        host")
+            )
+            .is_err()
+        );
     }
 
     #[test]

@@ -119,6 +119,14 @@ async fn run_command(args: RunArgs) -> anyhow::Result<ExitCode> {
 fn settings(args: &RunArgs) -> Vec<String> {
     let quoted = |key: &str, value: String| format!("cluster.{key}={value:?}");
     let listen = args.listen.iter().map(|at| quoted("listen", at.clone()));
-    let certs = args.certs.iter().map(|dir| quoted("certs", dir.display().to_string()));
-    args.set.iter().cloned().chain(listen).chain(certs).collect()
+    let certs = args
+        .certs
+        .iter()
+        .map(|dir| quoted("certs", dir.display().to_string()));
+    args.set
+        .iter()
+        .cloned()
+        .chain(listen)
+        .chain(certs)
+        .collect()
 }

@@ -288,7 +288,8 @@ impl Ledger {
             }
         };
         let item = entry.item.clone();
-        self.deadlines.insert((hold.deadline_ms, slot, hold.attempt));
+        self.deadlines
+            .insert((hold.deadline_ms, slot, hold.attempt));
         let account = self.workers.entry(worker).or_default();
         account.credits -= 1;
         account.leases.insert(slot);
@@ -307,9 +308,15 @@ impl Ledger {
             return None;
         }
         let long = (sum / count).saturating_mul(self.config.straggler_factor.into());
-        let is_other = |slot: u32| self.slots[slot as usize].holds().all(|h| h.worker != worker);
+        let is_other = |slot: u32| {
+            self.slots[slot as usize]
+                .holds()
+                .all(|h| h.worker != worker)
+        };
         let mut oldest = self.single.iter();
-        let due = oldest.by_ref().take_while(|(since, _)| now_ms.saturating_sub(*since) > long);
+        let due = oldest
+            .by_ref()
+            .take_while(|(since, _)| now_ms.saturating_sub(*since) > long);
         due.map(|&(_, slot)| slot).find(|&slot| is_other(slot))
     }
 
@@ -371,7 +378,9 @@ impl Ledger {
             && deadline_ms <= now_ms
         {
             let reason = format!("no result within {} ms", self.config.lease_ms);
-            let hold = self.slots[slot as usize].holds().find(|h| h.attempt == attempt);
+            let hold = self.slots[slot as usize]
+                .holds()
+                .find(|h| h.attempt == attempt);
             let hold = hold.expect("a deadline is of a lease under way");
             self.retry_or_give_up(slot, hold, Ending::Failed, reason);
             again.extend(self.waiting(slot));
@@ -409,7 +418,9 @@ impl Ledger {
         let slot = token.slot();
         let entry = self.slots.get(slot as usize);
         let holds = entry.into_iter().flat_map(Slot::holds);
-        holds.map(|hold| LeaseToken::new(slot, hold.attempt)).collect()
+        holds
+            .map(|hold| LeaseToken::new(slot, hold.attempt))
+            .collect()
     }
 
     /// When [`Ledger::expire`] has something to do next.
@@ -460,7 +471,8 @@ impl Ledger {
         let State::Leased { first, second } = entry.state else {
             return;
         };
-        self.deadlines.remove(&(hold.deadline_ms, slot, hold.attempt));
+        self.deadlines
+            .remove(&(hold.deadline_ms, slot, hold.attempt));
         let left = match second {
             Some(second) if first.attempt == hold.attempt => Some(second),
             Some(_) => Some(first),

@@ -228,7 +228,11 @@ fn checkpoints(root: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
 ///
 /// # Errors
 /// When the folder cannot be read, or a checkpoint not removed.
-pub fn prune_checkpoints(root: &Path, keep_last: usize, keep_every: u64) -> Result<(), CheckpointError> {
+pub fn prune_checkpoints(
+    root: &Path,
+    keep_last: usize,
+    keep_every: u64,
+) -> Result<(), CheckpointError> {
     let mut found = checkpoints(root)?;
     found.truncate(found.len().saturating_sub(keep_last));
     found

@@ -75,7 +75,11 @@ async fn give(stream: Duplex, source: &dyn Source) -> io::Result<()> {
             None => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
-    let (id, mut at, len) = (request.get_u64_le(), request.get_u64_le(), request.get_u64_le());
+    let (id, mut at, len) = (
+        request.get_u64_le(),
+        request.get_u64_le(),
+        request.get_u64_le(),
+    );
     let end = at.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
     let mut is_first = true;
     while at < end || is_first {

@@ -164,7 +164,11 @@ impl Drop for Endpoint {
 }
 
 /// Takes connections, each in a task of its own.
-async fn receive(quic: quinn::Endpoint, lanes: Vec<Lane>, arrivals: mpsc::Sender<Arc<dyn Connection>>) {
+async fn receive(
+    quic: quinn::Endpoint,
+    lanes: Vec<Lane>,
+    arrivals: mpsc::Sender<Arc<dyn Connection>>,
+) {
     while let Some(incoming) = quic.accept().await {
         let Ok(place) = arrivals.clone().try_reserve_owned() else {
             incoming.refuse();
@@ -243,7 +247,10 @@ impl Connection for Quic {
     async fn open(&self) -> io::Result<Duplex> {
         let opened = self.quic.open_bi().await;
         let (mut outgoing, incoming) = opened.map_err(|error| self.fault(&error))?;
-        outgoing.write_all(&[OPENED]).await.map_err(|error| write_fault(error, self.lane))?;
+        outgoing
+            .write_all(&[OPENED])
+            .await
+            .map_err(|error| write_fault(error, self.lane))?;
         Ok(duplex(outgoing, incoming, self.lane))
     }
 
@@ -254,7 +261,9 @@ impl Connection for Quic {
         let read = incoming.read_exact(&mut first).await;
         match read {
             Ok(()) if first == [OPENED] => Ok(duplex(outgoing, incoming, self.lane)),
-            Ok(()) => Err(io::Error::other("the peer does not keep to the protocol: the first byte of a stream")),
+            Ok(()) => Err(io::Error::other(
+                "the peer does not keep to the protocol: the first byte of a stream",
+            )),
             Err(quinn::ReadExactError::ReadError(error)) => Err(read_fault(error, self.lane)),
             Err(error) => Err(io::Error::other(error)),
         }

@@ -12,9 +12,9 @@ mod connection;
 mod endpoint;
 pub mod frame;
 mod lane;
-mod settings;
 mod link;
 pub mod memory;
+mod settings;
 pub mod tls;
 
 pub use connection::{Connection, Duplex, Incoming, Outgoing};

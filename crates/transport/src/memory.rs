@@ -491,16 +491,17 @@ impl Outgoing for Sender {
         self.is_finished = true;
         self.pipe.put(None, false);
         let pipe = self.pipe.clone();
-        pipe.ends.wait(async {
-            loop {
-                let changed = pipe.changed.notified();
-                if pipe.lock().due.is_empty() {
-                    return;
+        pipe.ends
+            .wait(async {
+                loop {
+                    let changed = pipe.changed.notified();
+                    if pipe.lock().due.is_empty() {
+                        return;
+                    }
+                    changed.await;
                 }
-                changed.await;
-            }
-        })
-        .await
+            })
+            .await
     }
 }
 

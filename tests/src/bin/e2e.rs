@@ -31,7 +31,9 @@ struct Arguments {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let temporary = tempfile::tempdir()?;
-    let folder = arguments.keep.unwrap_or_else(|| temporary.path().to_owned());
+    let folder = arguments
+        .keep
+        .unwrap_or_else(|| temporary.path().to_owned());
     std::fs::create_dir_all(&folder)?;
     let model = tiny_model(&folder).context("the default model is missing: cargo xtask setup")?;
     let config = folder.join("run.toml");
@@ -54,9 +56,17 @@ fn main() -> Result<()> {
 fn alone(program: &Path, folder: &Path, config: &Path) -> Result<Results> {
     std::fs::create_dir_all(folder)?;
     let mut command = Command::new(program);
-    command.arg("run").arg(config).current_dir(folder).env("OMP_NUM_THREADS", "1");
+    command
+        .arg("run")
+        .arg(config)
+        .current_dir(folder)
+        .env("OMP_NUM_THREADS", "1");
     let run = command.output()?;
-    ensure!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    ensure!(
+        run.status.success(),
+        "{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
     Results::read(&folder.join("runs/small"))
 }
 
@@ -68,7 +78,13 @@ fn cluster(
     faults: impl FnOnce(&mut Stage) -> Result<Vec<Recovery>>,
 ) -> Result<(Results, Vec<Recovery>)> {
     let mut stage = Stage::new(program, folder, config, Hosts::new())?;
-    let nodes = [("s1", "sampler"), ("s2", "sampler"), ("t1", "tool"), ("j1", "judge"), ("l1", "learner")];
+    let nodes = [
+        ("s1", "sampler"),
+        ("s2", "sampler"),
+        ("t1", "tool"),
+        ("j1", "judge"),
+        ("l1", "learner"),
+    ];
     for (name, role) in nodes {
         stage.add(name, role)?;
     }
@@ -90,7 +106,12 @@ fn storm(stage: &mut Stage) -> Result<Vec<Recovery>> {
         felt.push(disturb(stage, name, role, Fault::Kill)?);
     }
     felt.push(disturb(stage, "s2", "sampler", Fault::KillAndRestart)?);
-    let all = [("s1", "sampler"), ("s2", "sampler"), ("t1", "tool"), ("j1", "judge")];
+    let all = [
+        ("s1", "sampler"),
+        ("s2", "sampler"),
+        ("t1", "tool"),
+        ("j1", "judge"),
+    ];
     felt.push(kill_head(stage, &all)?);
     stage.add("s3", "sampler")?;
     felt.push(disturb(stage, "s3", "sampler", Fault::Add)?);

@@ -124,7 +124,13 @@ impl Blobs {
 #[async_trait]
 impl bulk::Source for Blobs {
     async fn piece(&self, id: u64, range: Range<u64>) -> Result<Bytes, String> {
-        let blob = self.0.lock().expect("no holder panics").blobs.get(&id).cloned();
+        let blob = self
+            .0
+            .lock()
+            .expect("no holder panics")
+            .blobs
+            .get(&id)
+            .cloned();
         let ends = || format!("blob {id} ends before byte {}", range.end);
         match blob.ok_or_else(|| format!("there is no blob {id} (any more)"))? {
             Blob::Memory(bytes) => {
@@ -159,7 +165,9 @@ pub(super) async fn pull_bytes(
     let mut bytes = Vec::new();
     // As much as is announced, and no more than arrives, where it is a lie.
     let announced = usize::try_from(blob.len).map_err(|_| fault(&"it is too large"))?;
-    bytes.try_reserve_exact(announced).map_err(|error| fault(&error))?;
+    bytes
+        .try_reserve_exact(announced)
+        .map_err(|error| fault(&error))?;
     let mut sum = crc32fast::Hasher::new();
     bulk::pull(from, blob.id, 0..blob.len, |piece| {
         sum.update(&piece);
@@ -226,7 +234,8 @@ async fn pull_file(from: &dyn Connection, blob: BlobRef, path: &Path) -> Result<
     let mut sum = crc32fast::Hasher::new();
     bulk::pull(from, blob.id, 0..blob.len, |piece| {
         sum.update(&piece);
-        file.write_all(&piece).map_err(|error| format!("cannot write {}: {error}", path.display()))
+        file.write_all(&piece)
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))
     })
     .await
     .map_err(|error| fault(&error))?;

@@ -110,7 +110,10 @@ impl Host {
                 .filter(|(role, hosted)| !is_kept(role, hosted))
                 .map(|(role, _)| *role)
                 .collect();
-            roles.iter().filter_map(|role| hosted.remove(role)).collect()
+            roles
+                .iter()
+                .filter_map(|role| hosted.remove(role))
+                .collect()
         };
         // Before others are opened: two models may not fit side by side.
         for hosted in closed {
@@ -135,7 +138,9 @@ impl Host {
         let bulk = bulk.ok_or_else(|| fault(&HostError::NoBulk))?;
         let engine = self.outfitter.open(order, bulk).await?;
         let (plan, credits) = plan_of(engine);
-        let controller = Controller::start(plan).await.map_err(|error| fault(&error))?;
+        let controller = Controller::start(plan)
+            .await
+            .map_err(|error| fault(&error))?;
         let hosted = Hosted {
             key: order.key.clone(),
             credits,
@@ -229,7 +234,11 @@ impl Host {
         learner: LearnerHandle,
     ) -> Result<(String, proto::cluster::FileSet), EngineError> {
         let folder = learner.checkpoint().await.map_err(engine_error)?;
-        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = folder
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let (files, loan) = self.lend_folder(folder).await?;
         self.keep("checkpoint", loan, None);
         Ok((name, files))

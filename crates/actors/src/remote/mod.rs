@@ -85,7 +85,11 @@ impl RemoteEngine {
     ) -> Result<R, RemoteFault> {
         let refused = |error: codec::CodecError| RemoteFault::Refused(error.to_string());
         let body = codec::encode(request).map_err(refused)?;
-        let _credit = self.credits.acquire().await.map_err(|_| RemoteFault::Lost)?;
+        let _credit = self
+            .credits
+            .acquire()
+            .await
+            .map_err(|_| RemoteFault::Lost)?;
         let (role, node) = (self.role, &self.node);
         match self.link.call(method::ENGINE, &body, limit).await {
             Ok(answer) => codec::decode(&answer).map_err(refused),

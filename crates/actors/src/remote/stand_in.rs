@@ -87,7 +87,10 @@ impl Actor for RemoteSampler {
                 let request = EngineRequest::Publish((*weights.manifest).clone(), blob);
                 let engine = engine.clone();
                 tokio::spawn(async move {
-                    match engine.ask::<Result<(), EngineError>>(&request, ENGINE_LIMIT).await {
+                    match engine
+                        .ask::<Result<(), EngineError>>(&request, ENGINE_LIMIT)
+                        .await
+                    {
                         Ok(result) => answer(port, result),
                         Err(RemoteFault::Refused(reason)) => answer(port, Err(EngineError(reason))),
                         Err(RemoteFault::Lost) => drop(port),

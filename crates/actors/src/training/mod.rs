@@ -75,7 +75,11 @@ struct Losses {
 impl Losses {
     /// Another one was lost, with `step` steps behind it.
     fn another(&mut self, step: u64) -> Result<(), TrainingError> {
-        self.lost = if step > self.furthest { 1 } else { self.lost + 1 };
+        self.lost = if step > self.furthest {
+            1
+        } else {
+            self.lost + 1
+        };
         self.furthest = self.furthest.max(step);
         if self.lost >= LOST_LEARNERS {
             return Err(TrainingError::NoProgress(self.lost, self.furthest));

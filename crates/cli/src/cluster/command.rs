@@ -84,14 +84,18 @@ pub async fn run(args: NodeArgs) -> Result<ExitCode> {
             console::remark(format_args!("The node left the run."));
             Ok(ExitCode::SUCCESS)
         }
-        NodeEnd::Refused(reason) => Err(anyhow::anyhow!("the run does not take this node: {reason}")),
+        NodeEnd::Refused(reason) => {
+            Err(anyhow::anyhow!("the run does not take this node: {reason}"))
+        }
     }
 }
 
 /// The first GPU for the first process of a machine, the second for the second.
 fn device(asked: &str) -> String {
     let gpus = tch::Cuda::device_count();
-    let rank = LOCAL_RANKS.iter().find_map(|name| std::env::var(name).ok()?.parse::<i64>().ok());
+    let rank = LOCAL_RANKS
+        .iter()
+        .find_map(|name| std::env::var(name).ok()?.parse::<i64>().ok());
     match rank {
         Some(rank) if asked == "auto" && gpus > 0 => format!("cuda:{}", rank % gpus),
         _ => asked.to_owned(),

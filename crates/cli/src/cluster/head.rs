@@ -93,7 +93,10 @@ impl Head {
             (Role::Learner, wanted.learner),
         ]);
         let is_here = |role: &Role| self.section.is_here(*role);
-        let wanted = wanted.into_iter().filter(|(role, _)| !is_here(role)).collect();
+        let wanted = wanted
+            .into_iter()
+            .filter(|(role, _)| !is_here(role))
+            .collect();
         let mut gathering = std::pin::pin!(self.cluster.wait_for(&wanted));
         loop {
             let counts = self.cluster.counts().borrow().clone();

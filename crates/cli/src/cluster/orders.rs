@@ -140,7 +140,8 @@ impl JudgeOrder {
         let read = |path: &Option<PathBuf>| -> Result<Option<String>> {
             let Some(path) = path else { return Ok(None) };
             let text = std::fs::read_to_string(path);
-            text.map(Some).with_context(|| format!("cannot read {}", path.display()))
+            text.map(Some)
+                .with_context(|| format!("cannot read {}", path.display()))
         };
         let rubrics = match &section.llm {
             Some(llm) => [read(&llm.rubric)?, read(&llm.outcome_rubric)?],
@@ -266,8 +267,14 @@ impl FleetOrders {
                 };
                 (ordered, 0)
             }
-            Role::Tool => (Ordered::Tools(self.elsewhere.tools.clone().with_context(none)?), 0),
-            Role::Judge => (Ordered::Judges(self.elsewhere.judges.clone().with_context(none)?), 0),
+            Role::Tool => (
+                Ordered::Tools(self.elsewhere.tools.clone().with_context(none)?),
+                0,
+            ),
+            Role::Judge => (
+                Ordered::Judges(self.elsewhere.judges.clone().with_context(none)?),
+                0,
+            ),
             Role::Learner => {
                 let order = self.elsewhere.learner.as_ref().with_context(none)?;
                 let newest = learner::newest_checkpoint(&order.checkpoints)?;

@@ -57,8 +57,15 @@ impl Outfit {
                     kept_sequences,
                     ..EngineConfig::default()
                 };
-                let samplers = self.machine.computing_in(dtype).samplers(&dir, engine, 1).await?;
-                let sampler = samplers.into_iter().next().context("no sampler was opened")?;
+                let samplers = self
+                    .machine
+                    .computing_in(dtype)
+                    .samplers(&dir, engine, 1)
+                    .await?;
+                let sampler = samplers
+                    .into_iter()
+                    .next()
+                    .context("no sampler was opened")?;
                 // More than it decodes together wait in its queue, so that it is never idle.
                 let credits = u32::try_from(2 * max_batch).unwrap_or(u32::MAX);
                 Ok(Engine::Sampler(sampler, credits))
@@ -92,7 +99,12 @@ impl Outfit {
         }
     }
 
-    async fn learner(&self, start: PathBuf, root: PathBuf, config: LearnerConfig) -> Result<Engine> {
+    async fn learner(
+        &self,
+        start: PathBuf,
+        root: PathBuf,
+        config: LearnerConfig,
+    ) -> Result<Engine> {
         let (device, checkpoints) = (self.machine.device, root.clone());
         let open = move || Learner::open(&start, &root, device, config);
         let learner = self.machine.run(open).await??;
@@ -166,7 +178,8 @@ fn make_room(models: &Path) -> Result<()> {
     found.sort();
     let old = found.len().saturating_sub(MODELS - 1);
     for (_, path) in found.into_iter().take(old) {
-        std::fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        std::fs::remove_dir_all(&path)
+            .with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(())
 }
@@ -195,7 +208,10 @@ mod tests {
             let path = dir.path().join(n.to_string());
             std::fs::create_dir(&path).unwrap();
             let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1000 * n);
-            std::fs::File::open(&path).unwrap().set_modified(time).unwrap();
+            std::fs::File::open(&path)
+                .unwrap()
+                .set_modified(time)
+                .unwrap();
         }
         make_room(dir.path()).unwrap();
         let mut left: Vec<_> = std::fs::read_dir(dir.path())

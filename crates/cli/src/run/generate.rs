@@ -116,9 +116,15 @@ pub async fn roll_out(
     };
     let store = TrajectoryStore::open(rollouts.store)?;
     let here = |role| config.cluster.is_here(role);
-    let samplers = if here(Role::Sampler) { config.actors.samplers } else { 0 };
+    let samplers = if here(Role::Sampler) {
+        config.actors.samplers
+    } else {
+        0
+    };
     let fleet = FleetPlan {
-        samplers: machine.samplers(rollouts.model, engine.clone(), samplers).await?,
+        samplers: machine
+            .samplers(rollouts.model, engine, samplers)
+            .await?,
         registry: here(Role::Tool).then_some(registry),
         tool_executors: config.actors.tools,
         judges: match here(Role::Judge) {

@@ -60,7 +60,11 @@ impl Run {
     /// Writes a step down. One that was made before, by a learner that is lost, is void, and with it
     /// all that followed.
     fn record(&self, stage: &str, report: &actors::ports::StepReport) {
-        if self.metrics().last_step(stage).is_some_and(|last| last >= report.step) {
+        if self
+            .metrics()
+            .last_step(stage)
+            .is_some_and(|last| last >= report.step)
+        {
             self.rewind(stage, report.step - 1);
         }
         self.metrics().write(stage, report);

@@ -179,7 +179,7 @@ pub fn policy_load(
     };
     let has_reference = learner.kl.coefficient > 0.0 || learner.loss.kind == LossKind::Dpo;
     Load {
-        sampling: config.cluster.is_here(Role::Sampler).then(|| Sampling {
+        sampling: config.cluster.is_here(Role::Sampler).then_some(Sampling {
             samplers: config.actors.samplers as u64,
             sequences,
             context_tokens: longest,

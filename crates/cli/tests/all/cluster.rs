@@ -17,11 +17,13 @@ fn a_cluster_that_loses_nodes_and_its_controller_ends_as_one_process_does() {
         return;
     };
     let config = dir.path().join("c.toml");
-    let longer = small_run(&model).replace(
-        "steps = 4\nstates_per_step",
-        "steps = 60\nstates_per_step",
-    );
-    std::fs::write(&config, longer.replace("checkpoint_every = 1", "checkpoint_every = 20")).unwrap();
+    let longer =
+        small_run(&model).replace("steps = 4\nstates_per_step", "steps = 60\nstates_per_step");
+    std::fs::write(
+        &config,
+        longer.replace("checkpoint_every = 1", "checkpoint_every = 20"),
+    )
+    .unwrap();
     let alone = output(dir.path(), &["run", "c.toml"]);
     assert!(alone.status.success());
     let alone = Results::read(&dir.path().join("runs/small")).unwrap();
@@ -29,7 +31,12 @@ fn a_cluster_that_loses_nodes_and_its_controller_ends_as_one_process_does() {
     let program = Path::new(env!("CARGO_BIN_EXE_swirl"));
     let folder = dir.path().join("cluster");
     let mut stage = Stage::new(program, &folder, &config, Hosts::new()).unwrap();
-    for (name, role) in [("s1", "sampler"), ("t1", "tool"), ("j1", "judge"), ("l1", "learner")] {
+    for (name, role) in [
+        ("s1", "sampler"),
+        ("t1", "tool"),
+        ("j1", "judge"),
+        ("l1", "learner"),
+    ] {
         stage.add(name, role).unwrap();
     }
     stage.start_all().unwrap();

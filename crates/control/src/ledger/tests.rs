@@ -26,11 +26,7 @@ fn items(n: u32) -> Vec<ItemId> {
 }
 
 fn ledger(n: u32, max_tries: u32) -> Ledger {
-    let mut ledger = Ledger::new(
-        config(100, max_tries),
-        items(n),
-        [],
-    );
+    let mut ledger = Ledger::new(config(100, max_tries), items(n), []);
     ledger.grant_credits(WORKER, 10);
     ledger
 }
@@ -130,14 +126,7 @@ fn resume_skips_what_is_done_and_collapses_duplicates() {
 
 #[test]
 fn an_empty_job_is_finished() {
-    assert!(
-        Ledger::new(
-            config(1, 1),
-            [],
-            []
-        )
-        .is_finished()
-    );
+    assert!(Ledger::new(config(1, 1), [], []).is_finished());
 }
 
 #[test]
@@ -146,7 +135,10 @@ fn rl_1_every_item_is_in_one_state_along_its_way() {
     check(&ledger);
     let (a, b) = (take(&mut ledger, 0), take(&mut ledger, 5));
     check(&ledger);
-    assert!(matches!(ledger.complete(a.token, 0), Completion::Accepted(_)));
+    assert!(matches!(
+        ledger.complete(a.token, 0),
+        Completion::Accepted(_)
+    ));
     check(&ledger);
     ledger.fail(b.token, "engine died".into());
     check(&ledger);
@@ -196,7 +188,10 @@ fn rl_2_a_late_result_is_kept_while_nobody_else_has_the_item() {
         ledger.fail(late.token, "late failure".into()),
         Failure::Stale
     );
-    assert_eq!(ledger.complete(late.token, 0), Completion::Accepted(item(0)));
+    assert_eq!(
+        ledger.complete(late.token, 0),
+        Completion::Accepted(item(0))
+    );
     assert_eq!(take(&mut ledger, 100).item, item(1));
     assert_eq!(
         ledger.lease(WORKER, 100),
@@ -219,11 +214,7 @@ fn rl_3_no_lease_without_credit_and_every_ending_gives_it_back() {
         |l, _| assert_eq!(l.expire(u64::MAX).len(), 1),
     ];
     for ending in endings {
-        let mut ledger = Ledger::new(
-            config(1, 2),
-            items(4),
-            [],
-        );
+        let mut ledger = Ledger::new(config(1, 2), items(4), []);
         assert_eq!(ledger.lease(WORKER, 0), None, "nothing was granted");
         ledger.grant_credits(WORKER, 1);
         let lease = take(&mut ledger, 0);
@@ -302,7 +293,10 @@ fn rl_6_a_straggler_is_leased_once_more_and_the_first_result_counts() {
         check(&ledger);
         ledger.grant_credits(WorkerId(2), 1);
         assert_eq!(ledger.lease(WorkerId(2), 999), None, "no third");
-        assert_eq!(ledger.leases_of(second.token), [straggler.token, second.token]);
+        assert_eq!(
+            ledger.leases_of(second.token),
+            [straggler.token, second.token]
+        );
         let (winner, other) = match second_wins {
             true => (second.token, straggler.token),
             false => (straggler.token, second.token),

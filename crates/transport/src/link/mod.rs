@@ -174,12 +174,7 @@ impl Link {
     ///
     /// # Errors
     /// As [`CallError`] says. If the returned future is dropped, the peer is told to stop.
-    pub async fn call(
-        &self,
-        method: u8,
-        body: &[u8],
-        limit: Duration,
-    ) -> Result<Bytes, CallError> {
+    pub async fn call(&self, method: u8, body: &[u8], limit: Duration) -> Result<Bytes, CallError> {
         self.check(body)?;
         self.shared.asking.call(method, body, limit).await
     }

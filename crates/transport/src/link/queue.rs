@@ -77,7 +77,12 @@ impl Queue {
     /// Sends what is pushed, for ever.
     pub(super) async fn drain(&self, mut out: Box<dyn Outgoing>) -> Result<(), LinkFault> {
         loop {
-            let batch = self.buffer.lock().expect("no holder panics").split().freeze();
+            let batch = self
+                .buffer
+                .lock()
+                .expect("no holder panics")
+                .split()
+                .freeze();
             if batch.is_empty() {
                 self.wake.notified().await;
                 continue;

@@ -130,7 +130,10 @@ async fn li_1_calls_are_answered_or_refused() {
         pair.a.call(LATER, b"there", LIMIT),
         pair.b.call(ECHO, b"back", LIMIT)
     );
-    assert_eq!((&there.unwrap()[..], &back.unwrap()[..]), (&b"there"[..], &b"back"[..]));
+    assert_eq!(
+        (&there.unwrap()[..], &back.unwrap()[..]),
+        (&b"there"[..], &b"back"[..])
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -159,7 +162,11 @@ async fn li_1_a_peer_that_is_gone_is_told_of() {
     assert_eq!(refused, Err(CallError::NotSent("timed out".into())));
     let refused = pair.a.cast(ECHO, b"").await;
     assert_eq!(refused, Err(CallError::NotSent("timed out".into())));
-    assert_eq!(pair.at_b.dropped.load(Ordering::SeqCst), 1, "work for nobody");
+    assert_eq!(
+        pair.at_b.dropped.load(Ordering::SeqCst),
+        1,
+        "work for nobody"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,7 +188,10 @@ async fn li_2_a_receiver_that_is_behind_holds_the_sender_back() {
     let pair = pair(Rules::default(), limits).await;
     let body = [7u8; 1000];
     let mut sent = 0;
-    while tokio::time::timeout(LIMIT, pair.a.cast(ECHO, &body)).await.is_ok() {
+    while tokio::time::timeout(LIMIT, pair.a.cast(ECHO, &body))
+        .await
+        .is_ok()
+    {
         sent += 1;
     }
     // The queue, what the network holds, and a chunk at the receiver.
@@ -243,16 +253,26 @@ async fn li_4_garbage_ends_its_own_link_only() {
     let good = plain().await;
     let cases: [(&[u8], &str); 3] = [
         (&[0xFF; 64], "protocol"),
-        (&[0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], "unknown kind 9"),
+        (
+            &[0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            "unknown kind 9",
+        ),
         // An answer where requests are expected.
-        (&[0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0], "Answer"),
+        (
+            &[0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0],
+            "Answer",
+        ),
     ];
     for (bytes, said) in cases {
         let (_network, a, b) = connections(Rules::default(), Lane::Bulk).await;
         let hostile = async {
             let mut asking = a.open().await.unwrap();
             let _serving = a.accept().await.unwrap();
-            asking.outgoing.send(Bytes::from_static(bytes)).await.unwrap();
+            asking
+                .outgoing
+                .send(Bytes::from_static(bytes))
+                .await
+                .unwrap();
             std::future::pending::<()>().await;
         };
         let limits = Limits {

@@ -94,10 +94,8 @@ async fn both_sides_know_each_other_and_call_each_other() {
     assert_eq!(a.peer().to_string(), "head (controller)");
     assert_eq!(b.peer().to_string(), "gpu-1 (sampler)");
     let long = vec![5u8; 3 << 20];
-    let (there, back) = within(async {
-        tokio::join!(a.call(0, &long, LIMIT), b.call(0, b"back", LIMIT))
-    })
-    .await;
+    let (there, back) =
+        within(async { tokio::join!(a.call(0, &long, LIMIT), b.call(0, b"back", LIMIT)) }).await;
     assert_eq!(there.unwrap(), long);
     assert_eq!(back.unwrap(), &b"back"[..]);
 }
@@ -121,7 +119,10 @@ async fn a_node_of_another_run_is_turned_away_on_both_sides() {
     let Err(DialError::Refused(reason)) = dialled else {
         panic!("it was let in, or may try again")
     };
-    assert!(reason.contains("another authority") || reason.contains("other"), "{reason}");
+    assert!(
+        reason.contains("another authority") || reason.contains("other"),
+        "{reason}"
+    );
     // The right authority and the wrong role.
     let sampler = nodes.run.issue("gpu-2", &[Role::Sampler], now());
     let wrong = endpoint(Credentials::load(&sampler).unwrap(), &[Lane::Control]);
@@ -160,7 +161,9 @@ async fn transfers_are_exact_and_refusals_say_why() {
             got.extend_from_slice(&piece);
             Ok(())
         };
-        within(bulk::pull(a.as_ref(), len, range.clone(), sink)).await.unwrap();
+        within(bulk::pull(a.as_ref(), len, range.clone(), sink))
+            .await
+            .unwrap();
         assert!(got.iter().copied().eq(range.map(|at| (at % 10) as u8)));
     }
     let pulled = within(bulk::pull(a.as_ref(), 5, 0..6, |_| Ok(()))).await;
@@ -170,10 +173,16 @@ async fn transfers_are_exact_and_refusals_say_why() {
     );
     // It ends within: what has come by then is not taken for the whole.
     let pulled = within(bulk::pull(a.as_ref(), 3 << 20, 0..4 << 20, |_| Ok(()))).await;
-    assert!(matches!(pulled, Err(bulk::PullError::Broken(_))), "{pulled:?}");
+    assert!(
+        matches!(pulled, Err(bulk::PullError::Broken(_))),
+        "{pulled:?}"
+    );
     let full = |_: Bytes| Err("no room".to_owned());
     let pulled = within(bulk::pull(a.as_ref(), 9, 0..9, full)).await;
-    assert!(matches!(pulled, Err(bulk::PullError::Sink(_))), "{pulled:?}");
+    assert!(
+        matches!(pulled, Err(bulk::PullError::Sink(_))),
+        "{pulled:?}"
+    );
 }
 
 #[tokio::test]
@@ -212,14 +221,21 @@ async fn hostile_peers_cost_their_own_connection_only() {
     let [good, _served] = nodes.link(Lane::Data).await;
     let half = [9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 2];
     let long = [0xFF; 18];
-    let cases: [(&[u8], bool); 4] = [(b"", false), (&half, false), (&long, true), (&[7; 999], true)];
+    let cases: [(&[u8], bool); 4] = [
+        (b"", false),
+        (&half, false),
+        (&long, true),
+        (&[7; 999], true),
+    ];
     for (bytes, ends) in cases {
         let [a, b] = nodes.connect(Lane::Data).await;
         let mut asking = within(a.open()).await.unwrap();
         let open = Link::open(b, Arc::new(Echo), Limits::default());
         let (victim, _serving) = within(async { tokio::join!(open, a.accept()) }).await;
         let victim = victim.unwrap();
-        within(asking.outgoing.send(Bytes::copy_from_slice(bytes))).await.unwrap();
+        within(asking.outgoing.send(Bytes::copy_from_slice(bytes)))
+            .await
+            .unwrap();
         if ends {
             let reason = within(victim.closed()).await;
             assert!(reason.contains("protocol"), "{reason}");
