@@ -18,18 +18,31 @@ const OWN_PYTHON: &str = "SWIRL_PEERS_PYTHON";
 pub enum Bench {
     /// Steps of the learner: policy steps beside TRL, supervised ones beside transformers
     Learner,
+    /// Calls, messages and transfers between processes: beside Ray, Monarch and plain TCP
+    Net,
 }
 
 impl Bench {
     fn program(self) -> &'static str {
         match self {
             Self::Learner => "bench-learner",
+            Self::Net => "bench-net",
         }
     }
 
-    fn script(self) -> &'static str {
+    /// Names what is needed of Python.
+    fn requirements(self) -> &'static str {
         match self {
             Self::Learner => "learner",
+            Self::Net => "net",
+        }
+    }
+
+    /// The peer's program; where there are several, one of them.
+    fn script(self) -> &'static str {
+        match self {
+            Self::Learner => "learner.py",
+            Self::Net => "net_ray.py",
         }
     }
 }
@@ -43,7 +56,7 @@ pub fn run(paths: &Paths, bench: Bench, with_peers: bool, arguments: &[String]) 
     if with_peers {
         let peers = paths.root.join("benches/peers");
         command.arg("--python").arg(peer_python(paths, bench)?);
-        let script = peers.join(format!("{}.py", bench.script()));
+        let script = peers.join(bench.script());
         command.arg("--script").arg(script);
     }
     process::run("the benchmark", command.args(arguments))
@@ -53,7 +66,7 @@ fn peer_python(paths: &Paths, bench: Bench) -> Result<PathBuf> {
     if let Some(own) = std::env::var_os(OWN_PYTHON) {
         return Ok(PathBuf::from(own));
     }
-    let name = bench.script();
+    let name = bench.requirements();
     let list = paths
         .root
         .join(format!("benches/peers/requirements-{name}.txt"));

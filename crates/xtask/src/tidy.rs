@@ -55,7 +55,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "web",
         ],
     ),
-    ("benches", &["algo", "data", "learner", "model", "proto"]),
+    (
+        "benches",
+        &["algo", "data", "learner", "model", "proto", "transport"],
+    ),
     ("e2e", &["model", "store"]),
     ("xtask", &[]),
 ];
@@ -80,6 +83,7 @@ const RESERVED: &[(&str, &[&str])] = &[
         "tokio",
         &[
             "actors",
+            "benches",
             "cli",
             "collective",
             "e2e",

@@ -122,9 +122,7 @@ pub async fn roll_out(
         0
     };
     let fleet = FleetPlan {
-        samplers: machine
-            .samplers(rollouts.model, engine, samplers)
-            .await?,
+        samplers: machine.samplers(rollouts.model, engine, samplers).await?,
         registry: here(Role::Tool).then_some(registry),
         tool_executors: config.actors.tools,
         judges: match here(Role::Judge) {

@@ -1,0 +1,318 @@
+//! swirl's transport, with mutual TLS, between this process and children of it.
+
+use crate::words::{Answer, Ask, message, number, object, serve, sum};
+use anyhow::{Context, Result, bail};
+use async_trait::async_trait;
+use bytes::Bytes;
+use proto::Role;
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use transport::certs::{Authority, Credentials, Validity};
+use transport::tls::Expected;
+use transport::{Connection, Endpoint, Handler, Lane, Limits, Link, Request, bulk};
+
+const LIMIT: Duration = Duration::from_secs(600);
+
+const ECHO: u8 = 0;
+const REPORT: u8 = 1;
+const PULL: u8 = 2;
+
+/// Receivers at most.
+const CHILDREN: usize = 4;
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?)
+}
+
+/// The process at the other end: it is dialled for data, and pulls over the bulk connection.
+pub fn child(certs: &Path) -> Result<()> {
+    let runtime = runtime()?;
+    runtime.block_on(async {
+        let credentials = Arc::new(Credentials::load(certs)?);
+        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        let endpoint = Endpoint::bind(any, credentials.clone(), &[Lane::Data])?;
+        let bulk = Endpoint::bind(any, credentials, &[Lane::Bulk])?;
+        println!(
+            "{} {}",
+            endpoint.local_address()?.port(),
+            bulk.local_address()?.port()
+        );
+        let data = endpoint.accept().await.context("nobody came")?;
+        let bulk = bulk.accept().await.context("nobody came")?;
+        let echo = Arc::new(Echo {
+            bulk,
+            count: AtomicU64::new(0),
+            sum: AtomicU64::new(0),
+        });
+        let link = Link::open(data, echo, Limits::default()).await?;
+        link.closed().await;
+        Ok(())
+    })
+}
+
+struct Echo {
+    bulk: Arc<dyn Connection>,
+    count: AtomicU64,
+    sum: AtomicU64,
+}
+
+#[async_trait]
+impl Handler for Echo {
+    async fn request(&self, request: Request) -> Result<Bytes, String> {
+        match request.method {
+            ECHO => Ok(request.body),
+            REPORT => {
+                let count = self.count.swap(0, Ordering::Relaxed);
+                let sum = self.sum.swap(0, Ordering::Relaxed);
+                Ok([count.to_le_bytes(), sum.to_le_bytes()].concat().into())
+            }
+            PULL => {
+                let len = number(&request.body);
+                let mut got = Vec::with_capacity(len as usize);
+                let pulled = bulk::pull(self.bulk.as_ref(), 0, 0..len, |piece| {
+                    got.extend_from_slice(&piece);
+                    Ok(())
+                });
+                pulled.await.map_err(|error| error.to_string())?;
+                Ok(sum(&got).to_le_bytes().to_vec().into())
+            }
+            _ => Err("no such method".into()),
+        }
+    }
+
+    async fn cast(&self, _: u8, body: Bytes) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.sum.fetch_add(number(&body), Ordering::Relaxed);
+    }
+}
+
+struct Nothing;
+
+#[async_trait]
+impl Handler for Nothing {
+    async fn request(&self, _: Request) -> Result<Bytes, String> {
+        Err("nothing is asked here".into())
+    }
+
+    async fn cast(&self, _: u8, _: Bytes) {}
+}
+
+/// The object that is pulled.
+#[derive(Default)]
+struct Object(Mutex<Bytes>);
+
+#[async_trait]
+impl bulk::Source for Object {
+    async fn piece(&self, _: u64, range: Range<u64>) -> Result<Bytes, String> {
+        let object = self.0.lock().map_err(|error| error.to_string())?;
+        Ok(object.slice(range.start as usize..range.end as usize))
+    }
+}
+
+struct Children {
+    links: Vec<Link>,
+    object: Arc<Object>,
+    processes: Vec<Child>,
+    _endpoints: [Endpoint; 2],
+    _certs: tempfile::TempDir,
+}
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+async fn children() -> Result<Children> {
+    let certs = tempfile::tempdir()?;
+    let authority = Authority::create(&certs.path().join("ca"), Validity::of_days(2))?;
+    let issue = |name: &str, role| -> Result<std::path::PathBuf> {
+        let name = name.parse()?;
+        authority.issue(&name, &BTreeSet::from([role]), Validity::of_days(1))?;
+        Ok(authority.node_folder(&name))
+    };
+    let head = Arc::new(Credentials::load(&issue("head", Role::Controller)?)?);
+    let node = issue("node", Role::Sampler)?;
+    let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+    let endpoints = [
+        Endpoint::bind(any, head.clone(), &[])?,
+        Endpoint::bind(any, head, &[])?,
+    ];
+    let object = Arc::new(Object::default());
+    let (mut links, mut processes) = (Vec::new(), Vec::new());
+    for _ in 0..CHILDREN {
+        let mut command = Command::new(std::env::current_exe()?);
+        let mut process = command
+            .arg("child")
+            .arg(&node)
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        let output = process.stdout.take().context("it was asked for above")?;
+        BufReader::new(output).read_line(&mut line)?;
+        processes.push(process);
+        let ports: Vec<u16> = line
+            .split_whitespace()
+            .map(str::parse)
+            .collect::<Result<_, _>>()?;
+        let [data, bulk] = ports[..] else {
+            bail!("the other process says {line:?}");
+        };
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let expected = Expected {
+            role: Role::Sampler,
+            name: None,
+        };
+        let data = endpoints[0].dial(at(data), Lane::Data, &expected).await?;
+        let bulk = endpoints[1].dial(at(bulk), Lane::Bulk, &expected).await?;
+        tokio::spawn(bulk::serve(bulk, object.clone()));
+        links.push(Link::open(data, Arc::new(Nothing), Limits::default()).await?);
+    }
+    Ok(Children {
+        links,
+        object,
+        processes,
+        _endpoints: endpoints,
+        _certs: certs,
+    })
+}
+
+pub fn answer() -> Result<()> {
+    let runtime = runtime()?;
+    let children = runtime.block_on(children())?;
+    serve(|ask| match *ask {
+        Ask::Ready => Ok(Answer {
+            version: Some(env!("CARGO_PKG_VERSION").into()),
+            ..Answer::default()
+        }),
+        Ask::Sequential { size, count } => {
+            runtime.block_on(sequential(children.links[0].clone(), size, count))
+        }
+        Ask::Pipelined {
+            size,
+            count,
+            window,
+        } => runtime.block_on(pipelined(children.links[0].clone(), size, count, window)),
+        Ask::Oneway { size, count } => {
+            runtime.block_on(oneway(children.links[0].clone(), size, count))
+        }
+        Ask::Bulk { bytes, receivers } => runtime.block_on(bulk(&children, bytes, receivers)),
+        Ask::Quit => Ok(Answer::default()),
+    })
+}
+
+async fn sequential(link: Link, size: usize, count: u64) -> Result<Answer> {
+    // On a worker: the thread that waits for all of this is no place to measure.
+    tokio::spawn(async move {
+        let (mut body, mut sum, mut times) = (Vec::new(), 0u64, Vec::new());
+        let began = Instant::now();
+        for n in 0..count {
+            message(n, size, &mut body);
+            let asked = Instant::now();
+            let answer = link.call(ECHO, &body, LIMIT).await?;
+            times.push(asked.elapsed().as_secs_f64() * 1e6);
+            sum = sum.wrapping_add(number(&answer));
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        times.sort_by(f64::total_cmp);
+        let at = |share: f64| times.get((share * times.len() as f64) as usize).copied();
+        Ok(Answer {
+            seconds: Some(seconds),
+            p50_us: at(0.5),
+            p99_us: at(0.99),
+            count: Some(count),
+            checksum: Some(sum),
+            ..Answer::default()
+        })
+    })
+    .await?
+}
+
+async fn pipelined(link: Link, size: usize, count: u64, window: usize) -> Result<Answer> {
+    let next = Arc::new(AtomicU64::new(0));
+    let began = Instant::now();
+    let callers: Vec<_> = (0..window)
+        .map(|_| {
+            let (link, next) = (link.clone(), next.clone());
+            tokio::spawn(async move {
+                let (mut body, mut got, mut sum) = (Vec::new(), 0u64, 0u64);
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= count {
+                        return anyhow::Ok((got, sum));
+                    }
+                    message(n, size, &mut body);
+                    let answer = link.call(ECHO, &body, LIMIT).await?;
+                    got += 1;
+                    sum = sum.wrapping_add(number(&answer));
+                }
+            })
+        })
+        .collect();
+    let (mut got, mut sum) = (0, 0u64);
+    for caller in callers {
+        let (its, part) = caller.await??;
+        got += its;
+        sum = sum.wrapping_add(part);
+    }
+    Ok(Answer {
+        seconds: Some(began.elapsed().as_secs_f64()),
+        count: Some(got),
+        checksum: Some(sum),
+        ..Answer::default()
+    })
+}
+
+async fn oneway(link: Link, size: usize, count: u64) -> Result<Answer> {
+    tokio::spawn(async move {
+        let mut body = Vec::new();
+        let began = Instant::now();
+        for n in 0..count {
+            message(n, size, &mut body);
+            link.cast(0, &body).await?;
+        }
+        let report = link.call(REPORT, &[], LIMIT).await?;
+        let seconds = began.elapsed().as_secs_f64();
+        Ok(Answer {
+            seconds: Some(seconds),
+            count: Some(number(&report)),
+            checksum: Some(number(&report[8..])),
+            ..Answer::default()
+        })
+    })
+    .await?
+}
+
+async fn bulk(children: &Children, bytes: u64, receivers: usize) -> Result<Answer> {
+    *children.object.0.lock().expect("no holder panics") = object(bytes).into();
+    let began = Instant::now();
+    let pulls = children.links.iter().take(receivers).map(|link| {
+        let link = link.clone();
+        tokio::spawn(async move { link.call(PULL, &bytes.to_le_bytes(), LIMIT).await })
+    });
+    let pulls: Vec<_> = pulls.collect();
+    let mut checksums = Vec::new();
+    for pull in pulls {
+        checksums.push(number(&pull.await??));
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    *children.object.0.lock().expect("no holder panics") = Bytes::new();
+    Ok(Answer {
+        seconds: Some(seconds),
+        checksums,
+        ..Answer::default()
+    })
+}
