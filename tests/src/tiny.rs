@@ -149,7 +149,7 @@ checkpoint_every = 1
 [train.learner]
 dtype = "f32"
 deterministic = true
-learning_rate = 1e-3
+learning_rate = 1e-5
 [train.learner.loss]
 entropy = 0.01
 [imitation]
