@@ -46,11 +46,18 @@ pub(crate) enum ControllerMessage {
     Tick,
 }
 
-/// A handle to a running controller. The actors live until [`Controller::stop`].
+/// A handle to a running controller. The actors live until [`Controller::stop`], which waits for their
+/// end, or until it is dropped.
 pub struct Controller {
     actor: ActorRef<ControllerMessage>,
     fleet: Fleet,
-    ended: tokio::task::JoinHandle<()>,
+    ended: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        self.actor.stop(None);
+    }
 }
 
 impl Controller {
@@ -68,7 +75,7 @@ impl Controller {
         Ok(Self {
             actor,
             fleet,
-            ended,
+            ended: Some(ended),
         })
     }
 
@@ -95,9 +102,11 @@ impl Controller {
     }
 
     /// Stops every actor and waits for the last of them.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.end().await;
-        if let Err(error) = self.ended.await {
+        if let Some(ended) = self.ended.take()
+            && let Err(error) = ended.await
+        {
             tracing::warn!(%error, "The controller ended with a panic.");
         }
     }
@@ -206,6 +215,8 @@ impl Actor for Supervisor {
         if let Some(engagement) = &state.plan.elsewhere {
             engagement.end();
         }
+        // A job that is not done ends here: the folder of its store is free.
+        state.job = None;
         // Engines hold gigabytes: what starts next must not find them still there.
         let children = myself.get_cell();
         children
@@ -277,7 +288,11 @@ async fn start<A: Actor>(
 }
 
 /// Starts the actor that stands for an engine on another node.
-async fn take_in(fleet: &Fleet, arrival: Arrival, me: &ActorCell) -> Result<(), ActorProcessingErr> {
+async fn take_in(
+    fleet: &Fleet,
+    arrival: Arrival,
+    me: &ActorCell,
+) -> Result<(), ActorProcessingErr> {
     let Arrival {
         role,
         engine,
@@ -286,8 +301,7 @@ async fn take_in(fleet: &Fleet, arrival: Arrival, me: &ActorCell) -> Result<(), 
     tracing::info!(role = %role, node = %engine.node(), "An engine of another node joins.");
     match role {
         Role::Sampler => {
-            let (actor, _) =
-                Actor::spawn_linked(None, RemoteSampler, engine, me.clone()).await?;
+            let (actor, _) = Actor::spawn_linked(None, RemoteSampler, engine, me.clone()).await?;
             tokio::spawn(catch_up(fleet.clone(), actor));
         }
         Role::Tool => {
@@ -299,8 +313,7 @@ async fn take_in(fleet: &Fleet, arrival: Arrival, me: &ActorCell) -> Result<(), 
             fleet.judges.insert(actor, Home::Elsewhere);
         }
         Role::Learner => {
-            let (actor, _) =
-                Actor::spawn_linked(None, RemoteLearner, engine, me.clone()).await?;
+            let (actor, _) = Actor::spawn_linked(None, RemoteLearner, engine, me.clone()).await?;
             fleet.epoch.store(epoch, Ordering::SeqCst);
             fleet.learner.insert(actor, Home::Elsewhere);
         }
@@ -320,7 +333,10 @@ async fn catch_up(fleet: Fleet, sampler: ActorRef<SamplerMessage>) {
             Err(error) => Some(error.to_string()),
         };
         if let Some(reason) = reason {
-            tracing::warn!(reason, "A sampler that joined cannot serve the present weights.");
+            tracing::warn!(
+                reason,
+                "A sampler that joined cannot serve the present weights."
+            );
             sampler.stop(None);
             return;
         }
@@ -340,13 +356,49 @@ async fn restart(
     let counts = &fleet.restarts;
     // Members of this process came first: a number is the index of the engine.
     let sampler = |id: u32| plan.samplers.get(id as usize).cloned();
-    renew(&fleet.samplers, &counts.samplers, who, reason, me, Sampler, sampler).await?;
+    renew(
+        &fleet.samplers,
+        &counts.samplers,
+        who,
+        reason,
+        me,
+        Sampler,
+        sampler,
+    )
+    .await?;
     let registry = |_| plan.registry.clone();
-    renew(&fleet.tools, &counts.tools, who, reason, me, ToolExecutor, registry).await?;
+    renew(
+        &fleet.tools,
+        &counts.tools,
+        who,
+        reason,
+        me,
+        ToolExecutor,
+        registry,
+    )
+    .await?;
     let judges = |_| plan.judges.clone();
-    renew(&fleet.judges, &counts.judges, who, reason, me, Judge, judges).await?;
+    renew(
+        &fleet.judges,
+        &counts.judges,
+        who,
+        reason,
+        me,
+        Judge,
+        judges,
+    )
+    .await?;
     let learner = |_| plan.learner.clone();
-    renew(&fleet.learner, &counts.learner, who, reason, me, Learner, learner).await
+    renew(
+        &fleet.learner,
+        &counts.learner,
+        who,
+        reason,
+        me,
+        Learner,
+        learner,
+    )
+    .await
 }
 
 async fn renew<A: Actor>(

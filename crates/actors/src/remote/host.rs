@@ -1,6 +1,6 @@
 //! The engines of a node, and how they answer the controller.
 
-use super::blobs::{Blobs, Loan, pull_bytes};
+use super::blobs::{Blobs, Loan, TransferError, pull_bytes};
 use crate::controller::Controller;
 use crate::fleet::{Fleet, FleetError, FleetPlan, Judges, LearnerHandle};
 use crate::ports::{EngineError, Generator, Trainer};
@@ -53,6 +53,9 @@ pub enum HostError {
     /// Nothing can be pulled.
     #[error("the bulk lane is not open")]
     NoBulk,
+    /// What was to be pulled did not come.
+    #[error("{0}")]
+    Transfer(String),
 }
 
 /// The engines of a node.
@@ -110,7 +113,10 @@ impl Host {
                 .filter(|(role, hosted)| !is_kept(role, hosted))
                 .map(|(role, _)| *role)
                 .collect();
-            roles.iter().filter_map(|role| hosted.remove(role)).collect()
+            roles
+                .iter()
+                .filter_map(|role| hosted.remove(role))
+                .collect()
         };
         // Before others are opened: two models may not fit side by side.
         for hosted in closed {
@@ -135,7 +141,9 @@ impl Host {
         let bulk = bulk.ok_or_else(|| fault(&HostError::NoBulk))?;
         let engine = self.outfitter.open(order, bulk).await?;
         let (plan, credits) = plan_of(engine);
-        let controller = Controller::start(plan).await.map_err(|error| fault(&error))?;
+        let controller = Controller::start(plan)
+            .await
+            .map_err(|error| fault(&error))?;
         let hosted = Hosted {
             key: order.key.clone(),
             credits,
@@ -166,14 +174,17 @@ impl Host {
             }
             EngineRequest::Publish(manifest, blob) => {
                 let bulk = lock(&self.bulk).clone().ok_or(HostError::NoBulk)?;
-                let publish = async {
-                    let weights = WeightSnapshot {
-                        manifest: Arc::new(manifest),
-                        bytes: Arc::new(pull_bytes(bulk.as_ref(), blob).await?),
-                    };
-                    fleet.publish(weights).await.map_err(engine_error)
+                let pulled = pull_bytes(bulk.as_ref(), blob).await;
+                if let Err(error @ TransferError::Broken(_)) = &pulled {
+                    // The stay ends with this lane: the engine is lost, and not the run.
+                    bulk.close(&error.to_string());
+                }
+                let pulled = pulled.map_err(|error| HostError::Transfer(error.to_string()))?;
+                let weights = WeightSnapshot {
+                    manifest: Arc::new(manifest),
+                    bytes: Arc::new(pulled),
                 };
-                encode(publish.await)
+                encode(fleet.publish(weights).await.map_err(engine_error))
             }
             EngineRequest::Execute(call) => {
                 encode(fleet.execute(&call).await.map_err(|error| match error {
@@ -229,7 +240,11 @@ impl Host {
         learner: LearnerHandle,
     ) -> Result<(String, proto::cluster::FileSet), EngineError> {
         let folder = learner.checkpoint().await.map_err(engine_error)?;
-        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = folder
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let (files, loan) = self.lend_folder(folder).await?;
         self.keep("checkpoint", loan, None);
         Ok((name, files))
@@ -249,7 +264,7 @@ impl Host {
         folder: std::path::PathBuf,
     ) -> Result<(proto::cluster::FileSet, Loan), EngineError> {
         let blobs = self.blobs.clone();
-        let lent = tokio::task::spawn_blocking(move || blobs.lend_folder(&folder)).await;
+        let lent = crate::blocking::run(move || blobs.lend_folder(&folder)).await;
         let lent = lent.map_err(|error| EngineError(error.to_string()))?;
         lent.map_err(|error| EngineError(error.to_string()))
     }
