@@ -241,7 +241,10 @@ impl Network {
         self.lock().cut.remove(node);
         for ends in self.connections_of(node) {
             let pipes = ends.pipes.lock().expect("no holder panics").clone();
-            pipes.iter().filter_map(Weak::upgrade).for_each(|pipe| pipe.release());
+            pipes
+                .iter()
+                .filter_map(Weak::upgrade)
+                .for_each(|pipe| pipe.release());
         }
     }
 
@@ -256,7 +259,11 @@ impl Network {
 
     /// Ends a node's connections of one lane.
     pub fn end_lane(&self, node: &NodeName, lane: Lane, reason: &str) {
-        for ends in self.connections_of(node).iter().filter(|ends| ends.lane == lane) {
+        for ends in self
+            .connections_of(node)
+            .iter()
+            .filter(|ends| ends.lane == lane)
+        {
             ends.end(0, reason);
             ends.end(1, reason);
         }
@@ -267,7 +274,11 @@ impl Network {
     pub fn vanish(&self, node: &NodeName) {
         let idle = self.lock().idle;
         for ends in self.connections_of(node) {
-            let side = ends.names.iter().position(|name| name == node).unwrap_or_default();
+            let side = ends
+                .names
+                .iter()
+                .position(|name| name == node)
+                .unwrap_or_default();
             ends.end(side, "the machine is gone");
             ends.end_later(1 - side, idle, "timed out");
         }
@@ -611,20 +622,21 @@ impl Outgoing for Sender {
         self.is_finished = true;
         self.pipe.put(None, false);
         let pipe = self.pipe.clone();
-        pipe.ends.wait(pipe.from, async {
-            loop {
-                let changed = pipe.changed.notified();
-                let is_empty = {
-                    let state = pipe.lock();
-                    state.due.is_empty() && state.held.is_empty()
-                };
-                if is_empty {
-                    return;
+        pipe.ends
+            .wait(pipe.from, async {
+                loop {
+                    let changed = pipe.changed.notified();
+                    let is_empty = {
+                        let state = pipe.lock();
+                        state.due.is_empty() && state.held.is_empty()
+                    };
+                    if is_empty {
+                        return;
+                    }
+                    changed.await;
                 }
-                changed.await;
-            }
-        })
-        .await
+            })
+            .await
     }
 }
 

@@ -29,6 +29,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         "actors",
         &["control", "judge", "proto", "store", "tools", "transport"],
     ),
+    (
+        "sim",
+        &["actors", "control", "judge", "proto", "store", "tools", "transport"],
+    ),
     ("collective", &[]),
     ("model", &["proto"]),
     ("algo", &["proto"]),
@@ -83,6 +87,7 @@ const RESERVED: &[(&str, &[&str])] = &[
             "judge",
             "model",
             "sampler",
+            "sim",
             "tools",
             "transport",
             "web",

@@ -119,8 +119,7 @@ impl Serving {
     }
 
     fn go_on(&self, header: Header, work: BoxFuture<'static, Outcome>, room: Room) {
-        let (shared, running, number) =
-            (self.shared.clone(), self.running.clone(), header.number);
+        let (shared, running, number) = (self.shared.clone(), self.running.clone(), header.number);
         // The lock is held until the task is registered, so that it cannot end before.
         let mut by_number = self.running.0.lock().expect("no holder panics");
         let task = tokio::spawn(async move {
@@ -173,7 +172,10 @@ async fn answer(shared: &Shared, number: u64, outcome: Outcome) {
         Err(reason) => {
             let end = reason.len().min(REASON_BYTES);
             let refusal = header(What::Refusal);
-            shared.answers.push(refusal, &reason.as_bytes()[..end]).await
+            shared
+                .answers
+                .push(refusal, &reason.as_bytes()[..end])
+                .await
         }
     };
 }
