@@ -14,7 +14,7 @@ use crate::ports::EngineError;
 use crate::remote::{Blobs, CheckpointHook, RemoteEngine, method};
 use async_trait::async_trait;
 use bytes::Bytes;
-use control::membership::{Joined, Joining, Membership, MembershipConfig, NodeId};
+use control::membership::{Joined, Joining, Member, Membership, MembershipConfig, NodeId};
 use proto::cluster::{Assignment, EngineOrder, Heartbeat, Join, Opened, Welcome};
 use proto::{Identity, NodeName, Role, RunId, codec};
 use ractor::ActorRef;
@@ -43,6 +43,10 @@ const OPEN_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Pause before a node that could not open its engines is asked again.
 const RETRY: Duration = Duration::from_secs(30);
+
+/// How long a learner that was lost may take to find back before another node takes over: it still has
+/// the steps that it made since its last checkpoint.
+const TAKE_OVER: Duration = Duration::from_secs(10);
 
 /// What nodes are told of the run.
 #[derive(Debug, Clone)]
@@ -130,6 +134,8 @@ struct Inner {
     started: Instant,
     blobs: Blobs,
     state: Mutex<State>,
+    /// One order is made at a time: of two nodes that could train only one is told to.
+    ordering: tokio::sync::Mutex<()>,
     /// How many members there are of each role.
     counts: watch::Sender<BTreeMap<Role, usize>>,
 }
@@ -149,6 +155,10 @@ struct Node {
     bulk: Option<Arc<dyn Connection>>,
     /// The engagement whose orders it has.
     ordered: Option<u64>,
+    /// Engines that a controller was told of: the engagement, and the key of the order.
+    arrived: BTreeSet<(u64, String)>,
+    /// One assignment at a time, so that none undoes a later one.
+    equipping: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct Engaged {
@@ -184,6 +194,7 @@ impl Cluster {
                 engagements: 0,
                 is_closed: false,
             }),
+            ordering: tokio::sync::Mutex::default(),
             counts: watch::Sender::default(),
         });
         let weak = Arc::downgrade(&inner);
@@ -212,6 +223,15 @@ impl Cluster {
                 tracing::warn!(node = %peer.name, %lane, reason, "A node's connection ended early.");
             }
         });
+    }
+
+    /// Name and process of every member.
+    pub fn members(&self) -> Vec<(NodeName, u64)> {
+        let state = self.lock();
+        let members = state.membership.members();
+        members
+            .map(|(_, member)| (member.name.clone(), member.boot))
+            .collect()
     }
 
     /// How many members have each role, at every moment.
@@ -325,17 +345,22 @@ impl Cluster {
             data: None,
             bulk: None,
             ordered: None,
+            arrived: BTreeSet::new(),
+            equipping: Arc::default(),
         };
         state.nodes.insert(id, node);
         let old = replaced.and_then(|replaced| Some((state.nodes.remove(&replaced.id)?, replaced)));
         self.tell_counts(&state);
         drop(state);
         if let Some((old, replaced)) = old {
-            let reason = "the node joined again";
-            if !replaced.is_same_process {
-                tell_replaced(old.control.clone());
+            match replaced.is_same_process {
+                true => end_node(&old, "the node joined again"),
+                false => {
+                    end_engines(&old, REPLACED);
+                    self.learner_lost();
+                    tokio::spawn(expel(old));
+                }
             }
-            end_node(&old, reason);
         }
         tracing::info!(node = %peer.name, "A node joined.");
         let plan = &self.0.plan;
@@ -373,13 +398,14 @@ impl Cluster {
             node.ok_or("it is no member")?.data = Some(link.clone());
             self.order(&mut state, id);
         }
-        link.closed().await;
+        let reason = link.closed().await;
+        self.lost(NodeId(id), &reason);
         Ok(())
     }
 
     /// The bulk lane: both sides pull over it.
     async fn bulk(&self, connection: Arc<dyn Connection>) -> Result<(), String> {
-        {
+        let id = {
             let mut state = self.lock();
             let mut members = state.membership.members();
             let member = members.find(|(_, member)| member.name == connection.peer().name);
@@ -389,8 +415,10 @@ impl Cluster {
             let (id, node) = node.ok_or("it is no member")?;
             node.bulk = Some(connection.clone());
             self.order(&mut state, id);
-        }
+            id
+        };
         bulk::serve(connection, Arc::new(self.0.blobs.clone())).await;
+        self.lost(id, "its bulk lane ended");
         Ok(())
     }
 
@@ -407,6 +435,7 @@ impl Cluster {
         }
         self.tell_counts(&state);
         drop(state);
+        self.learner_lost();
         for (member, node) in nodes {
             let silent_ms = now.saturating_sub(member.heard_ms);
             tracing::warn!(node = %member.name, silent_ms, "A node is silent and given up.");
@@ -427,8 +456,45 @@ impl Cluster {
             tracing::warn!(node = %member.name, reason, "A node is lost.");
         }
         if let Some(node) = node {
+            self.learner_lost();
             end_node(&node, reason);
         }
+    }
+
+    /// Has another node train if the one that does is lost and stays away.
+    fn learner_lost(&self) {
+        let is_away = |state: &State, number: Option<u64>| {
+            let engaged = state
+                .engaged
+                .as_ref()
+                .filter(|e| number.is_none_or(|n| n == e.number))?;
+            let learner = engaged.learner.as_ref()?;
+            let is_it = |m: &Member| m.name == learner.name && m.boot == learner.boot;
+            let is_there = state.membership.members().any(|(_, m)| is_it(m));
+            (!is_there).then_some(engaged.number)
+        };
+        let Some(number) = is_away(&self.lock(), None) else {
+            return;
+        };
+        let cluster = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(TAKE_OVER).await;
+            let mut state = cluster.lock();
+            if is_away(&state, Some(number)).is_none() {
+                return;
+            }
+            let able = state
+                .membership
+                .members()
+                .filter(|(_, m)| m.roles.contains(&Role::Learner));
+            let able: Vec<NodeId> = able.map(|(id, _)| id).collect();
+            for id in able {
+                if let Some(node) = state.nodes.get_mut(&id) {
+                    node.ordered = None;
+                }
+                cluster.order(&mut state, id);
+            }
+        });
     }
 
     fn engage(&self, orders: Arc<dyn Orders>, controller: ActorRef<ControllerMessage>) {
@@ -464,7 +530,9 @@ impl Cluster {
         }
         node.ordered = Some(number);
         let cluster = self.clone();
+        let equipping = node.equipping.clone();
         tokio::spawn(async move {
+            let _one = equipping.lock().await;
             while let Err(error) = cluster.equip(id, number).await {
                 tracing::warn!(node = id.0, %error, "A node cannot take its orders; it is asked again.");
                 tokio::time::sleep(RETRY).await;
@@ -504,19 +572,19 @@ impl Cluster {
         for (role, order) in orders {
             let found = opened.iter().find(|opened| opened.role == role);
             match found.map(|opened| &opened.credits) {
-                Some(Ok(credits)) => self.arrived(id, number, role, *credits, order.epoch),
+                Some(Ok(credits)) => {
+                    self.arrived(id, number, role, *credits, order);
+                    continue;
+                }
                 Some(Err(reason)) => failure = Some(format!("{role}: {reason}")),
                 None => failure = Some(format!("{role}: nothing was said of it")),
             }
-        }
-        match failure {
-            // What is open stays; only what is not is asked for again, for the others are kept.
-            Some(reason) => {
+            if role == Role::Learner {
                 self.forget_learner(id, number);
-                Err(EngineError(reason))
             }
-            None => Ok(()),
         }
+        // What is open stays; only what is not is asked for again, for the others are kept.
+        failure.map_or(Ok(()), |reason| Err(EngineError(reason)))
     }
 
     fn target(&self, id: NodeId, number: u64) -> Option<Target> {
@@ -540,6 +608,7 @@ impl Cluster {
         role: Role,
         target: &Target,
     ) -> Result<Option<Order>, EngineError> {
+        let _one = self.0.ordering.lock().await;
         let known = {
             let mut state = self.lock();
             let state = &mut *state;
@@ -599,14 +668,19 @@ impl Cluster {
         }
     }
 
-    fn arrived(&self, id: NodeId, number: u64, role: Role, credits: u32, epoch: u32) {
-        let state = self.lock();
+    fn arrived(&self, id: NodeId, number: u64, role: Role, credits: u32, order: Order) {
+        let mut state = self.lock();
+        let state = &mut *state;
         let engaged = state.engaged.as_ref().filter(|e| e.number == number);
         let (Some(engaged), Some(node), Some(member)) =
-            (engaged, state.nodes.get(&id), state.membership.get(id))
+            (engaged, state.nodes.get_mut(&id), state.membership.get(id))
         else {
             return;
         };
+        // Once: a second actor for the same engine would have its credits again.
+        if !node.arrived.insert((number, order.key)) {
+            return;
+        }
         let (Some(link), Some(bulk)) = (&node.data, &node.bulk) else {
             return;
         };
@@ -624,7 +698,7 @@ impl Cluster {
         let arrival = Arrival {
             role,
             engine: Arc::new(engine),
-            epoch,
+            epoch: order.epoch,
         };
         // A controller that is gone has ended its engagement.
         let _ = engaged
@@ -645,6 +719,11 @@ struct Target {
 /// Closes what is left of a stay.
 fn end_node(node: &Node, reason: &str) {
     node.control.close(reason);
+    end_engines(node, reason);
+}
+
+/// Closes what its engines are reached by: nothing that is under way counts any more.
+fn end_engines(node: &Node, reason: &str) {
     if let Some(data) = &node.data {
         data.close(reason);
     }
@@ -653,12 +732,20 @@ fn end_node(node: &Node, reason: &str) {
     }
 }
 
-/// A process whose name another one took is told to end, if it still hears.
-fn tell_replaced(control: Link) {
-    tokio::spawn(async move {
-        let reason = b"another process of the same name joined";
-        let _ = control.call(method::EXPEL, reason, PROMPT).await;
-    });
+/// Why a process is expelled.
+const REPLACED: &str = "another process of the same name joined";
+
+/// A process whose name another one took is told to end, if it still hears; then its stay is closed.
+async fn expel(node: Node) {
+    let reason = REPLACED;
+    let told = node
+        .control
+        .call(method::EXPEL, reason.as_bytes(), PROMPT)
+        .await;
+    if let Err(error) = told {
+        tracing::debug!(%error, "A process was not told that another one took its name.");
+    }
+    end_node(&node, reason);
 }
 
 /// What a node says on its control lane.
@@ -683,6 +770,11 @@ impl Handler for ControlHandler {
                 let (Some(link), Some(sender)) = (link, sender) else {
                     return Err("it has joined already".to_owned());
                 };
+                if self.cluster.lock().is_closed {
+                    let reason = "the run is over";
+                    let _ = link.call(method::END, reason.as_bytes(), PROMPT).await;
+                    return Err(reason.to_owned());
+                }
                 let (id, welcome) = self.cluster.join(&self.peer, join, link)?;
                 // Whoever waits for it has given the node up.
                 let _ = sender.send(id);

@@ -46,11 +46,18 @@ pub(crate) enum ControllerMessage {
     Tick,
 }
 
-/// A handle to a running controller. The actors live until [`Controller::stop`].
+/// A handle to a running controller. The actors live until [`Controller::stop`], which waits for their
+/// end, or until it is dropped.
 pub struct Controller {
     actor: ActorRef<ControllerMessage>,
     fleet: Fleet,
-    ended: tokio::task::JoinHandle<()>,
+    ended: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        self.actor.stop(None);
+    }
 }
 
 impl Controller {
@@ -68,7 +75,7 @@ impl Controller {
         Ok(Self {
             actor,
             fleet,
-            ended,
+            ended: Some(ended),
         })
     }
 
@@ -95,9 +102,11 @@ impl Controller {
     }
 
     /// Stops every actor and waits for the last of them.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.end().await;
-        if let Err(error) = self.ended.await {
+        if let Some(ended) = self.ended.take()
+            && let Err(error) = ended.await
+        {
             tracing::warn!(%error, "The controller ended with a panic.");
         }
     }
@@ -206,6 +215,8 @@ impl Actor for Supervisor {
         if let Some(engagement) = &state.plan.elsewhere {
             engagement.end();
         }
+        // A job that is not done ends here: the folder of its store is free.
+        state.job = None;
         // Engines hold gigabytes: what starts next must not find them still there.
         let children = myself.get_cell();
         children

@@ -3,7 +3,7 @@
 use crate::cluster::Engagement;
 use crate::pool::{CallError, MemberId, Pool};
 use crate::ports::{EngineError, Generator, StepReport, Trainer};
-use crate::workers::{JudgeMessage, LearnerMessage, SamplerMessage, ToolMessage};
+use crate::workers::{Caller, JudgeMessage, LearnerMessage, SamplerMessage, ToolMessage};
 use judge::{JudgeError, OutcomeJudge, ProcessJudge, StepContext};
 use proto::{
     Completion, GenerateRequest, Question, SftSample, StateGroup, ToolCall, Verdict,
@@ -133,7 +133,9 @@ impl Fleet {
         sampler: MemberId,
         request: GenerateRequest,
     ) -> Result<Vec<Completion>, FleetError> {
-        let message = |port| SamplerMessage::Generate(vec![request.clone()], port);
+        let caller = Caller::new();
+        let message =
+            |port| SamplerMessage::Generate(vec![request.clone()], caller.waiting(), port);
         let completions = self.samplers.call_on(sampler, message, ENGINE_LIMIT);
         Ok(complete(completions.await??, 1)?
             .into_iter()
@@ -167,7 +169,8 @@ impl Fleet {
         &self,
         requests: Vec<GenerateRequest>,
     ) -> Result<Vec<Vec<Completion>>, FleetError> {
-        let message = |port| SamplerMessage::Generate(requests.clone(), port);
+        let caller = Caller::new();
+        let message = |port| SamplerMessage::Generate(requests.clone(), caller.waiting(), port);
         let completions = self.samplers.call(message, ENGINE_LIMIT).await??;
         Ok(complete(completions, requests.len())?)
     }

@@ -14,6 +14,7 @@
 //! - **AC-3 (failure is not a reward).** A call that cannot be completed ends in an error, never in
 //!   an observation, a verdict or a reward.
 
+mod blocking;
 pub mod cluster;
 mod controller;
 mod fleet;

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use transport::{CallError, Connection, Handler, Limits, Link, Request, bulk};
 
@@ -148,12 +148,25 @@ async fn stay(
     };
     let joined = match joined {
         Ok(joined) => joined,
+        // It came back too late to be a member, and was told so.
+        Err(_) if ended.borrow().is_some() => {
+            let end = ended.borrow().clone();
+            return StayEnd::End(end.unwrap_or(NodeEnd::Stopped));
+        }
         Err(DialFault::Refused(reason)) => return StayEnd::End(NodeEnd::Refused(reason)),
         Err(DialFault::Unreachable(reason)) => return broken(reason),
     };
     *is_member = true;
     plan.config = Some(joined.welcome.config.clone());
     tracing::info!(run = %joined.welcome.run, "Joined the run.");
+    // Cloned at once, so that no guard is held across an await.
+    let dismissed = async {
+        ended
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|end| end.clone())
+    };
     tokio::select! {
         biased;
         () = &mut *stop => {
@@ -162,14 +175,14 @@ async fn stay(
             let _ = joined.control.call(method::LEAVE, &leave, PROMPT).await;
             StayEnd::End(NodeEnd::Stopped)
         }
-        dismissed = ended.wait_for(Option::is_some) => {
-            let end = dismissed.ok().and_then(|end| end.clone());
+        end = dismissed => {
             // The answer to it is under way.
             let _ = tokio::time::timeout(PROMPT, joined.control.closed()).await;
             StayEnd::End(end.unwrap_or(NodeEnd::Stopped))
         }
         reason = joined.control.closed() => broken(reason),
         reason = joined.data.closed() => broken(reason),
+        () = joined.bulk_ended.notified() => broken("the bulk lane ended".to_owned()),
         reason = beat(&joined, &plan.contact, &busy) => broken(reason),
     }
 }
@@ -181,6 +194,8 @@ struct Stay {
     data: Link,
     bulk: Arc<dyn Connection>,
     serving: AbortHandle,
+    /// The bulk lane has ended.
+    bulk_ended: Arc<Notify>,
 }
 
 impl Drop for Stay {
@@ -220,7 +235,13 @@ async fn join(
     let bulk = plan.dialler.bulk(welcome.bulk_port).await?;
     host.set_bulk(bulk.clone());
     let source = Arc::new(host.blobs().clone());
-    let serving = tokio::spawn(bulk::serve(bulk.clone(), source)).abort_handle();
+    let bulk_ended = Arc::new(Notify::new());
+    let (lane, ended) = (bulk.clone(), bulk_ended.clone());
+    let serving = tokio::spawn(async move {
+        bulk::serve(lane, source).await;
+        ended.notify_one();
+    });
+    let serving = serving.abort_handle();
     let data = open(plan.dialler.data().await?, handler).await;
     let stay = |data| Stay {
         welcome,
@@ -228,6 +249,7 @@ async fn join(
         data,
         bulk,
         serving,
+        bulk_ended,
     };
     let stay = data.map(stay)?;
     let hello = codec::encode(&stay.welcome.node).map_err(|error| unreachable(&error))?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Pause before a call is made again: long enough for a restart, short against any call.
@@ -100,8 +100,8 @@ pub(crate) struct Pool<M> {
     is_open: bool,
     members: Arc<RwLock<Members<M>>>,
     next: Arc<AtomicUsize>,
-    /// The number of members.
-    count: Arc<watch::Sender<usize>>,
+    /// Told of each new member.
+    arrived: Arc<Notify>,
 }
 
 impl<M> Clone for Pool<M> {
@@ -112,7 +112,7 @@ impl<M> Clone for Pool<M> {
             is_open: self.is_open,
             members: self.members.clone(),
             next: self.next.clone(),
-            count: self.count.clone(),
+            arrived: self.arrived.clone(),
         }
     }
 }
@@ -128,7 +128,7 @@ impl<M: Message> Pool<M> {
                 next: 0,
             })),
             next: Arc::default(),
-            count: Arc::new(watch::Sender::new(0)),
+            arrived: Arc::default(),
         }
     }
 
@@ -153,7 +153,7 @@ impl<M: Message> Pool<M> {
             members.by_id.insert(id, Member { actor, home });
             id
         });
-        self.tell();
+        self.arrived.notify_waiters();
         id
     }
 
@@ -167,7 +167,6 @@ impl<M: Message> Pool<M> {
 
     pub(crate) fn remove(&self, id: MemberId) {
         self.write(|members| members.by_id.remove(&id));
-        self.tell();
     }
 
     pub(crate) fn home(&self, id: MemberId) -> Option<Home> {
@@ -179,18 +178,16 @@ impl<M: Message> Pool<M> {
     /// # Errors
     /// When none can come.
     pub(crate) async fn wait(&self) -> Result<(), CallError> {
-        let none = || CallError::None { role: self.role };
-        let mut count = self.count.subscribe();
-        if *count.borrow() == 0 && !self.is_open {
-            return Err(none());
+        loop {
+            let arrived = self.arrived.notified();
+            if self.read(|members| !members.by_id.is_empty()) {
+                return Ok(());
+            }
+            if !self.is_open {
+                return Err(CallError::None { role: self.role });
+            }
+            arrived.await;
         }
-        count.wait_for(|&n| n > 0).await.map_err(|_| none())?;
-        Ok(())
-    }
-
-    fn tell(&self) {
-        self.count
-            .send_replace(self.read(|members| members.by_id.len()));
     }
 
     fn read<R>(&self, f: impl FnOnce(&Members<M>) -> R) -> R {

@@ -16,10 +16,10 @@ use proto::{
 use ractor::{ActorRef, RpcReplyPort};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
 use store::TrajectoryStore;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tools::parser::{ActionTags, malformed_message, parse_action};
 
 /// What is to be generated, and how.
@@ -111,6 +111,13 @@ pub(crate) struct Job {
     store: Option<TrajectoryStore>,
     error: Option<RolloutError>,
     reply: Option<RpcReplyPort<Outcome>>,
+}
+
+impl Drop for Job {
+    /// Nobody waits for the results of what is still worked on.
+    fn drop(&mut self) {
+        self.drivers.values().for_each(AbortHandle::abort);
+    }
 }
 
 impl Job {
@@ -324,7 +331,7 @@ impl Job {
         };
         let batch = std::mem::take(&mut self.waiting);
         let (job, controller) = (self.id, controller.clone());
-        let work = tokio::task::spawn_blocking(move || {
+        let work = crate::blocking::run(move || {
             let result = store.append_all(&batch);
             result
                 .map(|()| (Box::new(store), batch.len() as u64))

@@ -12,6 +12,7 @@ use proto::{
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::watch;
 use tools::registry::{Registry, ToolError, ToolReply};
 
 /// Answers when somebody still waits; a caller that gave up is no error.
@@ -24,9 +25,38 @@ pub(crate) fn answer<T: Send + 'static>(port: RpcReplyPort<T>, value: T) {
 pub(crate) enum SamplerMessage {
     Generate(
         Vec<GenerateRequest>,
+        Waiting,
         RpcReplyPort<Result<Vec<Vec<Completion>>, EngineError>>,
     ),
     Publish(WeightSnapshot, RpcReplyPort<Result<(), EngineError>>),
+}
+
+/// Tells whether a caller still waits.
+#[derive(Clone)]
+pub(crate) struct Waiting(watch::Receiver<()>);
+
+/// Kept by the caller for as long as it waits.
+pub(crate) struct Caller(watch::Sender<()>);
+
+impl Caller {
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(()))
+    }
+
+    pub(crate) fn waiting(&self) -> Waiting {
+        Waiting(self.0.subscribe())
+    }
+}
+
+impl Waiting {
+    /// Works as long as the caller waits: an engine has better things to do than what nobody wants.
+    pub(crate) async fn during<T>(mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            _ = self.0.changed() => None,
+        }
+    }
 }
 
 /// Requests run side by side: the engine behind the port batches whatever it is given.
@@ -53,9 +83,13 @@ impl Actor for Sampler {
         engine: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            SamplerMessage::Generate(requests, port) => {
+            SamplerMessage::Generate(requests, waiting, port) => {
                 let engine = engine.clone();
-                tokio::spawn(async move { answer(port, engine.generate(requests).await) });
+                tokio::spawn(async move {
+                    if let Some(done) = waiting.during(engine.generate(requests)).await {
+                        answer(port, done);
+                    }
+                });
             }
             SamplerMessage::Publish(weights, port) => answer(port, engine.publish(weights).await),
         }

@@ -1,7 +1,8 @@
 //! Who belongs to the run: nodes join, are heard of, leave, and are lost.
 //!
 //! - **ME-1 (one process a name).** At most one process has a name. A process that was started anew
-//!   takes the place of the one before it, at once; the old one is told to end.
+//!   takes the place of the one before it, at once; the old one is told to end, and refused if it
+//!   joins again: two of them would replace each other for ever.
 //! - **ME-2 (same run).** A node of another version or another configuration is refused, with both
 //!   values.
 //! - **ME-3 (heard of or lost).** A node that was not heard of for `lost_after_ms` is lost, and no
@@ -60,6 +61,12 @@ pub enum JoinRefusal {
         /// The node's hash.
         theirs: String,
     },
+    /// Another process took its name.
+    #[error("another process of the name {name} has joined since: end one of the two")]
+    Replaced {
+        /// The node.
+        name: NodeName,
+    },
     /// It has no role to take on.
     #[error("a node takes on at least one role: --role sampler, tool, judge or learner")]
     NoRole,
@@ -114,6 +121,8 @@ pub struct Membership {
     hash: String,
     members: BTreeMap<NodeId, Member>,
     names: BTreeMap<NodeName, NodeId>,
+    /// By name: the newest process, and those before it.
+    processes: BTreeMap<NodeName, (u64, BTreeSet<u64>)>,
     next: u64,
 }
 
@@ -126,6 +135,7 @@ impl Membership {
             hash,
             members: BTreeMap::new(),
             names: BTreeMap::new(),
+            processes: BTreeMap::new(),
             next: 1,
         }
     }
@@ -133,12 +143,18 @@ impl Membership {
     /// Takes a node in.
     ///
     /// # Errors
-    /// When it does not fit the run (ME-2), or its certificate not the roles. Nothing changes then.
+    /// When it does not fit the run (ME-2), its certificate not the roles, or it was replaced (ME-1).
+    /// Nothing changes then.
     pub fn join(&mut self, joining: Joining, now_ms: u64) -> Result<Joined, JoinRefusal> {
         self.check(&joining)?;
         let id = NodeId(self.next);
         self.next += 1;
         let name = joining.identity.name;
+        let processes = self.processes.entry(name.clone());
+        let (newest, before) = processes.or_insert_with(|| (joining.boot, BTreeSet::new()));
+        if *newest != joining.boot {
+            before.insert(std::mem::replace(newest, joining.boot));
+        }
         let replaced = self.names.insert(name.clone(), id);
         let replaced = replaced.and_then(|id| Some((id, self.members.remove(&id)?)));
         let member = Member {
@@ -167,6 +183,12 @@ impl Membership {
                 ours: self.hash.clone(),
                 theirs: theirs.clone(),
             });
+        }
+        let name = &joining.identity.name;
+        let processes = self.processes.get(name);
+        if processes.is_some_and(|(_, before)| before.contains(&joining.boot)) {
+            let name = name.clone();
+            return Err(JoinRefusal::Replaced { name });
         }
         if joining.roles.is_empty() {
             return Err(JoinRefusal::NoRole);
@@ -273,6 +295,13 @@ mod tests {
             assert!(membership.heard(next.id, 2));
         }
         assert_eq!(membership.count(Role::Sampler), 1);
+        let again = membership.join(joining("a", 1), 2);
+        let name: NodeName = "a".parse().unwrap();
+        assert_eq!(again, Err(JoinRefusal::Replaced { name: name.clone() }));
+        // Not while the newer one is away either.
+        membership.remove(membership.names[&name]);
+        assert!(membership.join(joining("a", 1), 3).is_err());
+        assert!(membership.join(joining("a", 2), 3).is_ok());
     }
 
     #[test]
@@ -330,16 +359,22 @@ mod tests {
         ) {
             let mut membership = membership();
             let (mut now, mut seen) = (0, BTreeSet::new());
+            let (mut boots, mut replaced) = (BTreeMap::new(), BTreeSet::new());
             for (event, name, boot, wait) in events {
                 now += wait;
                 let name = format!("n{name}");
                 let present = membership.names.get(&name.parse::<NodeName>().unwrap()).copied();
                 match (event, present) {
-                    (0, _) => {
-                        let joined = membership.join(joining(&name, boot), now).unwrap();
-                        prop_assert!(seen.insert(joined.id), "ME-4");
-                        prop_assert_eq!(joined.replaced.map(|r| r.id), present);
-                    }
+                    (0, _) => match membership.join(joining(&name, boot), now) {
+                        Ok(joined) => {
+                            prop_assert!(seen.insert(joined.id), "ME-4");
+                            prop_assert_eq!(joined.replaced.map(|r| r.id), present);
+                            prop_assert!(!replaced.contains(&(name.clone(), boot)), "ME-1");
+                            let older = boots.insert(name.clone(), boot).filter(|b| *b != boot);
+                            replaced.extend(older.map(|older| (name.clone(), older)));
+                        }
+                        Err(_) => prop_assert!(replaced.contains(&(name, boot)), "ME-1"),
+                    },
                     (1, Some(id)) => prop_assert!(membership.heard(id, now)),
                     (2, Some(id)) => prop_assert!(membership.remove(id).is_some()),
                     _ => {

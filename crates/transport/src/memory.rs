@@ -4,6 +4,10 @@
 //! Frames of links (lanes [`Lane::Control`] and [`Lane::Data`]) meet the rules one by one: they are
 //! delayed, dropped, duplicated or overtaken, as [`Rules`] say. No real stream does that; a protocol
 //! that bears it bears what real ones do. Other lanes are delayed and cut only.
+//!
+//! A cut is what it is for real streams: what is sent is held and arrives once the cut is mended, and
+//! after a while each side closes its connections on its own. The end of a connection travels as
+//! everything does: until it has arrived, the peer goes on as if nothing had happened.
 
 use crate::Lane;
 use crate::connection::{Connection, Duplex, Incoming, Outgoing};
@@ -14,7 +18,7 @@ use proto::{Identity, NodeName};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
@@ -59,10 +63,13 @@ pub struct Network(Arc<Mutex<State>>);
 struct State {
     rng: ChaCha8Rng,
     rules: Rules,
+    /// Rules of single nodes, for whatever goes to or from them.
+    ruled: BTreeMap<NodeName, Rules>,
     /// Added to whatever goes to or from a node.
     slowed: BTreeMap<NodeName, Duration>,
-    /// Nodes that hear nobody and are heard by nobody.
-    cut: BTreeSet<NodeName>,
+    /// Nodes that hear nobody and are heard by nobody, each with the number of its cut.
+    cut: BTreeMap<NodeName, u64>,
+    cuts: u64,
     /// After so long a cut, connections are closed, as those with keep-alives are.
     idle: Duration,
     listeners: BTreeMap<NodeName, Listening>,
@@ -90,7 +97,13 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.network.lock().listeners.remove(&self.name);
+        self.accepted.close();
+        let mut state = self.network.lock();
+        let listening = state.listeners.get(&self.name);
+        // It may be that of one that took this one's place.
+        if listening.is_some_and(|listening| listening.accepted.is_closed()) {
+            state.listeners.remove(&self.name);
+        }
     }
 }
 
@@ -100,8 +113,10 @@ impl Network {
         Self(Arc::new(Mutex::new(State {
             rng: ChaCha8Rng::seed_from_u64(seed),
             rules,
+            ruled: BTreeMap::new(),
             slowed: BTreeMap::new(),
-            cut: BTreeSet::new(),
+            cut: BTreeMap::new(),
+            cuts: 0,
             idle,
             listeners: BTreeMap::new(),
             connections: Vec::new(),
@@ -134,19 +149,18 @@ impl Network {
         to: &NodeName,
         lane: Lane,
     ) -> io::Result<Arc<dyn Connection>> {
+        let is_cut = || self.lock().is_cut(&from.name, to);
         let (delay, idle) = {
             let mut state = self.lock();
-            let names = [&from.name, to];
-            let is_cut = names.iter().any(|name| state.cut.contains(*name));
-            let delay = state.delay(&from.name, to);
-            let idle = state.idle;
-            (if is_cut { None } else { Some(2 * delay) }, idle)
+            (2 * state.delay(&from.name, to), state.idle)
         };
-        let Some(delay) = delay else {
+        if !is_cut() {
+            tokio::time::sleep(delay).await;
+        }
+        if is_cut() {
             tokio::time::sleep(idle).await;
             return Err(fault(io::ErrorKind::TimedOut, "timed out"));
-        };
-        tokio::time::sleep(delay).await;
+        }
         let mut state = self.lock();
         let unreachable = || fault(io::ErrorKind::ConnectionRefused, "nobody listens there");
         let listening = state.listeners.get(to).ok_or_else(unreachable)?;
@@ -155,8 +169,9 @@ impl Network {
             network: self.clone(),
             names: [from.name.clone(), theirs.name.clone()],
             lane,
-            closed: Mutex::new(None),
+            closed: Mutex::default(),
             changed: Notify::new(),
+            pipes: Mutex::default(),
         });
         state.connections.retain(|ends| ends.strong_count() > 0);
         state.connections.push(Arc::downgrade(&ends));
@@ -186,41 +201,93 @@ impl Network {
         self.lock().rules = rules;
     }
 
+    /// Has other rules for whatever is sent to or from a node from now on; `None` ends that.
+    pub fn set_rules_of(&self, node: &NodeName, rules: Option<Rules>) {
+        let mut state = self.lock();
+        match rules {
+            Some(rules) => state.ruled.insert(node.clone(), rules),
+            None => state.ruled.remove(node),
+        };
+    }
+
     /// Slows a node's traffic down by so much each way; zero ends it.
     pub fn slow(&self, node: &NodeName, by: Duration) {
         self.lock().slowed.insert(node.clone(), by);
     }
 
-    /// Cuts a node off: what is sent to or from it is lost, and its connections are closed after a
-    /// while, unless they are mended before.
+    /// Cuts a node off: what is sent to or from it is held, and its connections are closed on both
+    /// sides after a while, unless it is mended before.
     pub fn cut(&self, node: &NodeName) {
         let mut state = self.lock();
-        state.cut.insert(node.clone());
-        let idle = state.idle;
+        state.cuts += 1;
+        let (number, idle) = (state.cuts, state.idle);
+        state.cut.insert(node.clone(), number);
         drop(state);
         let (network, node) = (self.clone(), node.clone());
         tokio::spawn(async move {
             tokio::time::sleep(idle).await;
-            if network.lock().cut.contains(&node) {
-                network.end_all(&node, "timed out");
+            if network.lock().cut.get(&node) != Some(&number) {
+                return;
+            }
+            for ends in network.connections_of(&node) {
+                ends.end(0, "timed out");
+                ends.end(1, "timed out");
             }
         });
     }
 
-    /// Ends a cut.
+    /// Ends a cut: what was held goes on its way.
     pub fn mend(&self, node: &NodeName) {
         self.lock().cut.remove(node);
+        for ends in self.connections_of(node) {
+            let pipes = ends.pipes.lock().expect("no holder panics").clone();
+            pipes
+                .iter()
+                .filter_map(Weak::upgrade)
+                .for_each(|pipe| pipe.release());
+        }
     }
 
     /// Ends every connection of a node at once, as the death of its process does where a reset is
     /// received.
     pub fn end_all(&self, node: &NodeName, reason: &str) {
-        let connections = self.lock().connections.clone();
-        for ends in connections.iter().filter_map(Weak::upgrade) {
-            if ends.names.contains(node) {
-                ends.close(reason);
-            }
+        for ends in self.connections_of(node) {
+            ends.end(0, reason);
+            ends.end(1, reason);
         }
+    }
+
+    /// Ends a node's connections of one lane.
+    pub fn end_lane(&self, node: &NodeName, lane: Lane, reason: &str) {
+        for ends in self
+            .connections_of(node)
+            .iter()
+            .filter(|ends| ends.lane == lane)
+        {
+            ends.end(0, reason);
+            ends.end(1, reason);
+        }
+    }
+
+    /// Ends every connection of a node without a word to its peers, as the loss of its machine does.
+    /// They notice after a while.
+    pub fn vanish(&self, node: &NodeName) {
+        let idle = self.lock().idle;
+        for ends in self.connections_of(node) {
+            let side = ends
+                .names
+                .iter()
+                .position(|name| name == node)
+                .unwrap_or_default();
+            ends.end(side, "the machine is gone");
+            ends.end_later(1 - side, idle, "timed out");
+        }
+    }
+
+    fn connections_of(&self, node: &NodeName) -> Vec<Arc<Ends>> {
+        let connections = self.lock().connections.clone();
+        let all = connections.iter().filter_map(Weak::upgrade);
+        all.filter(|ends| ends.names.contains(node)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -229,22 +296,30 @@ impl Network {
 }
 
 impl State {
+    fn is_cut(&self, from: &NodeName, to: &NodeName) -> bool {
+        self.cut.contains_key(from) || self.cut.contains_key(to)
+    }
+
+    fn rules(&self, from: &NodeName, to: &NodeName) -> Rules {
+        let ruled = self.ruled.get(from).or_else(|| self.ruled.get(to));
+        ruled.copied().unwrap_or(self.rules)
+    }
+
     fn delay(&mut self, from: &NodeName, to: &NodeName) -> Duration {
-        let jitter = self.rules.jitter.mul_f64(self.rng.random::<f64>());
+        let rules = self.rules(from, to);
+        let jitter = rules.jitter.mul_f64(self.rng.random::<f64>());
         let slowed = [from, to].map(|node| self.slowed.get(node).copied().unwrap_or_default());
-        self.rules.delay + jitter + slowed[0] + slowed[1]
+        rules.delay + jitter + slowed[0] + slowed[1]
     }
 
     /// The delays with which copies of a frame arrive.
     fn fate(&mut self, from: &NodeName, to: &NodeName, is_frame: bool) -> Vec<Duration> {
-        if self.cut.contains(from) || self.cut.contains(to) {
-            return Vec::new();
-        }
+        let rules = self.rules(from, to);
         let draw = |rng: &mut ChaCha8Rng, p: f64| p > 0.0 && rng.random::<f64>() < p;
-        if is_frame && draw(&mut self.rng, self.rules.drop) {
+        if is_frame && draw(&mut self.rng, rules.drop) {
             return Vec::new();
         }
-        let copies = if is_frame && draw(&mut self.rng, self.rules.duplicate) {
+        let copies = if is_frame && draw(&mut self.rng, rules.duplicate) {
             2
         } else {
             1
@@ -262,31 +337,65 @@ struct Ends {
     network: Network,
     names: [NodeName; 2],
     lane: Lane,
-    closed: Mutex<Option<String>>,
+    /// By side: why it is closed there.
+    closed: Mutex<[Option<String>; 2]>,
     changed: Notify,
+    pipes: Mutex<Vec<Weak<Pipe>>>,
 }
 
 impl Ends {
-    fn close(&self, reason: &str) {
-        let mut closed = self.closed.lock().expect("no holder panics");
-        closed.get_or_insert_with(|| reason.to_owned());
-        drop(closed);
-        self.changed.notify_waiters();
+    /// Closes one side, which tells the other; nobody hears it through a cut, and the other side
+    /// notices the silence.
+    fn close(self: &Arc<Self>, side: usize, reason: &str) {
+        if !self.end(side, reason) {
+            return;
+        }
+        let mut state = self.network.lock();
+        let [here, there] = [&self.names[side], &self.names[1 - side]];
+        let (is_cut, idle) = (state.is_cut(here, there), state.idle);
+        let delay = state.delay(here, there);
+        drop(state);
+        match is_cut {
+            true => self.end_later(1 - side, idle, "timed out"),
+            false => self.end_later(1 - side, delay, reason),
+        }
     }
 
-    fn check(&self) -> io::Result<()> {
-        match &*self.closed.lock().expect("no holder panics") {
+    /// True if it was open before.
+    fn end(&self, side: usize, reason: &str) -> bool {
+        let mut closed = self.closed.lock().expect("no holder panics");
+        let was_open = closed[side].is_none();
+        closed[side].get_or_insert_with(|| reason.to_owned());
+        drop(closed);
+        self.changed.notify_waiters();
+        was_open
+    }
+
+    fn end_later(self: &Arc<Self>, side: usize, delay: Duration, reason: &str) {
+        // Without a runtime nobody is left to notice.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let (ends, reason) = (self.clone(), reason.to_owned());
+        runtime.spawn(async move {
+            tokio::time::sleep(delay).await;
+            ends.end(side, &reason);
+        });
+    }
+
+    fn check(&self, side: usize) -> io::Result<()> {
+        match &self.closed.lock().expect("no holder panics")[side] {
             Some(reason) => Err(fault(io::ErrorKind::ConnectionAborted, reason)),
             None => Ok(()),
         }
     }
 
-    /// Waits for `ready`, or for the end of the connection.
-    async fn wait<T>(&self, ready: impl Future<Output = T>) -> io::Result<T> {
+    /// Waits for `ready`, or for the end of the connection on this side.
+    async fn wait<T>(&self, side: usize, ready: impl Future<Output = T>) -> io::Result<T> {
         let mut ready = std::pin::pin!(ready);
         loop {
             let changed = self.changed.notified();
-            self.check()?;
+            self.check(side)?;
             tokio::select! {
                 biased;
                 value = &mut ready => return Ok(value),
@@ -315,7 +424,7 @@ impl Connection for End {
     }
 
     async fn open(&self) -> io::Result<Duplex> {
-        self.ends.check()?;
+        self.ends.check(self.side)?;
         let (there, here) = (1 - self.side, self.side);
         let (outgoing, at_peer) = pipe(&self.ends, here);
         let (from_peer, incoming) = pipe(&self.ends, there);
@@ -330,18 +439,18 @@ impl Connection for End {
 
     async fn accept(&self) -> io::Result<Duplex> {
         let mut arriving = self.arriving.lock().await;
-        let next = self.ends.wait(arriving.recv()).await?;
+        let next = self.ends.wait(self.side, arriving.recv()).await?;
         next.ok_or_else(|| fault(io::ErrorKind::ConnectionAborted, "the peer is gone"))
     }
 
     fn close(&self, reason: &str) {
-        self.ends.close(reason);
+        self.ends.close(self.side, reason);
     }
 }
 
 impl Drop for End {
     fn drop(&mut self) {
-        self.ends.close("the peer is gone");
+        self.ends.close(self.side, "the peer is gone");
     }
 }
 
@@ -361,6 +470,8 @@ struct PipeState {
     bytes: BTreeMap<u64, Option<Bytes>>,
     next: u64,
     on_the_way: usize,
+    /// What was sent during a cut: it goes on its way afterwards.
+    held: VecDeque<(Option<Bytes>, bool)>,
     /// Nothing arrives before it, unless frames may overtake each other.
     latest: Option<Instant>,
     is_deserted: bool,
@@ -373,6 +484,10 @@ fn pipe(ends: &Arc<Ends>, from: usize) -> (Sender, Receiver) {
         state: Mutex::default(),
         changed: Notify::new(),
     });
+    let mut pipes = ends.pipes.lock().expect("no holder panics");
+    pipes.retain(|pipe| pipe.strong_count() > 0);
+    pipes.push(Arc::downgrade(&pipe));
+    drop(pipes);
     let sender = Sender {
         pipe: pipe.clone(),
         decoder: Decoder::new(usize::MAX),
@@ -390,7 +505,14 @@ impl Pipe {
     fn put(&self, piece: Option<Bytes>, is_frame: bool) {
         let (from, to) = (&self.ends.names[self.from], &self.ends.names[1 - self.from]);
         let mut network = self.ends.network.lock();
-        let reorder = is_frame && network.rules.reorder;
+        if network.is_cut(from, to) {
+            drop(network);
+            let mut state = self.lock();
+            state.on_the_way += piece.as_ref().map_or(0, Bytes::len);
+            state.held.push_back((piece, is_frame));
+            return;
+        }
+        let reorder = is_frame && network.rules(from, to).reorder;
         let fate = network.fate(from, to, is_frame);
         drop(network);
         let now = Instant::now();
@@ -409,6 +531,15 @@ impl Pipe {
         }
         drop(state);
         self.changed.notify_waiters();
+    }
+
+    /// Sends what was held.
+    fn release(&self) {
+        let held = std::mem::take(&mut self.lock().held);
+        for (piece, is_frame) in held {
+            self.lock().on_the_way -= piece.as_ref().map_or(0, Bytes::len);
+            self.put(piece, is_frame);
+        }
     }
 
     async fn room(&self) {
@@ -436,7 +567,7 @@ impl Pipe {
                         return piece;
                     }
                     Some(&Reverse((at, _))) => Some(at),
-                    None if state.is_deserted => return None,
+                    None if state.is_deserted && state.held.is_empty() => return None,
                     None => None,
                 }
             };
@@ -462,7 +593,7 @@ struct Sender {
 impl Outgoing for Sender {
     async fn send(&mut self, bytes: Bytes) -> io::Result<()> {
         let pipe = self.pipe.clone();
-        pipe.ends.wait(pipe.room()).await?;
+        pipe.ends.wait(pipe.from, pipe.room()).await?;
         if !matches!(pipe.ends.lane, Lane::Control | Lane::Data) {
             pipe.put(Some(bytes), false);
             return Ok(());
@@ -492,10 +623,14 @@ impl Outgoing for Sender {
         self.pipe.put(None, false);
         let pipe = self.pipe.clone();
         pipe.ends
-            .wait(async {
+            .wait(pipe.from, async {
                 loop {
                     let changed = pipe.changed.notified();
-                    if pipe.lock().due.is_empty() {
+                    let is_empty = {
+                        let state = pipe.lock();
+                        state.due.is_empty() && state.held.is_empty()
+                    };
+                    if is_empty {
                         return;
                     }
                     changed.await;
@@ -507,7 +642,8 @@ impl Outgoing for Sender {
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        if !self.is_finished {
+        // The end of the connection, which is under way, says more.
+        if !self.is_finished && self.pipe.ends.check(self.pipe.from).is_ok() {
             self.pipe.lock().is_deserted = true;
             self.pipe.changed.notify_waiters();
         }
@@ -522,6 +658,6 @@ struct Receiver {
 impl Incoming for Receiver {
     async fn receive(&mut self) -> io::Result<Option<Bytes>> {
         let pipe = self.pipe.clone();
-        pipe.ends.wait(pipe.arrived()).await
+        pipe.ends.wait(1 - pipe.from, pipe.arrived()).await
     }
 }

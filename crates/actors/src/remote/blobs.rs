@@ -142,7 +142,7 @@ impl bulk::Source for Blobs {
             }
             Blob::File(file) => {
                 let len = range.end.checked_sub(range.start).ok_or_else(ends)? as usize;
-                let read = tokio::task::spawn_blocking(move || {
+                let read = crate::blocking::run(move || {
                     let mut bytes = vec![0; len];
                     file.read_exact_at(&mut bytes, range.start)?;
                     io::Result::Ok(bytes)
@@ -154,6 +154,32 @@ impl bulk::Source for Blobs {
     }
 }
 
+/// Why nothing was brought.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TransferError {
+    /// The transfer broke off, or what came is damaged. The lane it came over is of no use any more.
+    #[error("a transfer failed: {0}")]
+    Broken(String),
+    /// The trouble is here, or the owner gives nothing: it would be the same over another lane.
+    #[error("a transfer failed: {0}")]
+    Here(String),
+}
+
+impl From<TransferError> for EngineError {
+    fn from(error: TransferError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<bulk::PullError> for TransferError {
+    fn from(error: bulk::PullError) -> Self {
+        match error {
+            bulk::PullError::Broken(_) => Self::Broken(error.to_string()),
+            bulk::PullError::Refused(_) | bulk::PullError::Sink(_) => Self::Here(error.to_string()),
+        }
+    }
+}
+
 /// Pulls a blob into memory.
 ///
 /// # Errors
@@ -161,7 +187,7 @@ impl bulk::Source for Blobs {
 pub(super) async fn pull_bytes(
     from: &dyn Connection,
     blob: BlobRef,
-) -> Result<Vec<u8>, EngineError> {
+) -> Result<Vec<u8>, TransferError> {
     let mut bytes = Vec::new();
     // As much as is announced, and no more than arrives, where it is a lie.
     let announced = usize::try_from(blob.len).map_err(|_| fault(&"it is too large"))?;
@@ -174,8 +200,7 @@ pub(super) async fn pull_bytes(
         bytes.extend_from_slice(&piece);
         Ok(())
     })
-    .await
-    .map_err(|error| fault(&error))?;
+    .await?;
     check(sum, blob)?;
     Ok(bytes)
 }
@@ -190,6 +215,15 @@ pub async fn pull_folder(
     set: &FileSet,
     folder: &Path,
 ) -> Result<(), EngineError> {
+    Ok(bring_folder(from, set, folder).await?)
+}
+
+/// The same, with an error that says where the trouble is.
+pub(super) async fn bring_folder(
+    from: &dyn Connection,
+    set: &FileSet,
+    folder: &Path,
+) -> Result<(), TransferError> {
     let parent = folder.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(|error| fault(&error))?;
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
@@ -216,7 +250,7 @@ pub async fn pull_folder(
 }
 
 /// A path that stays within its folder, whatever the peer says.
-fn inside(relative: &str) -> Result<PathBuf, EngineError> {
+fn inside(relative: &str) -> Result<PathBuf, TransferError> {
     let path = PathBuf::from(relative);
     let is_plain = |part: Component| matches!(part, Component::Normal(_));
     match !relative.is_empty() && path.components().all(is_plain) {
@@ -225,7 +259,7 @@ fn inside(relative: &str) -> Result<PathBuf, EngineError> {
     }
 }
 
-async fn pull_file(from: &dyn Connection, blob: BlobRef, path: &Path) -> Result<(), EngineError> {
+async fn pull_file(from: &dyn Connection, blob: BlobRef, path: &Path) -> Result<(), TransferError> {
     let open = || {
         std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
         File::create_new(path)
@@ -237,21 +271,23 @@ async fn pull_file(from: &dyn Connection, blob: BlobRef, path: &Path) -> Result<
         file.write_all(&piece)
             .map_err(|error| format!("cannot write {}: {error}", path.display()))
     })
-    .await
-    .map_err(|error| fault(&error))?;
+    .await?;
     file.sync_all().map_err(|error| fault(&error))?;
     check(sum, blob)
 }
 
-fn check(sum: crc32fast::Hasher, blob: BlobRef) -> Result<(), EngineError> {
+fn check(sum: crc32fast::Hasher, blob: BlobRef) -> Result<(), TransferError> {
     match sum.finalize() == blob.crc32 {
         true => Ok(()),
-        false => Err(fault(&"what came is not what was announced (checksum)")),
+        false => {
+            let reason = "what came is not what was announced (checksum)";
+            Err(TransferError::Broken(reason.to_owned()))
+        }
     }
 }
 
-fn fault(error: &dyn std::fmt::Display) -> EngineError {
-    EngineError(format!("a transfer failed: {error}"))
+fn fault(error: &dyn std::fmt::Display) -> TransferError {
+    TransferError::Here(error.to_string())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The engines of a node, and how they answer the controller.
 
-use super::blobs::{Blobs, Loan, pull_bytes};
+use super::blobs::{Blobs, Loan, TransferError, pull_bytes};
 use crate::controller::Controller;
 use crate::fleet::{Fleet, FleetError, FleetPlan, Judges, LearnerHandle};
 use crate::ports::{EngineError, Generator, Trainer};
@@ -53,6 +53,9 @@ pub enum HostError {
     /// Nothing can be pulled.
     #[error("the bulk lane is not open")]
     NoBulk,
+    /// What was to be pulled did not come.
+    #[error("{0}")]
+    Transfer(String),
 }
 
 /// The engines of a node.
@@ -171,14 +174,17 @@ impl Host {
             }
             EngineRequest::Publish(manifest, blob) => {
                 let bulk = lock(&self.bulk).clone().ok_or(HostError::NoBulk)?;
-                let publish = async {
-                    let weights = WeightSnapshot {
-                        manifest: Arc::new(manifest),
-                        bytes: Arc::new(pull_bytes(bulk.as_ref(), blob).await?),
-                    };
-                    fleet.publish(weights).await.map_err(engine_error)
+                let pulled = pull_bytes(bulk.as_ref(), blob).await;
+                if let Err(error @ TransferError::Broken(_)) = &pulled {
+                    // The stay ends with this lane: the engine is lost, and not the run.
+                    bulk.close(&error.to_string());
+                }
+                let pulled = pulled.map_err(|error| HostError::Transfer(error.to_string()))?;
+                let weights = WeightSnapshot {
+                    manifest: Arc::new(manifest),
+                    bytes: Arc::new(pulled),
                 };
-                encode(publish.await)
+                encode(fleet.publish(weights).await.map_err(engine_error))
             }
             EngineRequest::Execute(call) => {
                 encode(fleet.execute(&call).await.map_err(|error| match error {
@@ -258,7 +264,7 @@ impl Host {
         folder: std::path::PathBuf,
     ) -> Result<(proto::cluster::FileSet, Loan), EngineError> {
         let blobs = self.blobs.clone();
-        let lent = tokio::task::spawn_blocking(move || blobs.lend_folder(&folder)).await;
+        let lent = crate::blocking::run(move || blobs.lend_folder(&folder)).await;
         let lent = lent.map_err(|error| EngineError(error.to_string()))?;
         lent.map_err(|error| EngineError(error.to_string()))
     }

@@ -77,6 +77,14 @@ impl RemoteEngine {
         &self.node
     }
 
+    /// Ends the node's stay: what it is good for does not work any more. It joins anew, with what it
+    /// holds, and is tried again.
+    pub(crate) fn give_up(&self, reason: &str) {
+        let (role, node) = (self.role, &self.node);
+        tracing::warn!(%role, %node, reason, "A node is to join again.");
+        self.link.close(reason);
+    }
+
     /// Asks the engine. The answer's type follows from the request, as [`Host`] answers it.
     pub(crate) async fn ask<R: DeserializeOwned>(
         &self,
@@ -97,6 +105,10 @@ impl RemoteEngine {
             Err(error @ CallError::TooLarge { .. }) => Err(RemoteFault::Refused(error.to_string())),
             Err(error) => {
                 tracing::warn!(%role, %node, %error, "An engine of another node gave no answer.");
+                if let CallError::TimedOut(_) = error {
+                    // Its actor here is given up, and comes back only with a new stay.
+                    self.give_up("an engine gave no answer in time");
+                }
                 Err(RemoteFault::Lost)
             }
         }

@@ -1,6 +1,6 @@
 //! Actors here that stand for engines elsewhere.
 
-use super::blobs::{pull_bytes, pull_folder};
+use super::blobs::{TransferError, bring_folder, pull_bytes};
 use super::{RemoteEngine, RemoteFault, engine_fault};
 use crate::fleet::{ENGINE_LIMIT, SERVICE_LIMIT};
 use crate::ports::{EngineError, StepReport};
@@ -78,9 +78,20 @@ impl Actor for RemoteSampler {
         engine: &mut Engine,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            SamplerMessage::Generate(requests, port) => {
+            SamplerMessage::Generate(requests, waiting, port) => {
                 let request = EngineRequest::Generate(requests);
-                pass_on::<Generated, _>(engine, request, ENGINE_LIMIT, port, EngineError);
+                let engine = engine.clone();
+                tokio::spawn(async move {
+                    let asked =
+                        engine.ask::<Result<Generated, EngineError>>(&request, ENGINE_LIMIT);
+                    match waiting.during(asked).await {
+                        Some(Ok(result)) => answer(port, result),
+                        Some(Err(RemoteFault::Refused(reason))) => {
+                            answer(port, Err(EngineError(reason)));
+                        }
+                        Some(Err(RemoteFault::Lost)) | None => drop(port),
+                    }
+                });
             }
             SamplerMessage::Publish(weights, port) => {
                 let (blob, loan) = engine.blobs.lend_weights(&weights);
@@ -92,7 +103,11 @@ impl Actor for RemoteSampler {
                         .await
                     {
                         Ok(result) => answer(port, result),
-                        Err(RemoteFault::Refused(reason)) => answer(port, Err(EngineError(reason))),
+                        // It could not have the weights, which is no fault of the engine.
+                        Err(RemoteFault::Refused(reason)) => {
+                            engine.give_up(&reason);
+                            drop(port);
+                        }
                         Err(RemoteFault::Lost) => drop(port),
                     }
                     drop(loan);
@@ -238,55 +253,63 @@ fn bring<A, T, F>(
 ) where
     A: DeserializeOwned + Send + 'static,
     T: Send + 'static,
-    F: Future<Output = Result<T, EngineError>> + Send,
+    F: Future<Output = Result<T, TransferError>> + Send,
 {
     let engine = engine.clone();
     tokio::spawn(async move {
         let asked = engine.ask::<Result<A, EngineError>>(&request, ENGINE_LIMIT);
         let result = match asked.await {
             Ok(Ok(there)) => fetch(engine.clone(), there).await,
-            Ok(Err(error)) => Err(error),
-            Err(RemoteFault::Refused(reason)) => Err(EngineError(reason)),
+            Ok(Err(error)) => return answer(port, Err(error)),
+            Err(RemoteFault::Refused(reason)) => return answer(port, Err(EngineError(reason))),
             Err(RemoteFault::Lost) => return drop(port),
         };
-        // A transfer that broke off with the node is the loss of the node.
-        if result.is_err() && engine.link.close_reason().is_some() {
-            return drop(port);
+        match result {
+            Ok(value) => answer(port, Ok(value)),
+            // A transfer that breaks off is the loss of the node, whichever lane is noticed first.
+            Err(TransferError::Broken(reason)) => {
+                engine.give_up(&reason);
+                drop(port);
+            }
+            Err(error) if engine.link.close_reason().is_some() => {
+                tracing::debug!(%error, "A transfer ended with its node.");
+                drop(port);
+            }
+            Err(error) => answer(port, Err(engine_fault(engine.role, &engine.node, error))),
         }
-        answer(port, result);
     });
 }
 
 async fn snapshot(
     engine: Engine,
     (manifest, blob): (WeightManifest, BlobRef),
-) -> Result<WeightSnapshot, EngineError> {
+) -> Result<WeightSnapshot, TransferError> {
     let weights = WeightSnapshot {
         manifest: Arc::new(manifest),
         bytes: Arc::new(pull_bytes(engine.bulk.as_ref(), blob).await?),
     };
-    let torn = || engine_fault(engine.role, &engine.node, "its weights came damaged");
+    let torn = || TransferError::Here("its weights are damaged".to_owned());
     weights.is_intact().then_some(weights).ok_or_else(torn)
 }
 
 async fn checkpoint(
     engine: Engine,
     (name, files): (String, FileSet),
-) -> Result<PathBuf, EngineError> {
-    let fault = |error: &str| engine_fault(engine.role, &engine.node, error);
+) -> Result<PathBuf, TransferError> {
+    let fault = |error: &str| TransferError::Here(error.to_owned());
     let root = engine.checkpoints.as_ref();
     let root = root.ok_or_else(|| fault("nothing is known of where checkpoints go"))?;
     if name.contains('/') || name.starts_with('.') {
         return Err(fault("that is no name for a checkpoint"));
     }
     let folder = root.join(name);
-    pull_folder(engine.bulk.as_ref(), &files, &folder).await?;
+    bring_folder(engine.bulk.as_ref(), &files, &folder).await?;
     if let Some(hook) = &engine.on_checkpoint {
         hook(&folder);
     }
     Ok(folder)
 }
 
-async fn export(engine: Engine, files: FileSet, folder: PathBuf) -> Result<(), EngineError> {
-    pull_folder(engine.bulk.as_ref(), &files, &folder).await
+async fn export(engine: Engine, files: FileSet, folder: PathBuf) -> Result<(), TransferError> {
+    bring_folder(engine.bulk.as_ref(), &files, &folder).await
 }

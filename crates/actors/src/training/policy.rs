@@ -13,7 +13,7 @@ use proto::{
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::time::Instant;
+use tokio::time::Instant;
 use tools::parser::{ActionTags, parse_action};
 
 /// How often a state is trained on.
@@ -127,7 +127,10 @@ async fn with(
             ("judging_seconds", judged - sampled),
             ("well_formed_share", well_formed),
         ];
-        for _ in 0..plan.updates_per_batch {
+        // A learner that found back may have made a step whose report was lost: it goes on within the
+        // batch, and the batch ends where it would have.
+        let updates = plan.updates_per_batch - step % plan.updates_per_batch;
+        for _ in 0..updates {
             let mut report = learner.policy_step(groups.clone()).await?;
             if step == first {
                 agreement(&report, plan.max_logprob_difference)?; // TL-4
@@ -144,7 +147,7 @@ async fn with(
         }
         // Behind a whole batch: a resumed run starts with fresh actions.
         let due = |step: u64| step.checked_div(plan.checkpoint_every);
-        if due(step) != due(step - plan.updates_per_batch) {
+        if due(step) != due(step - updates) {
             learner.checkpoint().await?;
         }
     }

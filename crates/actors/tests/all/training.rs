@@ -223,6 +223,19 @@ async fn tl_2_updates_of_one_batch_share_its_actions() {
     assert_eq!(rest.groups, whole.groups[4..], "TL-1 holds, too");
 }
 
+/// A learner that found back has made a step whose report was lost with the connection.
+#[tokio::test]
+async fn tl_5_a_learner_in_the_middle_of_a_batch_ends_it_where_it_would_have_ended() {
+    let plan = PolicyPlan {
+        updates_per_batch: 2,
+        ..plan(many(), StateWeighting::PerState, 6)
+    };
+    let rest = train(plan, 3, sound_judge()).await;
+    rest.result.unwrap();
+    assert_eq!(rest.published, [3, 4, 6]);
+    assert_eq!(rest.groups.len(), 3);
+}
+
 #[tokio::test]
 async fn tl_3_an_action_of_other_weights_ends_training() {
     let solver = Solver {

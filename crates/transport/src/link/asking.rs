@@ -5,7 +5,7 @@ use super::{CallError, LinkFault};
 use crate::connection::Incoming;
 use crate::frame::{Decoder, Header, What};
 use bytes::Bytes;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub(super) struct Asking {
 
 #[derive(Default)]
 struct Waiting {
-    by_number: HashMap<u64, oneshot::Sender<Answer>>,
+    by_number: BTreeMap<u64, oneshot::Sender<Answer>>,
     /// Why no answer will come any more.
     ended: Option<String>,
 }
@@ -100,7 +100,7 @@ impl Asking {
         self.requests.close();
         let mut waiting = self.lock();
         waiting.ended = Some(reason.to_owned());
-        for (_, call) in waiting.by_number.drain() {
+        for call in std::mem::take(&mut waiting.by_number).into_values() {
             let _ = call.send(Err(CallError::Lost(reason.to_owned())));
         }
     }

@@ -6,7 +6,7 @@ use crate::frame::{Decoder, Frame, Header, What};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,7 +28,7 @@ struct Serving {
 
 /// Work under way, by the number of its request. What is left when the link ends is stopped.
 #[derive(Default)]
-struct Running(Mutex<HashMap<u64, AbortHandle>>);
+struct Running(Mutex<BTreeMap<u64, AbortHandle>>);
 
 impl Running {
     fn remove(&self, number: u64) -> Option<AbortHandle> {
@@ -36,7 +36,7 @@ impl Running {
     }
 
     fn stop_all(&self) {
-        for (_, work) in self.0.lock().expect("no holder panics").drain() {
+        for work in std::mem::take(&mut *self.0.lock().expect("no holder panics")).into_values() {
             work.abort();
         }
     }

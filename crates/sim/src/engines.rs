@@ -1,0 +1,403 @@
+//! Engines that take virtual time and compute nothing. What they answer follows from what they are
+//! asked.
+
+use crate::account::Account;
+use actors::Judges;
+use actors::ports::{EngineError, Generator, StepReport, Trainer, Turns};
+use async_trait::async_trait;
+use judge::{JudgeError, OutcomeJudge, ProcessJudge, StepContext};
+use proto::{
+    Completion, FinishReason, GenerateRequest, Label, NodeName, Question, SftSample, StateGroup,
+    TensorEntry, Verdict, WeightManifest, WeightSnapshot, WeightVersion,
+};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tools::registry::{Limits, Registry, Tool, ToolError};
+
+/// How many times as long a machine takes for everything.
+pub(crate) type Slowness = Arc<AtomicU32>;
+
+/// Where an engine stands. Closed when it is dropped.
+pub(crate) struct Place {
+    pub account: Arc<Account>,
+    pub node: NodeName,
+    pub boot: u64,
+    pub slowness: Slowness,
+    what: String,
+    number: u64,
+    /// Calls that it takes at once.
+    credits: u32,
+    busy: AtomicU32,
+    /// How long a call takes, in milliseconds, if nothing slows it down.
+    takes_ms: u64,
+    calls: AtomicU64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.account.closed(self.number);
+    }
+}
+
+/// A call at an engine.
+struct Call<'a>(&'a Place);
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Place {
+    pub(crate) fn new(
+        account: Arc<Account>,
+        (node, boot): (NodeName, u64),
+        slowness: Slowness,
+        what: &str,
+        credits: u32,
+        takes_ms: u64,
+    ) -> Self {
+        let what = format!("{what} on {node} ({boot:x})");
+        Self {
+            number: account.opened(what.clone()),
+            account,
+            node,
+            boot,
+            slowness,
+            what,
+            credits,
+            busy: AtomicU32::new(0),
+            takes_ms,
+            calls: AtomicU64::new(0),
+        }
+    }
+
+    /// SI-4, and the time that a call takes.
+    async fn work(&self) {
+        let busy = self.busy.fetch_add(1, Ordering::Relaxed) + 1;
+        let _call = Call(self);
+        if busy > self.credits {
+            // A call that nobody waits for any more takes a moment to end.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let busy = self.busy.load(Ordering::Relaxed);
+        if busy > self.credits {
+            let (what, credits) = (&self.what, self.credits);
+            self.account.breaks(
+                "SI-4",
+                format_args!("{busy} calls at {what}, which takes {credits}"),
+            );
+        }
+        let number = self.calls.fetch_add(1, Ordering::Relaxed);
+        let mut rng = ChaCha8Rng::seed_from_u64(self.boot ^ self.number << 32 ^ number);
+        let slow = f64::from(self.slowness.load(Ordering::Relaxed));
+        let takes = self.takes_ms as f64 * rng.random_range(0.5..1.5) * slow;
+        tokio::time::sleep(Duration::from_secs_f64(takes / 1000.0)).await;
+    }
+}
+
+/// One token per byte.
+pub(crate) struct ByteTurns;
+
+fn bytes(text: &str) -> Vec<u32> {
+    text.bytes().map(u32::from).collect()
+}
+
+impl Turns for ByteTurns {
+    fn prompt(&self, question: &Question) -> Vec<u32> {
+        bytes(&format!("Q:{}\nA:", question.question))
+    }
+
+    fn observation(&self, text: &str, _: &[u32]) -> Vec<u32> {
+        bytes(&format!("\nO:{text}\nA:"))
+    }
+}
+
+/// Asks the tool what the question says, then answers with what it said.
+pub(crate) struct Sampler {
+    pub place: Place,
+    version: AtomicU64,
+}
+
+impl Sampler {
+    pub(crate) fn new(place: Place) -> Self {
+        place.account.serves_anew(&place.node, place.boot);
+        Self {
+            place,
+            version: AtomicU64::new(0),
+        }
+    }
+}
+
+fn continuations(request: &GenerateRequest, version: WeightVersion) -> Vec<Completion> {
+    let prompt: String = request.prompt.iter().map(|&b| b as u8 as char).collect();
+    let text = match prompt.rsplit_once(" -> ") {
+        Some((_, result)) => format!("<answer>{}</answer>", result.trim_end_matches("\nA:")),
+        None => {
+            let asked = prompt.trim_start_matches("Q:").trim_end_matches("\nA:");
+            format!("<math_exp>{asked}</math_exp>")
+        }
+    };
+    let tokens = bytes(&text);
+    let completion = Completion {
+        logprobs: vec![-0.5; tokens.len()],
+        tokens,
+        finish: FinishReason::StopText,
+        text,
+        weight_version: version,
+    };
+    vec![completion; request.samples as usize]
+}
+
+#[async_trait]
+impl Generator for Sampler {
+    async fn generate(
+        &self,
+        requests: Vec<GenerateRequest>,
+    ) -> Result<Vec<Vec<Completion>>, EngineError> {
+        let version = WeightVersion(self.version.load(Ordering::Relaxed));
+        self.place.work().await;
+        let all = requests
+            .iter()
+            .map(|request| continuations(request, version));
+        Ok(all.collect())
+    }
+
+    async fn publish(&self, weights: WeightSnapshot) -> Result<(), EngineError> {
+        let version = weights.manifest.version;
+        let Place {
+            account,
+            node,
+            boot,
+            ..
+        } = &self.place;
+        if !weights.is_intact() || *weights.bytes != version.0.to_le_bytes() {
+            account.breaks("SI-5", format_args!("{node} got damaged weights {version}"));
+        }
+        account.serves(node, *boot, version);
+        self.version.store(version.0, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Adds.
+struct Adder(Place);
+
+#[async_trait]
+impl Tool for Adder {
+    fn name(&self) -> &str {
+        "calculator"
+    }
+
+    fn tag(&self) -> &str {
+        "math_exp"
+    }
+
+    fn description(&self) -> &str {
+        "adds"
+    }
+
+    fn schema(&self) -> serde_json::Value {
+        serde_json::json!({})
+    }
+
+    async fn call(&self, arguments: &str) -> Result<String, ToolError> {
+        self.0.work().await;
+        let value = tools::calculator::evaluate(arguments)
+            .map_err(|error| ToolError::Rejected(error.to_string()))?;
+        Ok(tools::number::format_number(&value))
+    }
+}
+
+pub(crate) fn registry(place: Place) -> Arc<Registry> {
+    let limits = Limits {
+        timeout_ms: 3_600_000,
+        ..Limits::default()
+    };
+    let mut registry = Registry::empty(limits);
+    registry.insert(Arc::new(Adder(place)));
+    Arc::new(registry)
+}
+
+/// Finds everything good.
+struct Kind(Place);
+
+impl Kind {
+    async fn verdict(&self) -> Result<Verdict, JudgeError> {
+        self.0.work().await;
+        Ok(Verdict {
+            judge: "kind".into(),
+            model: "kind/1".into(),
+            prompt_hash: String::new(),
+            label: Label::Good,
+            score: 1.0,
+            rationale: String::new(),
+        })
+    }
+}
+
+#[async_trait]
+impl ProcessJudge for Kind {
+    fn name(&self) -> &str {
+        "kind"
+    }
+
+    fn uses_reference(&self) -> bool {
+        false
+    }
+
+    async fn judge(&self, _: &StepContext) -> Result<Verdict, JudgeError> {
+        self.verdict().await
+    }
+}
+
+#[async_trait]
+impl OutcomeJudge for Kind {
+    fn name(&self) -> &str {
+        "kind"
+    }
+
+    async fn judge(&self, _: &Question, _: Option<&str>) -> Result<Verdict, JudgeError> {
+        self.verdict().await
+    }
+}
+
+pub(crate) fn judges(place: Place) -> Judges {
+    let kind = Arc::new(Kind(place));
+    Judges {
+        process: kind.clone(),
+        outcome: kind,
+    }
+}
+
+/// Its weights are the number of its steps.
+pub(crate) struct Learner {
+    place: Place,
+    epoch: u32,
+    folder: PathBuf,
+    state: Mutex<Learned>,
+}
+
+struct Learned {
+    steps: u64,
+    /// The weights that were given out last.
+    given: Option<WeightVersion>,
+}
+
+/// The file of a checkpoint.
+const STEPS: &str = "steps";
+
+impl Learner {
+    /// Goes on from a checkpoint, if there is one.
+    pub(crate) fn open(
+        place: Place,
+        epoch: u32,
+        folder: PathBuf,
+        checkpoint: Option<&Path>,
+    ) -> Result<Self, EngineError> {
+        let steps = match checkpoint {
+            Some(path) => {
+                let text = std::fs::read_to_string(path.join(STEPS)).map_err(fault)?;
+                text.parse().map_err(fault)?
+            }
+            None => 0,
+        };
+        place.account.note(format_args!(
+            "learner of epoch {epoch} begins with {steps} steps"
+        ));
+        let state = Mutex::new(Learned { steps, given: None });
+        Ok(Self {
+            place,
+            epoch,
+            folder,
+            state,
+        })
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, Learned> {
+        self.state.lock().expect("no holder panics")
+    }
+
+    fn write(&self, folder: &Path) -> Result<(), EngineError> {
+        let steps = self.state().steps.to_string();
+        std::fs::create_dir_all(folder).map_err(fault)?;
+        std::fs::write(folder.join(STEPS), steps).map_err(fault)
+    }
+}
+
+fn fault(error: impl std::fmt::Display) -> EngineError {
+    EngineError(error.to_string())
+}
+
+#[async_trait]
+impl Trainer for Learner {
+    async fn steps_done(&self) -> Result<u64, EngineError> {
+        Ok(self.state().steps)
+    }
+
+    async fn supervised_step(&self, _: Vec<SftSample>) -> Result<StepReport, EngineError> {
+        Err(fault("nothing is imitated here"))
+    }
+
+    async fn policy_step(&self, batch: Vec<StateGroup>) -> Result<StepReport, EngineError> {
+        let given = self.state().given;
+        let mut samples = batch.iter().flat_map(|group| &group.samples);
+        if let Some(stale) = samples.find(|sample| Some(sample.weight_version) != given) {
+            let found = stale.weight_version;
+            let how = format_args!("an action of {found} where {given:?} were published");
+            self.place.account.breaks("SI-3", how);
+        }
+        self.place.work().await;
+        let mut state = self.state();
+        state.steps += 1;
+        self.place.account.step_made(self.epoch, state.steps);
+        Ok(StepReport {
+            step: state.steps,
+            metrics: BTreeMap::from([("epoch".to_owned(), f64::from(self.epoch))]),
+        })
+    }
+
+    async fn snapshot(&self, version: WeightVersion) -> Result<WeightSnapshot, EngineError> {
+        let mut state = self.state();
+        if version != WeightVersion::of(self.epoch, state.steps) {
+            let (epoch, steps) = (self.epoch, state.steps);
+            let how = format_args!("step {steps} of epoch {epoch} is called {version}");
+            self.place.account.breaks("SI-2", how);
+        }
+        self.place.account.given_out(version);
+        state.given = Some(version);
+        let bytes = version.0.to_le_bytes().to_vec();
+        let tensor = TensorEntry {
+            name: "version".into(),
+            dtype: "f32".into(),
+            shape: vec![2],
+            offset: 0,
+            len: bytes.len() as u64,
+        };
+        let manifest = WeightManifest {
+            adapter: None,
+            version,
+            tensors: vec![tensor],
+            checksum: crc32fast::hash(&bytes),
+        };
+        Ok(WeightSnapshot {
+            manifest: Arc::new(manifest),
+            bytes: Arc::new(bytes),
+        })
+    }
+
+    async fn checkpoint(&self) -> Result<PathBuf, EngineError> {
+        let folder = self.folder.join(format!("step_{}", self.state().steps));
+        self.write(&folder)?;
+        Ok(folder)
+    }
+
+    async fn export(&self, folder: PathBuf) -> Result<(), EngineError> {
+        self.write(&folder)
+    }
+}

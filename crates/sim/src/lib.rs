@@ -1,0 +1,168 @@
+//! The cluster without a network: hundreds of nodes in one thread, virtual time, faults from a seed.
+//!
+//! A simulation runs what a run over several nodes runs: [`actors::cluster::Cluster`] and
+//! [`actors::Controller`] on one side, [`actors::node::run`] on the other, over
+//! [`transport::memory`]. Only engines are made up. From its seed follow the machines, the work, and
+//! what goes wrong: nodes and the controller are cut off, crash, come back, are slow; lanes break. In
+//! the end everything is mended, and then the run must end, too.
+//!
+//! - **SI-1 (each item once).** Each item is stored once, and what was acknowledged is there whatever
+//!   happened to the controller.
+//! - **SI-2 (one learner).** Training takes no step of an epoch once a newer one was handed out;
+//!   weights that are given out have rising versions.
+//! - **SI-3 (on policy).** No step is made with an action of other weights than those that were
+//!   published for its batch.
+//! - **SI-4 (credits).** No engine has more calls at once than it said it takes, on a network that
+//!   doubles none.
+//! - **SI-5 (no way back).** A sampler's weights only rise, and are whole.
+//! - **SI-6 (progress).** Once everything is mended the run ends in about the time that its work takes,
+//!   and every node is told.
+//! - **SI-7 (one process a name).** No two members have the same name.
+//! - **SI-8 (nothing is left).** Afterwards no engine is open and no task is left.
+//! - **SI-9 (repeatable).** The same seed gives the same course, line by line.
+//!
+//! What is not simulated: QUIC and TLS themselves, disks that fail, clocks that differ, engines that
+//! fail or hang.
+
+mod account;
+mod chaos;
+mod engines;
+mod head;
+mod machine;
+mod scenario;
+
+pub use scenario::Scenario;
+
+use account::Account;
+use machine::Machine;
+use proto::NodeName;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use transport::memory::Network;
+
+/// What came of a simulation.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Its seed.
+    pub seed: u64,
+    /// Invariants that were broken, the first one first; none if all is well.
+    pub breaks: Vec<String>,
+    /// What happened, with milliseconds of virtual time.
+    pub log: Vec<String>,
+    /// Of the log.
+    pub hash: u64,
+    /// Trajectories stored.
+    pub stored: u64,
+    /// Steps that the training loop was told of.
+    pub steps: u64,
+    /// Faults by their kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Virtual time until everything had ended.
+    pub took: Duration,
+}
+
+/// What everything in a simulation shares.
+pub(crate) struct World {
+    pub scenario: Scenario,
+    pub account: Arc<Account>,
+    pub network: Network,
+    machines: Mutex<Vec<Machine>>,
+    epoch: AtomicU32,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    fn new(scenario: Scenario) -> Arc<Self> {
+        let memory = Path::new("/dev/shm");
+        let root = if memory.is_dir() {
+            memory.to_owned()
+        } else {
+            std::env::temp_dir()
+        };
+        let folder = tempfile::Builder::new()
+            .prefix("swirl-sim-")
+            .tempdir_in(root);
+        let folder = folder.expect("there is room for a folder");
+        std::fs::create_dir(folder.path().join("model")).expect("the folder is new");
+        std::fs::write(folder.path().join("model/weights"), [7; 1000]).expect("there is room");
+        Arc::new(Self {
+            account: Arc::new(Account::new()),
+            network: Network::new(scenario.seed, scenario.rules, scenario.idle),
+            machines: Mutex::default(),
+            epoch: AtomicU32::new(0),
+            folder,
+            scenario,
+        })
+    }
+
+    pub(crate) fn machines(&self) -> MutexGuard<'_, Vec<Machine>> {
+        self.machines.lock().expect("no holder panics")
+    }
+
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.folder.path().join("nodes")
+    }
+
+    pub(crate) fn trajectories(&self) -> PathBuf {
+        self.folder.path().join("trajectories")
+    }
+
+    pub(crate) fn checkpoints(&self) -> PathBuf {
+        self.folder.path().join("checkpoints")
+    }
+
+    pub(crate) fn model(&self) -> PathBuf {
+        self.folder.path().join("model")
+    }
+
+    pub(crate) fn exported(&self) -> PathBuf {
+        self.folder.path().join("exported")
+    }
+
+    /// As on disk: it outlives the controller.
+    pub(crate) fn next_epoch(&self) -> u32 {
+        let epoch = self.epoch.fetch_add(1, Ordering::Relaxed) + 1;
+        self.account.epoch_handed_out(epoch);
+        epoch
+    }
+
+    /// The machines, each of which has a member, once all is mended.
+    pub(crate) fn names(&self) -> BTreeSet<NodeName> {
+        let machines = self.machines();
+        let here = machines.iter().filter(|machine| !machine.is_gone);
+        here.map(|machine| machine.name.clone()).collect()
+    }
+}
+
+/// Runs the simulation of a seed.
+pub fn simulate(seed: u64) -> Outcome {
+    run(Scenario::of(seed))
+}
+
+/// Runs a scenario.
+pub fn run(scenario: Scenario) -> Outcome {
+    let seed = scenario.seed;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime of one thread needs nothing of the system");
+    let (finished, took) = runtime.block_on(async {
+        let world = World::new(scenario);
+        let took = chaos::course(&world).await;
+        (world.account.finish(), took)
+    });
+    Outcome {
+        seed,
+        breaks: finished.breaks,
+        log: finished.log,
+        hash: finished.hash,
+        stored: finished.stored,
+        steps: finished.steps,
+        faults: finished.faults,
+        took,
+    }
+}

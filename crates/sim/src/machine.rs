@@ -1,0 +1,245 @@
+//! The simulation's machines: each runs a node, which dies, comes back, and is slow at times.
+
+use crate::World;
+use crate::engines::{Learner, Place, Sampler, Slowness, judges, registry};
+use crate::head::{Ordered, controller};
+use actors::node::{self, DialFault, Dialler, NodeEnd, NodePlan};
+use actors::ports::EngineError;
+use actors::remote::{Engine, Outfitter, pull_folder};
+use async_trait::async_trait;
+use proto::cluster::EngineOrder;
+use proto::{Identity, NodeName, Role};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+use tokio::task::AbortHandle;
+use transport::memory::Network;
+use transport::{Connection, Lane};
+
+/// A machine.
+pub(crate) struct Machine {
+    pub name: NodeName,
+    roles: BTreeSet<Role>,
+    pub slowness: Slowness,
+    /// It never comes back.
+    pub is_gone: bool,
+    /// The newest last.
+    pub processes: Vec<Process>,
+}
+
+/// A process of a node.
+pub(crate) struct Process {
+    task: AbortHandle,
+    stop: Option<oneshot::Sender<()>>,
+    end: Arc<Mutex<Option<NodeEnd>>>,
+}
+
+impl Process {
+    pub(crate) fn is_alive(&self) -> bool {
+        !self.task.is_finished()
+    }
+
+    pub(crate) fn end(&self) -> Option<NodeEnd> {
+        self.end.lock().expect("no holder panics").clone()
+    }
+
+    /// Ends it at once.
+    pub(crate) fn kill(&self) {
+        self.task.abort();
+    }
+
+    /// Asks it to leave.
+    pub(crate) fn leave(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // One that has ended needs no word.
+            let _ = stop.send(());
+        }
+    }
+}
+
+impl Machine {
+    pub(crate) fn new(number: usize, roles: BTreeSet<Role>) -> Self {
+        let name = format!("n-{number:03}")
+            .parse()
+            .expect("a name of letters and digits");
+        let slowness = Slowness::default();
+        slowness.store(1, Ordering::Relaxed);
+        Self {
+            name,
+            roles,
+            slowness,
+            is_gone: false,
+            processes: Vec::new(),
+        }
+    }
+
+    pub(crate) fn trains(&self) -> bool {
+        self.roles.contains(&Role::Learner)
+    }
+
+    /// Whether others that stay can do all that it does.
+    pub(crate) fn is_spare(&self, all: &[Self]) -> bool {
+        self.roles.iter().all(|role| {
+            let has_it = |other: &&Self| other.roles.contains(role) && !other.is_gone;
+            all.iter().filter(has_it).count() > 1
+        })
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.processes.iter().any(Process::is_alive)
+    }
+
+    /// Starts a process.
+    pub(crate) fn start(&mut self, world: &Arc<World>, boot: u64) {
+        let name = self.name.clone();
+        world
+            .account
+            .note(format_args!("{name} starts as {boot:x}"));
+        let identity = Identity {
+            name: name.clone(),
+            roles: self.roles.clone(),
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let plan = NodePlan {
+            name: name.clone(),
+            roles: self.roles.clone(),
+            version: "sim".into(),
+            config: None,
+            boot,
+            outfitter: Arc::new(Outfit {
+                world: world.clone(),
+                node: name.clone(),
+                boot,
+                slowness: self.slowness.clone(),
+            }),
+            dialler: Arc::new(Way {
+                network: world.network.clone(),
+                identity,
+            }),
+            contact: watch::Sender::default(),
+        };
+        let end = Arc::new(Mutex::new(None));
+        let (ended, account) = (end.clone(), world.account.clone());
+        let task = tokio::spawn(async move {
+            let stop = async move {
+                if stopped.await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let how = node::run(plan, stop).await;
+            account.note(format_args!("{name} ({boot:x}) ends: {how:?}"));
+            *ended.lock().expect("no holder panics") = Some(how);
+        });
+        self.processes.push(Process {
+            task: task.abort_handle(),
+            stop: Some(stop),
+            end,
+        });
+    }
+}
+
+struct Way {
+    network: Network,
+    identity: Identity,
+}
+
+impl Way {
+    async fn dial(&self, lane: Lane) -> Result<Arc<dyn Connection>, DialFault> {
+        let dialled = self
+            .network
+            .dial(self.identity.clone(), &controller().name, lane)
+            .await;
+        dialled.map_err(|error| DialFault::Unreachable(error.to_string()))
+    }
+}
+
+#[async_trait]
+impl Dialler for Way {
+    async fn control(&self) -> Result<Arc<dyn Connection>, DialFault> {
+        self.dial(Lane::Control).await
+    }
+
+    async fn data(&self) -> Result<Arc<dyn Connection>, DialFault> {
+        self.dial(Lane::Data).await
+    }
+
+    async fn bulk(&self, _: u16) -> Result<Arc<dyn Connection>, DialFault> {
+        self.dial(Lane::Bulk).await
+    }
+}
+
+struct Outfit {
+    world: Arc<World>,
+    node: NodeName,
+    boot: u64,
+    slowness: Slowness,
+}
+
+impl Outfit {
+    fn folder(&self) -> PathBuf {
+        self.world.folder().join(self.node.as_str())
+    }
+
+    fn place(&self, what: &str, credits: u32, takes_ms: u64) -> Place {
+        let who = (self.node.clone(), self.boot);
+        // Requests that arrive twice are worked on twice.
+        let credits = if self.world.scenario.is_harsh {
+            u32::MAX
+        } else {
+            credits
+        };
+        let account = self.world.account.clone();
+        Place::new(account, who, self.slowness.clone(), what, credits, takes_ms)
+    }
+}
+
+#[async_trait]
+impl Outfitter for Outfit {
+    async fn open(
+        &self,
+        order: &EngineOrder,
+        bulk: Arc<dyn Connection>,
+    ) -> Result<Engine, EngineError> {
+        let fault = |error: serde_json::Error| EngineError(error.to_string());
+        let ordered: Ordered = serde_json::from_slice(&order.order).map_err(fault)?;
+        let scenario = &self.world.scenario;
+        let takes = scenario.open_ms * u64::from(self.slowness.load(Ordering::Relaxed));
+        tokio::time::sleep(Duration::from_millis(takes)).await;
+        let root = self.folder();
+        if let Some(model) = &ordered.model {
+            pull_folder(bulk.as_ref(), model, &root.join("model")).await?;
+        }
+        let credits = scenario.credits;
+        Ok(match order.role {
+            Role::Tool => Engine::Tools(
+                registry(self.place("tools", credits, scenario.service_ms)),
+                credits,
+            ),
+            Role::Judge => Engine::Judges(
+                judges(self.place("judges", credits, scenario.service_ms)),
+                credits,
+            ),
+            Role::Learner => {
+                let folder = root.join(format!("learner-{}", ordered.epoch));
+                let checkpoint = match &ordered.checkpoint {
+                    Some((name, files)) => {
+                        let path = folder.join(name);
+                        pull_folder(bulk.as_ref(), files, &path).await?;
+                        Some(path)
+                    }
+                    None => None,
+                };
+                let place = self.place("learner", 1, scenario.step_ms);
+                let learner = Learner::open(place, ordered.epoch, folder, checkpoint.as_deref())?;
+                Engine::Learner(Arc::new(learner))
+            }
+            Role::Sampler | Role::Controller => {
+                let place = self.place("sampler", credits, scenario.sample_ms);
+                Engine::Sampler(Arc::new(Sampler::new(place)), credits)
+            }
+        })
+    }
+}

@@ -1,0 +1,4 @@
+//! Simulations of fixed seeds, and of some new ones each time.
+
+#[cfg(test)]
+mod seeds;

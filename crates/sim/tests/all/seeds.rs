@@ -1,0 +1,67 @@
+use sim::simulate;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Simulates a seed and says how to see it again.
+fn check(seed: u64) -> u64 {
+    let outcome = simulate(seed);
+    let tail = outcome.log.len().saturating_sub(30);
+    assert!(
+        outcome.breaks.is_empty(),
+        "seed {seed} breaks {:#?}\nthe last lines of {}:\n{}\n\
+         again: SWIRL_SIM_SEED={seed} cargo test -p sim, or cargo run -p sim -- --start {seed} \
+         --seeds 1 --log",
+        outcome.breaks,
+        outcome.log.len(),
+        outcome.log[tail..].join("\n"),
+    );
+    outcome.hash
+}
+
+/// The seed that is asked for alone.
+fn asked() -> Option<u64> {
+    std::env::var("SWIRL_SIM_SEED")
+        .ok()
+        .map(|text| text.parse().expect("a number"))
+}
+
+fn all(seeds: impl Iterator<Item = u64>) {
+    if asked().is_none() {
+        seeds.for_each(|seed| drop(check(seed)));
+    }
+}
+
+#[test]
+fn the_seed_that_is_asked_for_keeps_the_invariants() {
+    if let Some(seed) = asked() {
+        check(seed);
+    }
+}
+
+#[test]
+fn fixed_seeds_keep_the_invariants() {
+    all(0..20);
+}
+
+#[test]
+fn more_fixed_seeds_keep_the_invariants() {
+    all(20..40);
+}
+
+#[test]
+fn new_seeds_keep_the_invariants() {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970");
+    let first = now.as_nanos() as u64 ^ u64::from(std::process::id());
+    all((0..10).map(|i| first.wrapping_add(i)));
+}
+
+#[test]
+fn si_9_the_same_seed_takes_the_same_course() {
+    if asked().is_some() {
+        return;
+    }
+    for seed in [3, 7, 11, 19] {
+        assert_eq!(check(seed), check(seed), "seed {seed}");
+    }
+}
