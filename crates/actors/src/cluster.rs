@@ -438,7 +438,8 @@ impl Cluster {
         self.learner_lost();
         for (member, node) in nodes {
             let silent_ms = now.saturating_sub(member.heard_ms);
-            tracing::warn!(node = %member.name, silent_ms, "A node is silent and given up.");
+            let reason = format!("silent for {silent_ms} ms");
+            tracing::warn!(node = %member.name, reason, "A node is lost.");
             end_node(
                 &node,
                 "the controller has not heard of this node for too long",
