@@ -11,6 +11,10 @@ use tokio::time::Instant;
 /// Pause before a call is made again: long enough for a restart, short against any call.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
+/// Pause after the first loss of a node with a call; doubled after each. When this process is cut off,
+/// all nodes are lost within seconds: the call must not be given to one after the other meanwhile.
+const LOSS_PAUSE: Duration = Duration::from_millis(100);
+
 /// How many nodes may be lost with a call before it is given up: a call that kills whoever takes it
 /// must not take the cluster down.
 const LOSSES: u32 = 8;
@@ -228,7 +232,10 @@ impl<M: Message> Pool<M> {
                 Attempt::Answered(reply) => return Ok(reply),
                 Attempt::TimedOut => return Err(late()),
                 Attempt::Died => deaths += 1,
-                Attempt::Gone => losses += 1,
+                Attempt::Gone => {
+                    tokio::time::sleep(LOSS_PAUSE * (1 << losses)).await;
+                    losses += 1;
+                }
             }
         }
         Err(CallError::Lost {

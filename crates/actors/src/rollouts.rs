@@ -16,11 +16,16 @@ use proto::{
 use ractor::{ActorRef, RpcReplyPort};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 use store::TrajectoryStore;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tools::parser::{ActionTags, malformed_message, parse_action};
+
+/// Pause before an item whose sampler was lost is given to another: where all samplers are lost within
+/// seconds, as when this process is cut off, it must not go from one to the next.
+const LOSS_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is to be generated, and how.
 pub struct RolloutPlan {
@@ -382,6 +387,8 @@ impl Driver<'_> {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) if error.is_gone() => {
+                    // Others that are lost with it are noticed first.
+                    tokio::time::sleep(LOSS_PAUSE).await;
                     return Err(ItemFailure::Lost(self.item.clone(), Box::new(begun)));
                 }
                 Err(error) => return Err(failed(error)),

@@ -260,7 +260,7 @@ fn rollout_plan(world: &World, progress: watch::Sender<Progress>) -> RolloutPlan
         ledger: LedgerConfig {
             lease_ms: scenario.lease_ms,
             max_tries: 100,
-            max_losses: 1000,
+            max_losses: 16,
             straggler_factor: 3,
         },
         progress,
