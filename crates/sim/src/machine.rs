@@ -38,8 +38,9 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// It has not ended, and is not about to.
     pub(crate) fn is_alive(&self) -> bool {
-        !self.task.is_finished()
+        !self.task.is_finished() && self.stop.is_some()
     }
 
     pub(crate) fn end(&self) -> Option<NodeEnd> {
