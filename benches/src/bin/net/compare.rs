@@ -10,13 +10,16 @@ use std::process::Command;
 /// Bytes of the object: SmolLM2-135M in bf16.
 const OBJECT: u64 = 270_000_000;
 
+/// Takes what is shown out of an answer.
+type Figure = fn(&Ask, &Answer) -> Option<f64>;
+
 struct Measurement {
     name: &'static str,
     ask: Ask,
     /// How many of its peers' messages are enough: they are slower, and keep what they cannot send.
     peers: Ask,
     unit: &'static str,
-    figure: fn(&Ask, &Answer) -> Option<f64>,
+    figure: Figure,
 }
 
 fn measurements(fewer: u64) -> Vec<Measurement> {
@@ -57,10 +60,8 @@ fn measurements(fewer: u64) -> Vec<Measurement> {
         unit,
         figure,
     };
-    let (p50, p99): (
-        fn(&Ask, &Answer) -> Option<f64>,
-        fn(&Ask, &Answer) -> Option<f64>,
-    ) = (|_, answer| answer.p50_us, |_, answer| answer.p99_us);
+    let p50: Figure = |_, answer| answer.p50_us;
+    let p99: Figure = |_, answer| answer.p99_us;
     vec![
         measure(
             "call, 256 B, p50",
