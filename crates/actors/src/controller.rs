@@ -3,7 +3,7 @@
 use crate::cluster::Arrival;
 use crate::fleet::{Fleet, FleetPlan, RestartCounts};
 use crate::pool::{Home, Pool};
-use crate::remote::{RemoteJudge, RemoteLearner, RemoteSampler, RemoteTool};
+use crate::remote::{PassOn, RemoteEngine, StandIn};
 use crate::rollouts::{ItemResult, Job, Outcome, RolloutError, RolloutPlan, RolloutReport};
 use crate::workers::{Judge, Learner, Sampler, SamplerMessage, ToolExecutor};
 use control::ledger::LeaseToken;
@@ -301,25 +301,35 @@ async fn take_in(
     tracing::info!(role = %role, node = %engine.node(), "An engine of another node joins.");
     match role {
         Role::Sampler => {
-            let (actor, _) = Actor::spawn_linked(None, RemoteSampler, engine, me.clone()).await?;
+            let actor = stand_in(engine, me).await?;
             tokio::spawn(catch_up(fleet.clone(), actor));
         }
         Role::Tool => {
-            let (actor, _) = Actor::spawn_linked(None, RemoteTool, engine, me.clone()).await?;
-            fleet.tools.insert(actor, Home::Elsewhere);
+            fleet
+                .tools
+                .insert(stand_in(engine, me).await?, Home::Elsewhere);
         }
         Role::Judge => {
-            let (actor, _) = Actor::spawn_linked(None, RemoteJudge, engine, me.clone()).await?;
-            fleet.judges.insert(actor, Home::Elsewhere);
+            fleet
+                .judges
+                .insert(stand_in(engine, me).await?, Home::Elsewhere);
         }
         Role::Learner => {
-            let (actor, _) = Actor::spawn_linked(None, RemoteLearner, engine, me.clone()).await?;
+            let actor = stand_in(engine, me).await?;
             fleet.epoch.store(epoch, Ordering::SeqCst);
             fleet.learner.insert(actor, Home::Elsewhere);
         }
         Role::Controller => {}
     }
     Ok(())
+}
+
+async fn stand_in<M: PassOn>(
+    engine: Arc<RemoteEngine>,
+    me: &ActorCell,
+) -> Result<ActorRef<M>, ActorProcessingErr> {
+    let (actor, _) = Actor::spawn_linked(None, StandIn::new(), engine, me.clone()).await?;
+    Ok(actor)
 }
 
 /// Gives a sampler the weights that the others serve, before anything is asked of it.

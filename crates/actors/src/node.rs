@@ -5,13 +5,12 @@ use crate::remote::{Host, Outfitter, method};
 use async_trait::async_trait;
 use bytes::Bytes;
 use control::backoff::Backoff;
-use proto::cluster::{Assignment, Heartbeat, Join, Welcome};
+use proto::cluster::{Assignment, Join, Welcome};
 use proto::{NodeName, Role, codec};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -139,8 +138,7 @@ async fn stay(
 ) -> StayEnd {
     let broken = |reason: String| StayEnd::Broken(reason);
     let (end, mut ended) = watch::channel(None);
-    let busy = Arc::new(AtomicU64::new(0));
-    let joining = join(plan, host, &end, &busy);
+    let joining = join(plan, host, &end);
     let joined = tokio::select! {
         biased;
         () = &mut *stop => return StayEnd::End(NodeEnd::Stopped),
@@ -183,7 +181,7 @@ async fn stay(
         reason = joined.control.closed() => broken(reason),
         reason = joined.data.closed() => broken(reason),
         () = joined.bulk_ended.notified() => broken("the bulk lane ended".to_owned()),
-        reason = beat(&joined, &plan.contact, &busy) => broken(reason),
+        reason = beat(&joined, &plan.contact) => broken(reason),
     }
 }
 
@@ -209,13 +207,11 @@ async fn join(
     plan: &NodePlan,
     host: &Arc<Host>,
     end: &watch::Sender<Option<NodeEnd>>,
-    busy: &Arc<AtomicU64>,
 ) -> Result<Stay, DialFault> {
     let unreachable = |error: &dyn std::fmt::Display| DialFault::Unreachable(error.to_string());
     let handler = Arc::new(NodeHandler {
         host: host.clone(),
         end: end.clone(),
-        busy: busy.clone(),
     });
     let control = open(plan.dialler.control().await?, handler.clone()).await?;
     let join = Join {
@@ -276,14 +272,10 @@ async fn open(
 }
 
 /// Is heard of until it is no member any more; the reason.
-async fn beat(stay: &Stay, contact: &watch::Sender<Contact>, busy: &AtomicU64) -> String {
+async fn beat(stay: &Stay, contact: &watch::Sender<Contact>) -> String {
     let every = Duration::from_millis(stay.welcome.heartbeat_ms.max(1));
     for count in 1.. {
-        let beat = Heartbeat {
-            node: stay.welcome.node,
-            busy: busy.load(Ordering::Relaxed),
-        };
-        let beat = codec::encode(&beat).unwrap_or_default();
+        let beat = codec::encode(&stay.welcome.node).unwrap_or_default();
         let heard = stay.control.call(method::HEARTBEAT, &beat, PROMPT).await;
         match heard.map(|known| codec::decode::<bool>(&known)) {
             Ok(Ok(true)) => drop(contact.send_replace(Contact::Joined(count))),
@@ -299,23 +291,6 @@ async fn beat(stay: &Stay, contact: &watch::Sender<Contact>, busy: &AtomicU64) -
 struct NodeHandler {
     host: Arc<Host>,
     end: watch::Sender<Option<NodeEnd>>,
-    busy: Arc<AtomicU64>,
-}
-
-/// Counts a call that is worked on.
-struct Busy(Arc<AtomicU64>);
-
-impl Busy {
-    fn new(count: &Arc<AtomicU64>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 #[async_trait]
@@ -324,7 +299,6 @@ impl Handler for NodeHandler {
         let encode = |opened: &Vec<proto::cluster::Opened>| codec::encode(opened);
         match request.method {
             method::ENGINE => {
-                let _busy = Busy::new(&self.busy);
                 let served = self.host.serve(&request.body).await;
                 served.map_err(|error| error.to_string())
             }

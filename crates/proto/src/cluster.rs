@@ -37,15 +37,6 @@ pub struct Welcome {
     pub heartbeat_ms: u64,
 }
 
-/// A node tells that it lives, and how it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Heartbeat {
-    /// The number of its stay.
-    pub node: u64,
-    /// Calls it is working on.
-    pub busy: u64,
-}
-
 /// What a node is to do from now on; engines that are not named are closed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {

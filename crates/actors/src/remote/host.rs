@@ -2,16 +2,18 @@
 
 use super::blobs::{Blobs, Loan, TransferError, pull_bytes};
 use crate::controller::Controller;
-use crate::fleet::{Fleet, FleetError, FleetPlan, Judges, LearnerHandle};
+use crate::fleet::{FleetError, FleetPlan, Judges, LearnerHandle};
 use crate::ports::{EngineError, Generator, Trainer};
 use async_trait::async_trait;
 use bytes::Bytes;
 use judge::{JudgeError, StepContext};
-use proto::cluster::{Assignment, EngineOrder, EngineRequest, Opened};
+use proto::cluster::{Assignment, EngineOrder, EngineRequest, FileSet, Opened};
 use proto::{Role, WeightSnapshot, codec};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use tempfile::TempDir;
 use tools::registry::{Registry, ToolError};
 use transport::Connection;
 
@@ -66,14 +68,21 @@ pub struct Host {
     assigning: tokio::sync::Mutex<()>,
     bulk: Mutex<Option<Arc<dyn Connection>>>,
     blobs: Blobs,
-    /// What the controller may still pull, by kind: each replaces the one before.
-    lent: Mutex<BTreeMap<&'static str, (Loan, Option<tempfile::TempDir>)>>,
 }
 
 struct Hosted {
     key: String,
     credits: u32,
     controller: Controller,
+    /// What the controller may still pull, by kind: each replaces the one before, and with the engine
+    /// all go.
+    lent: Mutex<BTreeMap<&'static str, (Loan, Option<TempDir>)>>,
+}
+
+impl Hosted {
+    fn keep(&self, kind: &'static str, loan: Loan, dir: Option<TempDir>) {
+        lock(&self.lent).insert(kind, (loan, dir));
+    }
 }
 
 impl Host {
@@ -85,7 +94,6 @@ impl Host {
             assigning: tokio::sync::Mutex::default(),
             bulk: Mutex::default(),
             blobs: Blobs::default(),
-            lent: Mutex::default(),
         }
     }
 
@@ -120,7 +128,7 @@ impl Host {
         };
         // Before others are opened: two models may not fit side by side.
         for hosted in closed {
-            close(hosted).await;
+            hosted.controller.end().await;
         }
         let mut opened = Vec::new();
         for order in &assignment.engines {
@@ -148,6 +156,7 @@ impl Host {
             key: order.key.clone(),
             credits,
             controller,
+            lent: Mutex::default(),
         };
         lock(&self.hosted).insert(order.role, Arc::new(hosted));
         Ok(credits)
@@ -157,7 +166,7 @@ impl Host {
     pub(crate) async fn close(&self) {
         let all = std::mem::take(&mut *lock(&self.hosted));
         for hosted in all.into_values() {
-            close(hosted).await;
+            hosted.controller.end().await;
         }
     }
 
@@ -200,12 +209,12 @@ impl Host {
                 let judged = fleet.judge_outcome(&question, answer.as_deref()).await;
                 encode(judged.map_err(judge_error))
             }
-            request => self.train(fleet, request).await,
+            request => self.train(&hosted, request).await,
         }
     }
 
-    async fn train(&self, fleet: &Fleet, request: EngineRequest) -> Result<Bytes, HostError> {
-        let learner = match fleet.learner().await {
+    async fn train(&self, hosted: &Hosted, request: EngineRequest) -> Result<Bytes, HostError> {
+        let learner = match hosted.controller.fleet().learner().await {
             Ok(learner) => learner,
             Err(error) => return encode(Err::<(), _>(engine_error(error))),
         };
@@ -221,12 +230,12 @@ impl Host {
                 let taken = learner.snapshot(version).await.map_err(engine_error);
                 encode(taken.map(|weights| {
                     let (blob, loan) = self.blobs.lend_weights(&weights);
-                    self.keep("snapshot", loan, None);
+                    hosted.keep("snapshot", loan, None);
                     ((*weights.manifest).clone(), blob)
                 }))
             }
-            EngineRequest::Checkpoint => encode(self.checkpoint(learner).await),
-            EngineRequest::Export => encode(self.export(learner).await),
+            EngineRequest::Checkpoint => encode(self.checkpoint(hosted, learner).await),
+            EngineRequest::Export => encode(self.export(hosted, learner).await),
             EngineRequest::Generate(_)
             | EngineRequest::Publish(..)
             | EngineRequest::Execute(_)
@@ -237,8 +246,9 @@ impl Host {
 
     async fn checkpoint(
         &self,
+        hosted: &Hosted,
         learner: LearnerHandle,
-    ) -> Result<(String, proto::cluster::FileSet), EngineError> {
+    ) -> Result<(String, FileSet), EngineError> {
         let folder = learner.checkpoint().await.map_err(engine_error)?;
         let name = folder
             .file_name()
@@ -246,36 +256,29 @@ impl Host {
             .to_string_lossy()
             .into_owned();
         let (files, loan) = self.lend_folder(folder).await?;
-        self.keep("checkpoint", loan, None);
+        hosted.keep("checkpoint", loan, None);
         Ok((name, files))
     }
 
-    async fn export(&self, learner: LearnerHandle) -> Result<proto::cluster::FileSet, EngineError> {
+    async fn export(
+        &self,
+        hosted: &Hosted,
+        learner: LearnerHandle,
+    ) -> Result<FileSet, EngineError> {
         let dir = tempfile::tempdir().map_err(|error| EngineError(error.to_string()))?;
         let folder = dir.path().join("model");
         learner.export(folder.clone()).await.map_err(engine_error)?;
         let (files, loan) = self.lend_folder(folder).await?;
-        self.keep("export", loan, Some(dir));
+        hosted.keep("export", loan, Some(dir));
         Ok(files)
     }
 
-    async fn lend_folder(
-        &self,
-        folder: std::path::PathBuf,
-    ) -> Result<(proto::cluster::FileSet, Loan), EngineError> {
+    async fn lend_folder(&self, folder: PathBuf) -> Result<(FileSet, Loan), EngineError> {
         let blobs = self.blobs.clone();
         let lent = crate::blocking::run(move || blobs.lend_folder(&folder)).await;
         let lent = lent.map_err(|error| EngineError(error.to_string()))?;
         lent.map_err(|error| EngineError(error.to_string()))
     }
-
-    fn keep(&self, kind: &'static str, loan: Loan, dir: Option<tempfile::TempDir>) {
-        lock(&self.lent).insert(kind, (loan, dir));
-    }
-}
-
-async fn close(hosted: Arc<Hosted>) {
-    hosted.controller.end().await;
 }
 
 fn plan_of(engine: Engine) -> (FleetPlan, u32) {

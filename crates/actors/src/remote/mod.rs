@@ -12,7 +12,7 @@ mod stand_in;
 
 pub use blobs::{Blobs, Loan, pull_folder};
 pub use host::{Engine, Host, HostError, Outfitter};
-pub(crate) use stand_in::{RemoteJudge, RemoteLearner, RemoteSampler, RemoteTool};
+pub(crate) use stand_in::{PassOn, StandIn};
 
 use crate::ports::EngineError;
 use proto::cluster::EngineRequest;
@@ -28,7 +28,7 @@ use transport::{CallError, Connection, Link};
 pub(crate) mod method {
     /// Node to controller, control lane: [`proto::cluster::Join`].
     pub const JOIN: u8 = 1;
-    /// Node to controller, control lane: [`proto::cluster::Heartbeat`].
+    /// Node to controller, control lane: the number of its stay, which lives.
     pub const HEARTBEAT: u8 = 2;
     /// Node to controller, control lane: it leaves.
     pub const LEAVE: u8 = 3;
@@ -39,9 +39,9 @@ pub(crate) mod method {
     /// Controller to node, control lane: why the run is over.
     pub const END: u8 = 6;
     /// Controller to node, control lane: why the run does not want this process any more.
-    pub const EXPEL: u8 = 8;
+    pub const EXPEL: u8 = 7;
     /// Controller to node, data lane: [`proto::cluster::EngineRequest`].
-    pub const ENGINE: u8 = 7;
+    pub const ENGINE: u8 = 8;
 }
 
 /// An engine on another node.

@@ -10,6 +10,7 @@ use proto::cluster::{BlobRef, EngineRequest, FileSet, Generated};
 use proto::{Verdict, WeightManifest, WeightSnapshot};
 use ractor::{Actor, ActorProcessingErr, ActorRef, Message, RpcReplyPort};
 use serde::{Serialize, de::DeserializeOwned};
+use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,23 +18,60 @@ use tools::registry::{ToolError, ToolReply};
 
 type Engine = Arc<RemoteEngine>;
 
-/// Ends the actor when its node is lost.
-fn end_with_link<M: Message>(myself: ActorRef<M>, engine: &Engine) {
-    let link = engine.link.clone();
-    let engine = Arc::downgrade(engine);
-    tokio::spawn(async move {
-        let reason = link.closed().await;
-        // Whoever waits for a credit waits no longer.
-        if let Some(engine) = engine.upgrade() {
-            engine.credits.close();
-        }
-        myself.stop(Some(reason));
-    });
+/// The actor that stands for an engine elsewhere, whatever it is asked. What a learner leaves behind
+/// (checkpoints, exported models) is brought here.
+pub(crate) struct StandIn<M>(PhantomData<fn(M)>);
+
+impl<M> StandIn<M> {
+    pub(crate) fn new() -> Self {
+        Self(PhantomData)
+    }
 }
 
-/// Asks in a task of its own, so that the mailbox goes on. The port of a call that was lost is
-/// dropped: that is how the caller learns of it.
-fn pass_on<T, E>(
+/// What an engine elsewhere can be asked.
+pub(crate) trait PassOn: Message {
+    /// Has the engine asked, in a task of its own, so that the mailbox goes on. The port of a call
+    /// that was lost is dropped: that is how the caller learns of it.
+    fn pass_on(self, engine: &Engine);
+}
+
+#[ractor::async_trait]
+impl<M: PassOn> Actor for StandIn<M> {
+    type Msg = M;
+    type State = Engine;
+    type Arguments = Engine;
+
+    /// It ends when its node is lost.
+    async fn pre_start(
+        &self,
+        myself: ActorRef<M>,
+        engine: Engine,
+    ) -> Result<Engine, ActorProcessingErr> {
+        let (link, known) = (engine.link.clone(), Arc::downgrade(&engine));
+        tokio::spawn(async move {
+            let reason = link.closed().await;
+            // Whoever waits for a credit waits no longer.
+            if let Some(engine) = known.upgrade() {
+                engine.credits.close();
+            }
+            myself.stop(Some(reason));
+        });
+        Ok(engine)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<M>,
+        message: M,
+        engine: &mut Engine,
+    ) -> Result<(), ActorProcessingErr> {
+        message.pass_on(engine);
+        Ok(())
+    }
+}
+
+/// Asks, and gives the answer as it comes.
+fn ask<T, E>(
     engine: &Engine,
     request: EngineRequest,
     limit: Duration,
@@ -53,34 +91,12 @@ fn pass_on<T, E>(
     });
 }
 
-/// Stands for a sampler.
-pub(crate) struct RemoteSampler;
-
-#[ractor::async_trait]
-impl Actor for RemoteSampler {
-    type Msg = SamplerMessage;
-    type State = Engine;
-    type Arguments = Engine;
-
-    async fn pre_start(
-        &self,
-        myself: ActorRef<Self::Msg>,
-        engine: Engine,
-    ) -> Result<Engine, ActorProcessingErr> {
-        end_with_link(myself, &engine);
-        Ok(engine)
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<Self::Msg>,
-        message: Self::Msg,
-        engine: &mut Engine,
-    ) -> Result<(), ActorProcessingErr> {
-        match message {
-            SamplerMessage::Generate(requests, waiting, port) => {
+impl PassOn for SamplerMessage {
+    fn pass_on(self, engine: &Engine) {
+        let engine = engine.clone();
+        match self {
+            Self::Generate(requests, waiting, port) => {
                 let request = EngineRequest::Generate(requests);
-                let engine = engine.clone();
                 tokio::spawn(async move {
                     let asked =
                         engine.ask::<Result<Generated, EngineError>>(&request, ENGINE_LIMIT);
@@ -93,15 +109,12 @@ impl Actor for RemoteSampler {
                     }
                 });
             }
-            SamplerMessage::Publish(weights, port) => {
+            Self::Publish(weights, port) => {
                 let (blob, loan) = engine.blobs.lend_weights(&weights);
                 let request = EngineRequest::Publish((*weights.manifest).clone(), blob);
-                let engine = engine.clone();
                 tokio::spawn(async move {
-                    match engine
-                        .ask::<Result<(), EngineError>>(&request, ENGINE_LIMIT)
-                        .await
-                    {
+                    let asked = engine.ask::<Result<(), EngineError>>(&request, ENGINE_LIMIT);
+                    match asked.await {
                         Ok(result) => answer(port, result),
                         // It could not have the weights, which is no fault of the engine.
                         Err(RemoteFault::Refused(reason)) => {
@@ -114,133 +127,59 @@ impl Actor for RemoteSampler {
                 });
             }
         }
-        Ok(())
     }
 }
 
-/// Stands for a tool executor.
-pub(crate) struct RemoteTool;
-
-#[ractor::async_trait]
-impl Actor for RemoteTool {
-    type Msg = ToolMessage;
-    type State = Engine;
-    type Arguments = Engine;
-
-    async fn pre_start(
-        &self,
-        myself: ActorRef<Self::Msg>,
-        engine: Engine,
-    ) -> Result<Engine, ActorProcessingErr> {
-        end_with_link(myself, &engine);
-        Ok(engine)
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<Self::Msg>,
-        message: Self::Msg,
-        engine: &mut Engine,
-    ) -> Result<(), ActorProcessingErr> {
-        let request = EngineRequest::Execute(message.call);
+impl PassOn for ToolMessage {
+    fn pass_on(self, engine: &Engine) {
+        let request = EngineRequest::Execute(self.call);
         let refused = ToolError::Infrastructure;
-        pass_on::<ToolReply, _>(engine, request, SERVICE_LIMIT, message.reply, refused);
-        Ok(())
+        ask::<ToolReply, _>(engine, request, SERVICE_LIMIT, self.reply, refused);
     }
 }
 
-/// Stands for a judge.
-pub(crate) struct RemoteJudge;
-
-#[ractor::async_trait]
-impl Actor for RemoteJudge {
-    type Msg = JudgeMessage;
-    type State = Engine;
-    type Arguments = Engine;
-
-    async fn pre_start(
-        &self,
-        myself: ActorRef<Self::Msg>,
-        engine: Engine,
-    ) -> Result<Engine, ActorProcessingErr> {
-        end_with_link(myself, &engine);
-        Ok(engine)
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<Self::Msg>,
-        message: Self::Msg,
-        engine: &mut Engine,
-    ) -> Result<(), ActorProcessingErr> {
-        let (request, port) = match message {
-            JudgeMessage::Step(_, port) | JudgeMessage::Outcome(_, _, port) if port.is_closed() => {
-                return Ok(());
-            }
-            JudgeMessage::Step(context, port) => {
+impl PassOn for JudgeMessage {
+    fn pass_on(self, engine: &Engine) {
+        let (request, port) = match self {
+            Self::Step(_, port) | Self::Outcome(_, _, port) if port.is_closed() => return,
+            Self::Step(context, port) => {
                 let question = Box::new(context.question);
                 let step = Box::new(context.step);
                 let request = EngineRequest::JudgeStep(question, context.history, step);
                 (request, port)
             }
-            JudgeMessage::Outcome(question, answer, port) => {
+            Self::Outcome(question, answer, port) => {
                 (EngineRequest::JudgeOutcome(question, answer), port)
             }
         };
-        pass_on::<Verdict, _>(engine, request, SERVICE_LIMIT, port, JudgeError::Elsewhere);
-        Ok(())
+        ask::<Verdict, _>(engine, request, SERVICE_LIMIT, port, JudgeError::Elsewhere);
     }
 }
 
-/// Stands for a learner. What it leaves behind (checkpoints, exported models) is brought here.
-pub(crate) struct RemoteLearner;
-
-#[ractor::async_trait]
-impl Actor for RemoteLearner {
-    type Msg = LearnerMessage;
-    type State = Engine;
-    type Arguments = Engine;
-
-    async fn pre_start(
-        &self,
-        myself: ActorRef<Self::Msg>,
-        engine: Engine,
-    ) -> Result<Engine, ActorProcessingErr> {
-        end_with_link(myself, &engine);
-        Ok(engine)
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<Self::Msg>,
-        message: Self::Msg,
-        engine: &mut Engine,
-    ) -> Result<(), ActorProcessingErr> {
+impl PassOn for LearnerMessage {
+    fn pass_on(self, engine: &Engine) {
         let limit = ENGINE_LIMIT;
-        match message {
-            LearnerMessage::StepsDone(port) => {
-                pass_on::<u64, _>(engine, EngineRequest::StepsDone, limit, port, EngineError);
+        match self {
+            Self::StepsDone(port) => {
+                ask::<u64, _>(engine, EngineRequest::StepsDone, limit, port, EngineError);
             }
-            LearnerMessage::Supervised(batch, port) => {
+            Self::Supervised(batch, port) => {
                 let request = EngineRequest::Supervised(batch);
-                pass_on::<StepReport, _>(engine, request, limit, port, EngineError);
+                ask::<StepReport, _>(engine, request, limit, port, EngineError);
             }
-            LearnerMessage::Policy(batch, port) => {
+            Self::Policy(batch, port) => {
                 let request = EngineRequest::Policy(batch);
-                pass_on::<StepReport, _>(engine, request, limit, port, EngineError);
+                ask::<StepReport, _>(engine, request, limit, port, EngineError);
             }
-            LearnerMessage::Snapshot(version, port) => {
+            Self::Snapshot(version, port) => {
                 bring(engine, EngineRequest::Snapshot(version), port, snapshot);
             }
-            LearnerMessage::Checkpoint(port) => {
-                bring(engine, EngineRequest::Checkpoint, port, checkpoint);
-            }
-            LearnerMessage::Export(folder, port) => {
+            Self::Checkpoint(port) => bring(engine, EngineRequest::Checkpoint, port, checkpoint),
+            Self::Export(folder, port) => {
                 let export = |engine, files| export(engine, files, folder);
                 bring(engine, EngineRequest::Export, port, export);
             }
         }
-        Ok(())
     }
 }
 

@@ -1,0 +1,246 @@
+//! What arrives at the controller: connections of nodes, one for each lane, and what is said on them.
+
+use super::{Cluster, HEARTBEAT, Node, PROMPT, end_engines, end_node};
+use crate::remote::method;
+use async_trait::async_trait;
+use bytes::Bytes;
+use control::membership::{Joined, Joining, NodeId};
+use proto::cluster::{Join, Welcome};
+use proto::{Identity, codec};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use tokio::sync::{oneshot, watch};
+use transport::{Connection, Handler, Limits, Link, Request, bulk};
+
+impl Cluster {
+    /// The control lane: the node joins, is heard of, and is lost with it.
+    pub(super) async fn control(&self, connection: Arc<dyn Connection>) -> Result<(), String> {
+        let (joined, join) = oneshot::channel();
+        let handler = Arc::new(ControlHandler {
+            cluster: self.clone(),
+            peer: connection.peer().clone(),
+            joined: Mutex::new(Some(joined)),
+            link: watch::Sender::new(None),
+        });
+        let opening = Link::open(connection, handler.clone(), Limits::default());
+        let link = tokio::time::timeout(PROMPT, opening).await;
+        let link = link.map_err(|_| "it opened no stream".to_owned())?;
+        let link = link.map_err(|error| error.to_string())?;
+        handler.link.send_replace(Some(link.clone()));
+        let joined = tokio::time::timeout(PROMPT, join).await;
+        // The handler keeps the link alive otherwise.
+        handler.link.send_replace(None);
+        let id = match joined {
+            Ok(Ok(id)) => id,
+            // It was told why; the link ends here if it does not end it itself.
+            Ok(Err(_)) => {
+                let ended = tokio::time::timeout(PROMPT, link.closed()).await;
+                return Err(ended.unwrap_or_else(|_| "it was not let in".to_owned()));
+            }
+            Err(_) => return Err("it did not join".to_owned()),
+        };
+        let reason = link.closed().await;
+        self.lost(id, &reason);
+        Ok(())
+    }
+
+    fn join(
+        &self,
+        peer: &Identity,
+        join: Join,
+        control: Link,
+    ) -> Result<(NodeId, Welcome), String> {
+        if join.name != peer.name {
+            let (claims, is) = (&join.name, &peer.name);
+            return Err(format!(
+                "it calls itself {claims}, and its certificate says {is}"
+            ));
+        }
+        let joining = Joining {
+            identity: peer.clone(),
+            boot: join.boot,
+            roles: join.roles,
+            version: join.version,
+            config: join.config,
+        };
+        let now = self.now_ms();
+        let mut state = self.lock();
+        if state.is_closed {
+            return Err("the run is over".to_owned());
+        }
+        let joined = state.membership.join(joining, now);
+        let Joined { id, replaced } = joined.map_err(|refusal| refusal.to_string())?;
+        let node = Node {
+            control,
+            data: None,
+            bulk: None,
+            ordered: None,
+            arrived: BTreeSet::new(),
+            equipping: Arc::default(),
+        };
+        state.nodes.insert(id, node);
+        let old = replaced.and_then(|replaced| Some((state.nodes.remove(&replaced.id)?, replaced)));
+        self.tell_counts(&state);
+        drop(state);
+        if let Some((old, replaced)) = old {
+            match replaced.is_same_process {
+                true => end_node(&old, "the node joined again"),
+                false => {
+                    end_engines(&old, REPLACED);
+                    self.learner_lost();
+                    tokio::spawn(expel(old));
+                }
+            }
+        }
+        tracing::info!(node = %peer.name, "A node joined.");
+        let plan = &self.0.plan;
+        let welcome = Welcome {
+            node: id.0,
+            run: plan.run.clone(),
+            config: plan.config.clone(),
+            bulk_port: plan.bulk_port,
+            heartbeat_ms: HEARTBEAT.as_millis() as u64,
+        };
+        Ok((id, welcome))
+    }
+
+    /// The data lane: the node says which stay it belongs to.
+    pub(super) async fn data(&self, connection: Arc<dyn Connection>) -> Result<(), String> {
+        let (said, hello) = oneshot::channel();
+        let handler = Arc::new(HelloHandler(Mutex::new(Some(said))));
+        let opening = Link::open(connection.clone(), handler, Limits::default());
+        let opened = tokio::time::timeout(PROMPT, opening).await;
+        let link = opened.map_err(|_| "it opened no stream".to_owned())?;
+        let link = link.map_err(|error| error.to_string())?;
+        let id = tokio::time::timeout(PROMPT, hello).await;
+        let id = id
+            .ok()
+            .and_then(Result::ok)
+            .ok_or("it did not say who it is")?;
+        {
+            let mut state = self.lock();
+            let id = NodeId(id);
+            let is_its = state
+                .membership
+                .get(id)
+                .is_some_and(|m| m.name == connection.peer().name);
+            let node = state.nodes.get_mut(&id).filter(|_| is_its);
+            node.ok_or("it is no member")?.data = Some(link.clone());
+            self.order(&mut state, id);
+        }
+        let reason = link.closed().await;
+        self.lost(NodeId(id), &reason);
+        Ok(())
+    }
+
+    /// The bulk lane: both sides pull over it.
+    pub(super) async fn bulk(&self, connection: Arc<dyn Connection>) -> Result<(), String> {
+        let id = {
+            let mut state = self.lock();
+            let mut members = state.membership.members();
+            let member = members.find(|(_, member)| member.name == connection.peer().name);
+            let id = member.map(|(id, _)| id);
+            drop(members);
+            let node = id.and_then(|id| Some((id, state.nodes.get_mut(&id)?)));
+            let (id, node) = node.ok_or("it is no member")?;
+            node.bulk = Some(connection.clone());
+            self.order(&mut state, id);
+            id
+        };
+        bulk::serve(connection, Arc::new(self.0.blobs.clone())).await;
+        self.lost(id, "its bulk lane ended");
+        Ok(())
+    }
+}
+
+/// Why a process is expelled.
+const REPLACED: &str = "another process of the same name joined";
+
+/// A process whose name another one took is told to end, if it still hears; then its stay is closed.
+async fn expel(node: Node) {
+    let reason = REPLACED;
+    let told = node
+        .control
+        .call(method::EXPEL, reason.as_bytes(), PROMPT)
+        .await;
+    if let Err(error) = told {
+        tracing::debug!(%error, "A process was not told that another one took its name.");
+    }
+    end_node(&node, reason);
+}
+
+/// What a node says on its control lane.
+struct ControlHandler {
+    cluster: Cluster,
+    peer: Identity,
+    joined: Mutex<Option<oneshot::Sender<NodeId>>>,
+    /// The link that this handles, once it is open.
+    link: watch::Sender<Option<Link>>,
+}
+
+#[async_trait]
+impl Handler for ControlHandler {
+    async fn request(&self, request: Request) -> Result<Bytes, String> {
+        match request.method {
+            method::JOIN => {
+                let join = codec::decode(&request.body).map_err(|error| error.to_string())?;
+                let mut link = self.link.subscribe();
+                let link = link.wait_for(Option::is_some).await;
+                let link = link.ok().and_then(|link| link.clone());
+                let sender = self.joined.lock().expect("no holder panics").take();
+                let (Some(link), Some(sender)) = (link, sender) else {
+                    return Err("it has joined already".to_owned());
+                };
+                if self.cluster.lock().is_closed {
+                    let reason = "the run is over";
+                    let _ = link.call(method::END, reason.as_bytes(), PROMPT).await;
+                    return Err(reason.to_owned());
+                }
+                let (id, welcome) = self.cluster.join(&self.peer, join, link)?;
+                // Whoever waits for it has given the node up.
+                let _ = sender.send(id);
+                encode(&welcome)
+            }
+            method::HEARTBEAT => {
+                let id: u64 = codec::decode(&request.body).map_err(|error| error.to_string())?;
+                let now = self.cluster.now_ms();
+                let mut state = self.cluster.lock();
+                encode(&state.membership.heard(NodeId(id), now))
+            }
+            method::LEAVE => {
+                let id: u64 = codec::decode(&request.body).map_err(|error| error.to_string())?;
+                self.cluster.lost(NodeId(id), "it leaves");
+                encode(&())
+            }
+            method => Err(format!("a controller does not know method {method}")),
+        }
+    }
+
+    async fn cast(&self, _: u8, _: Bytes) {}
+}
+
+fn encode<T: serde::Serialize>(answer: &T) -> Result<Bytes, String> {
+    codec::encode(answer)
+        .map(Bytes::from)
+        .map_err(|error| error.to_string())
+}
+
+struct HelloHandler(Mutex<Option<oneshot::Sender<u64>>>);
+
+#[async_trait]
+impl Handler for HelloHandler {
+    async fn request(&self, request: Request) -> Result<Bytes, String> {
+        let sender = self.0.lock().expect("no holder panics").take();
+        let id: u64 = codec::decode(&request.body).map_err(|error| error.to_string())?;
+        match (request.method, sender) {
+            (method::HELLO, Some(sender)) => {
+                // Whoever waits for it has given the node up.
+                let _ = sender.send(id);
+                encode(&())
+            }
+            _ => Err("the data lane takes one greeting".to_owned()),
+        }
+    }
+
+    async fn cast(&self, _: u8, _: Bytes) {}
+}

@@ -1,0 +1,346 @@
+//! The controller's side of a cluster: nodes join, get engines to hold, and are lost.
+//!
+//! A [`Cluster`] lives as long as the run. Each fleet of the run engages it for what nodes are to do
+//! ([`Engagement`]); whatever node is there, or joins while it lasts, gets its orders, and the fleet's
+//! controller is told of every engine that is open.
+//!
+//! - **CL-1 (one learner).** At most one node trains. Another takes over only when that one is lost,
+//!   under a new epoch.
+//! - **CL-2 (kept).** A node that finds back within the same process keeps its engines, and a learner
+//!   the steps it has made, unless another learner took over meanwhile.
+
+mod lanes;
+mod orders;
+
+use crate::controller::ControllerMessage;
+use crate::ports::EngineError;
+use crate::remote::{Blobs, CheckpointHook, RemoteEngine, method};
+use async_trait::async_trait;
+use control::membership::{Membership, MembershipConfig, NodeId};
+use proto::{NodeName, Role, RunId};
+use ractor::ActorRef;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use transport::{Connection, Lane, Link};
+
+/// How often a node is to be heard of.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// A node that was not heard of for so long is lost. QUIC notices most losses before.
+const LOST_AFTER: Duration = Duration::from_millis(2500);
+
+/// How often silence is looked for.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How long a peer may take for what takes no time.
+const PROMPT: Duration = Duration::from_secs(5);
+
+/// How long a node may take to open its engines: large models are pulled and loaded.
+const OPEN_LIMIT: Duration = Duration::from_secs(3600);
+
+/// Pause before a node that could not open its engines is asked again.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// How long a learner that was lost may take to find back before another node takes over: it still has
+/// the steps that it made since its last checkpoint.
+const TAKE_OVER: Duration = Duration::from_secs(10);
+
+/// What nodes are told of the run.
+#[derive(Debug, Clone)]
+pub struct ClusterPlan {
+    /// The run.
+    pub run: RunId,
+    /// The version of this program: nodes have the same.
+    pub version: String,
+    /// The hash of the configuration.
+    pub config: String,
+    /// The UDP port of the bulk lane.
+    pub bulk_port: u16,
+}
+
+/// Says how engines are to be opened.
+#[async_trait]
+pub trait Orders: Send + Sync + 'static {
+    /// The roles that nodes are to take on.
+    fn roles(&self) -> BTreeSet<Role>;
+
+    /// How an engine is to be opened. Files that it needs are lent by `blobs`, as long as this lives.
+    /// A learner is asked for anew whenever another node takes over: the order then goes on from the
+    /// newest checkpoint, under a new epoch.
+    ///
+    /// # Errors
+    /// When it cannot be said; it is asked for again later.
+    async fn order(&self, role: Role, blobs: &Blobs) -> Result<Order, EngineError>;
+
+    /// Where checkpoints of a learner on another node are kept, and what is done with each.
+    fn checkpoints(&self) -> Option<(PathBuf, CheckpointHook)> {
+        None
+    }
+}
+
+/// How an engine is to be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// Names the engine: one of the same key is kept open.
+    pub key: String,
+    /// What the node is told.
+    pub order: Vec<u8>,
+    /// Of a learner: its epoch.
+    pub epoch: u32,
+}
+
+/// What other nodes do for a fleet.
+#[derive(Clone)]
+pub struct Engagement {
+    cluster: Cluster,
+    orders: Arc<dyn Orders>,
+}
+
+impl Engagement {
+    /// Has the nodes of a cluster work by these orders.
+    pub fn new(cluster: Cluster, orders: Arc<dyn Orders>) -> Self {
+        Self { cluster, orders }
+    }
+
+    pub(crate) fn roles(&self) -> BTreeSet<Role> {
+        self.orders.roles()
+    }
+
+    pub(crate) fn begin(&self, controller: ActorRef<ControllerMessage>) {
+        self.cluster.engage(self.orders.clone(), controller);
+    }
+
+    pub(crate) fn end(&self) {
+        self.cluster.disengage();
+    }
+}
+
+/// An engine of a node that is open.
+pub(crate) struct Arrival {
+    pub role: Role,
+    pub engine: Arc<RemoteEngine>,
+    pub epoch: u32,
+}
+
+/// The nodes of a run. Clones are the same cluster.
+#[derive(Clone)]
+pub struct Cluster(Arc<Inner>);
+
+struct Inner {
+    plan: ClusterPlan,
+    started: Instant,
+    blobs: Blobs,
+    state: Mutex<State>,
+    /// One order is made at a time: of two nodes that could train only one is told to.
+    ordering: tokio::sync::Mutex<()>,
+    /// How many members there are of each role.
+    counts: watch::Sender<BTreeMap<Role, usize>>,
+}
+
+struct State {
+    membership: Membership,
+    nodes: BTreeMap<NodeId, Node>,
+    engaged: Option<Engaged>,
+    /// Engagements so far; numbers them.
+    engagements: u64,
+    is_closed: bool,
+}
+
+struct Node {
+    control: Link,
+    data: Option<Link>,
+    bulk: Option<Arc<dyn Connection>>,
+    /// The engagement whose orders it has.
+    ordered: Option<u64>,
+    /// Engines that a controller was told of: the engagement, and the key of the order.
+    arrived: BTreeSet<(u64, String)>,
+    /// One assignment at a time, so that none undoes a later one.
+    equipping: Arc<tokio::sync::Mutex<()>>,
+}
+
+struct Engaged {
+    number: u64,
+    orders: Arc<dyn Orders>,
+    controller: ActorRef<ControllerMessage>,
+    known: BTreeMap<Role, Order>,
+    learner: Option<Learning>,
+}
+
+/// Who trains.
+struct Learning {
+    name: NodeName,
+    boot: u64,
+    order: Order,
+}
+
+impl Cluster {
+    /// A cluster without a node. Its watch over silent nodes runs on the current runtime.
+    pub fn new(plan: ClusterPlan) -> Self {
+        let config = MembershipConfig {
+            lost_after_ms: LOST_AFTER.as_millis() as u64,
+        };
+        let membership = Membership::new(config, plan.version.clone(), plan.config.clone());
+        let inner = Arc::new(Inner {
+            plan,
+            started: Instant::now(),
+            blobs: Blobs::default(),
+            state: Mutex::new(State {
+                membership,
+                nodes: BTreeMap::new(),
+                engaged: None,
+                engagements: 0,
+                is_closed: false,
+            }),
+            ordering: tokio::sync::Mutex::default(),
+            counts: watch::Sender::default(),
+        });
+        let weak = Arc::downgrade(&inner);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(TICK).await;
+                let Some(inner) = weak.upgrade() else { return };
+                Cluster(inner).expire();
+            }
+        });
+        Self(inner)
+    }
+
+    /// Takes a connection of a node, whatever its lane, and serves it until it ends.
+    pub fn admit(&self, connection: Arc<dyn Connection>) {
+        let cluster = self.clone();
+        tokio::spawn(async move {
+            let (peer, lane) = (connection.peer().clone(), connection.lane());
+            let served = match lane {
+                Lane::Control => cluster.control(connection).await,
+                Lane::Data => cluster.data(connection).await,
+                Lane::Bulk => cluster.bulk(connection).await,
+                Lane::Gradients => Err("the controller has no part in gradients".to_owned()),
+            };
+            if let Err(reason) = served {
+                tracing::warn!(node = %peer.name, %lane, reason, "A node's connection ended early.");
+            }
+        });
+    }
+
+    /// Name and process of every member.
+    pub fn members(&self) -> Vec<(NodeName, u64)> {
+        let state = self.lock();
+        let members = state.membership.members();
+        members
+            .map(|(_, member)| (member.name.clone(), member.boot))
+            .collect()
+    }
+
+    /// How many members have each role, at every moment.
+    pub fn counts(&self) -> watch::Receiver<BTreeMap<Role, usize>> {
+        self.0.counts.subscribe()
+    }
+
+    /// Waits until there are so many members of each role.
+    pub async fn wait_for(&self, wanted: &BTreeMap<Role, usize>) {
+        let mut counts = self.counts();
+        let enough = |counts: &BTreeMap<Role, usize>| {
+            let has = |role: &Role| counts.get(role).copied().unwrap_or(0);
+            wanted.iter().all(|(role, count)| has(role) >= *count)
+        };
+        // The sender lives as long as this cluster.
+        let _ = counts.wait_for(enough).await;
+    }
+
+    /// Tells every node that the run is over. Nobody joins any more.
+    pub async fn close(&self, reason: &str) {
+        let links: Vec<Link> = {
+            let mut state = self.lock();
+            state.is_closed = true;
+            state
+                .nodes
+                .values()
+                .map(|node| node.control.clone())
+                .collect()
+        };
+        let tell = links.iter().map(|link| async move {
+            let told = link.call(method::END, reason.as_bytes(), PROMPT).await;
+            if let Err(error) = told {
+                tracing::debug!(node = %link.peer().name, %error, "A node was not told of the end.");
+            }
+        });
+        futures::future::join_all(tell).await;
+        for link in links {
+            link.close(reason);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().expect("no holder panics")
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.0.started.elapsed().as_millis() as u64
+    }
+
+    fn tell_counts(&self, state: &State) {
+        let count = |role: Role| (role, state.membership.count(role));
+        let counts = Role::ALL.into_iter().map(count).collect();
+        self.0.counts.send_replace(counts);
+    }
+
+    fn expire(&self) {
+        let now = self.now_ms();
+        let mut state = self.lock();
+        let silent = state.membership.expire(now);
+        let nodes: Vec<_> = silent
+            .into_iter()
+            .filter_map(|(id, member)| Some((member, state.nodes.remove(&id)?)))
+            .collect();
+        if nodes.is_empty() {
+            return;
+        }
+        self.tell_counts(&state);
+        drop(state);
+        self.learner_lost();
+        for (member, node) in nodes {
+            let silent_ms = now.saturating_sub(member.heard_ms);
+            let reason = format!("silent for {silent_ms} ms");
+            tracing::warn!(node = %member.name, reason, "A node is lost.");
+            end_node(
+                &node,
+                "the controller has not heard of this node for too long",
+            );
+        }
+    }
+
+    fn lost(&self, id: NodeId, reason: &str) {
+        let mut state = self.lock();
+        let member = state.membership.remove(id);
+        let node = state.nodes.remove(&id);
+        self.tell_counts(&state);
+        drop(state);
+        if let Some(member) = member {
+            tracing::warn!(node = %member.name, reason, "A node is lost.");
+        }
+        if let Some(node) = node {
+            self.learner_lost();
+            end_node(&node, reason);
+        }
+    }
+}
+
+/// Closes what is left of a stay.
+fn end_node(node: &Node, reason: &str) {
+    node.control.close(reason);
+    end_engines(node, reason);
+}
+
+/// Closes what its engines are reached by: nothing that is under way counts any more.
+fn end_engines(node: &Node, reason: &str) {
+    if let Some(data) = &node.data {
+        data.close(reason);
+    }
+    if let Some(bulk) = &node.bulk {
+        bulk.close(reason);
+    }
+}
