@@ -62,7 +62,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
     /// The folder of this node's certificate. The same as `cluster.certs=DIR`.
-    #[arg(long, value_name = "DIR", requires = "listen")]
+    #[arg(long, value_name = "DIR")]
     pub certs: Option<PathBuf>,
     /// Check all that can be checked without the model and the judge's endpoint, print the
     /// configuration with every default, and stop.

@@ -109,7 +109,7 @@ pub async fn run(args: LaunchArgs) -> Result<ExitCode> {
     certify(&hosts)?;
     let mut tasks = JoinSet::new();
     for node in &hosts.nodes {
-        tasks.spawn(keep_node(hosts.shared(node)?));
+        tasks.spawn(keep_node(hosts.start_of(node)?));
     }
     let mut head = std::pin::pin!(keep_head(controller(&args, &hosts)?));
     let code = loop {
@@ -238,7 +238,7 @@ struct Start {
 }
 
 impl Hosts {
-    fn shared(&self, node: &Node) -> Result<Start> {
+    fn start_of(&self, node: &Node) -> Result<Start> {
         let name = &node.name;
         let folder = self.certs.join(name.as_str());
         let dir = format!("{}/{name}", self.dir);

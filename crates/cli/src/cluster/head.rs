@@ -44,7 +44,7 @@ pub struct Elsewhere {
 }
 
 impl Head {
-    /// Listens for nodes, if the configuration says so.
+    /// Listens for nodes, if the configuration says so. The run folder need not be there yet.
     ///
     /// # Errors
     /// When the certificates cannot be used, or the address cannot be listened on.

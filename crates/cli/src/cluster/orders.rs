@@ -13,7 +13,7 @@ use proto::Role;
 use proto::cluster::FileSet;
 use sampler::EngineConfig;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -224,7 +224,27 @@ pub struct FleetOrders {
     /// Tells the engines of this fleet from those of others: an engine that served another fleet may
     /// hold other weights than the same order would give.
     fleet: String,
-    loans: Mutex<Vec<Loan>>,
+    /// What orders lend, by role: a learner's newer order takes the place of the one before.
+    loans: Mutex<BTreeMap<Role, Vec<Loan>>>,
+}
+
+/// Lends what one order needs.
+struct Lender<'a> {
+    blobs: &'a Blobs,
+    loans: Vec<Loan>,
+}
+
+impl Lender<'_> {
+    async fn lend(&mut self, folder: &Path) -> Result<FileSet> {
+        let (blobs, folder) = (self.blobs.clone(), folder.to_owned());
+        let lending = tokio::task::spawn_blocking(move || {
+            let lent = blobs.lend_folder(&folder);
+            lent.with_context(|| format!("cannot read {}", folder.display()))
+        });
+        let (files, loan) = lending.await??;
+        self.loans.push(loan);
+        Ok(files)
+    }
 }
 
 /// Fleets of this process so far.
@@ -242,24 +262,13 @@ impl FleetOrders {
         }
     }
 
-    async fn lend(&self, blobs: &Blobs, folder: &Path) -> Result<FileSet> {
-        let (blobs, folder) = (blobs.clone(), folder.to_owned());
-        let lending = tokio::task::spawn_blocking(move || {
-            let lent = blobs.lend_folder(&folder);
-            lent.with_context(|| format!("cannot read {}", folder.display()))
-        });
-        let (files, loan) = lending.await??;
-        self.loans.lock().expect("no holder panics").push(loan);
-        Ok(files)
-    }
-
-    async fn ordered(&self, role: Role, blobs: &Blobs) -> Result<(Ordered, u32)> {
+    async fn ordered(&self, role: Role, lender: &mut Lender<'_>) -> Result<(Ordered, u32)> {
         let none = || format!("this fleet has no {role} on other nodes");
         Ok(match role {
             Role::Sampler => {
                 let order = self.elsewhere.sampler.as_ref().with_context(none)?;
                 let ordered = Ordered::Sampler {
-                    model: self.lend(blobs, &order.model).await?,
+                    model: lender.lend(&order.model).await?,
                     dtype: order.dtype,
                     max_batch: order.engine.max_batch,
                     max_context_tokens: order.engine.max_context_tokens,
@@ -281,18 +290,18 @@ impl FleetOrders {
                 let checkpoint = match newest {
                     Some(folder) => {
                         let name = folder.file_name().unwrap_or_default().to_string_lossy();
-                        Some((name.into_owned(), self.lend(blobs, &folder).await?))
+                        Some((name.into_owned(), lender.lend(&folder).await?))
                     }
                     None => None,
                 };
                 let lora = order.config.lora.as_ref();
                 let adapters = match lora.and_then(|lora| lora.start.as_ref()) {
-                    Some(folder) => Some(self.lend(blobs, folder).await?),
+                    Some(folder) => Some(lender.lend(folder).await?),
                     None => None,
                 };
                 let epoch = self.epochs.next()?;
                 let ordered = Ordered::Learner {
-                    start: self.lend(blobs, &order.start).await?,
+                    start: lender.lend(&order.start).await?,
                     checkpoint,
                     adapters,
                     settings: Box::new(order.config.clone().into()),
@@ -321,7 +330,14 @@ impl Orders for FleetOrders {
 
     async fn order(&self, role: Role, blobs: &Blobs) -> Result<Order, EngineError> {
         let fault = |error: anyhow::Error| EngineError(format!("{error:#}"));
-        let (ordered, epoch) = self.ordered(role, blobs).await.map_err(fault)?;
+        let mut lender = Lender {
+            blobs,
+            loans: Vec::new(),
+        };
+        let (ordered, epoch) = self.ordered(role, &mut lender).await.map_err(fault)?;
+        let mut loans = self.loans.lock().expect("no holder panics");
+        loans.insert(role, lender.loans);
+        drop(loans);
         let order = serde_json::to_vec(&ordered).map_err(|error| fault(error.into()))?;
         Ok(Order {
             key: format!("{}-{role}-{epoch}", self.fleet),

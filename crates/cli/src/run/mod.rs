@@ -93,11 +93,12 @@ pub async fn run(loaded: &Loaded, reuse: Reuse) -> Result<report::Report> {
     };
     let due = state::due(&loaded.config, begun.as_ref());
     let machine = preflight::all(&loaded.config, &due).await?;
+    // Wrong certificates and a port that is taken are no reason to make or to clean a folder.
+    let head = Head::start(&loaded.config, &hash, claim.path())?;
     let folder = claim.open()?;
     let mut state = state::begin(&folder, loaded, &hash)?;
     crate::logs::to_file(&folder.logs()).context("cannot write the log")?;
     let metrics = MetricsFile::open(folder.path()).context("cannot open metrics.jsonl")?;
-    let head = Head::start(&loaded.config, &hash, folder.path())?;
     let run = Run {
         config: loaded.config.clone(),
         folder,

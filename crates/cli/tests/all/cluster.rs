@@ -18,7 +18,7 @@ fn a_cluster_that_loses_nodes_and_its_controller_ends_as_one_process_does() {
     };
     let config = dir.path().join("c.toml");
     let longer =
-        small_run(&model).replace("steps = 4\nstates_per_step", "steps = 60\nstates_per_step");
+        small_run(&model).replace("steps = 4\nstates_per_step", "steps = 150\nstates_per_step");
     std::fs::write(
         &config,
         longer.replace("checkpoint_every = 1", "checkpoint_every = 20"),

@@ -9,24 +9,20 @@
 //! after a while each side closes its connections on its own. The end of a connection travels as
 //! everything does: until it has arrived, the peer goes on as if nothing had happened.
 
+mod pipe;
+
+use self::pipe::{Pipe, Receiver, Sender, pipe};
 use crate::Lane;
-use crate::connection::{Connection, Duplex, Incoming, Outgoing};
-use crate::frame::{self, Decoder};
+use crate::connection::{Connection, Duplex};
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
 use proto::{Identity, NodeName};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::Instant;
-
-/// Bytes on their way in one direction of a stream; who sends more waits.
-const WINDOW_BYTES: usize = 1 << 20;
 
 /// What happens to a frame between two nodes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -451,213 +447,5 @@ impl Connection for End {
 impl Drop for End {
     fn drop(&mut self) {
         self.ends.close(self.side, "the peer is gone");
-    }
-}
-
-/// One direction of a stream.
-struct Pipe {
-    ends: Arc<Ends>,
-    /// Which side sends.
-    from: usize,
-    state: Mutex<PipeState>,
-    changed: Notify,
-}
-
-#[derive(Default)]
-struct PipeState {
-    /// What is on its way: when it arrives, and which it is.
-    due: BinaryHeap<Reverse<(Instant, u64)>>,
-    bytes: BTreeMap<u64, Option<Bytes>>,
-    next: u64,
-    on_the_way: usize,
-    /// What was sent during a cut: it goes on its way afterwards.
-    held: VecDeque<(Option<Bytes>, bool)>,
-    /// Nothing arrives before it, unless frames may overtake each other.
-    latest: Option<Instant>,
-    is_deserted: bool,
-}
-
-fn pipe(ends: &Arc<Ends>, from: usize) -> (Sender, Receiver) {
-    let pipe = Arc::new(Pipe {
-        ends: ends.clone(),
-        from,
-        state: Mutex::default(),
-        changed: Notify::new(),
-    });
-    let mut pipes = ends.pipes.lock().expect("no holder panics");
-    pipes.retain(|pipe| pipe.strong_count() > 0);
-    pipes.push(Arc::downgrade(&pipe));
-    drop(pipes);
-    let sender = Sender {
-        pipe: pipe.clone(),
-        decoder: Decoder::new(usize::MAX),
-        is_finished: false,
-    };
-    (sender, Receiver { pipe })
-}
-
-impl Pipe {
-    fn lock(&self) -> MutexGuard<'_, PipeState> {
-        self.state.lock().expect("no holder panics")
-    }
-
-    /// Puts a piece on its way; `None` is the end of the stream.
-    fn put(&self, piece: Option<Bytes>, is_frame: bool) {
-        let (from, to) = (&self.ends.names[self.from], &self.ends.names[1 - self.from]);
-        let mut network = self.ends.network.lock();
-        if network.is_cut(from, to) {
-            drop(network);
-            let mut state = self.lock();
-            state.on_the_way += piece.as_ref().map_or(0, Bytes::len);
-            state.held.push_back((piece, is_frame));
-            return;
-        }
-        let reorder = is_frame && network.rules(from, to).reorder;
-        let fate = network.fate(from, to, is_frame);
-        drop(network);
-        let now = Instant::now();
-        let mut state = self.lock();
-        for delay in fate {
-            let mut at = now + delay;
-            if !reorder {
-                at = state.latest.map_or(at, |latest| latest.max(at));
-                state.latest = Some(at);
-            }
-            let number = state.next;
-            state.next += 1;
-            state.on_the_way += piece.as_ref().map_or(0, Bytes::len);
-            state.due.push(Reverse((at, number)));
-            state.bytes.insert(number, piece.clone());
-        }
-        drop(state);
-        self.changed.notify_waiters();
-    }
-
-    /// Sends what was held.
-    fn release(&self) {
-        let held = std::mem::take(&mut self.lock().held);
-        for (piece, is_frame) in held {
-            self.lock().on_the_way -= piece.as_ref().map_or(0, Bytes::len);
-            self.put(piece, is_frame);
-        }
-    }
-
-    async fn room(&self) {
-        loop {
-            let changed = self.changed.notified();
-            if self.lock().on_the_way < WINDOW_BYTES {
-                return;
-            }
-            changed.await;
-        }
-    }
-
-    async fn arrived(&self) -> Option<Bytes> {
-        loop {
-            let changed = self.changed.notified();
-            let due = {
-                let mut state = self.lock();
-                match state.due.peek() {
-                    Some(&Reverse((at, number))) if at <= Instant::now() => {
-                        state.due.pop();
-                        let piece = state.bytes.remove(&number).flatten();
-                        state.on_the_way -= piece.as_ref().map_or(0, Bytes::len);
-                        drop(state);
-                        self.changed.notify_waiters();
-                        return piece;
-                    }
-                    Some(&Reverse((at, _))) => Some(at),
-                    None if state.is_deserted && state.held.is_empty() => return None,
-                    None => None,
-                }
-            };
-            match due {
-                Some(at) => tokio::select! {
-                    biased;
-                    () = tokio::time::sleep_until(at) => {}
-                    () = changed => {}
-                },
-                None => changed.await,
-            }
-        }
-    }
-}
-
-struct Sender {
-    pipe: Arc<Pipe>,
-    decoder: Decoder,
-    is_finished: bool,
-}
-
-#[async_trait]
-impl Outgoing for Sender {
-    async fn send(&mut self, bytes: Bytes) -> io::Result<()> {
-        let pipe = self.pipe.clone();
-        pipe.ends.wait(pipe.from, pipe.room()).await?;
-        if !matches!(pipe.ends.lane, Lane::Control | Lane::Data) {
-            pipe.put(Some(bytes), false);
-            return Ok(());
-        }
-        self.decoder.push(bytes.clone());
-        loop {
-            match self.decoder.next() {
-                Ok(Some(frame)) => {
-                    let mut piece = BytesMut::new();
-                    // What was decoded can be encoded.
-                    let _ = frame::encode(frame.header, &frame.body, &mut piece);
-                    pipe.put(Some(piece.freeze()), true);
-                }
-                Ok(None) => return Ok(()),
-                // A test that sends no frames: it arrives as it is.
-                Err(_) => {
-                    self.decoder = Decoder::new(usize::MAX);
-                    pipe.put(Some(bytes), false);
-                    return Ok(());
-                }
-            }
-        }
-    }
-
-    async fn finish(&mut self) -> io::Result<()> {
-        self.is_finished = true;
-        self.pipe.put(None, false);
-        let pipe = self.pipe.clone();
-        pipe.ends
-            .wait(pipe.from, async {
-                loop {
-                    let changed = pipe.changed.notified();
-                    let is_empty = {
-                        let state = pipe.lock();
-                        state.due.is_empty() && state.held.is_empty()
-                    };
-                    if is_empty {
-                        return;
-                    }
-                    changed.await;
-                }
-            })
-            .await
-    }
-}
-
-impl Drop for Sender {
-    fn drop(&mut self) {
-        // The end of the connection, which is under way, says more.
-        if !self.is_finished && self.pipe.ends.check(self.pipe.from).is_ok() {
-            self.pipe.lock().is_deserted = true;
-            self.pipe.changed.notify_waiters();
-        }
-    }
-}
-
-struct Receiver {
-    pipe: Arc<Pipe>,
-}
-
-#[async_trait]
-impl Incoming for Receiver {
-    async fn receive(&mut self) -> io::Result<Option<Bytes>> {
-        let pipe = self.pipe.clone();
-        pipe.ends.wait(1 - pipe.from, pipe.arrived()).await
     }
 }
