@@ -24,6 +24,8 @@ pub enum Fault {
     Slow,
     /// It joins for the first time.
     Add,
+    /// It joins for the first time, over a path with 20 ms more each way and 1 % of packets lost.
+    AddFarAway,
 }
 
 impl fmt::Display for Fault {
@@ -34,6 +36,7 @@ impl fmt::Display for Fault {
             Self::Cut => "link cut for 10 s",
             Self::Slow => "stopped 3/4 of the time for 10 s",
             Self::Add => "added",
+            Self::AddFarAway => "added, 20 ms away each way, 1 % of packets lost",
         })
     }
 }
@@ -104,7 +107,7 @@ pub fn disturb(
                 stage.tail(HEAD)
             );
         }
-        Fault::Add => {
+        Fault::Add | Fault::AddFarAway => {
             stage.start(name)?;
             stage.wait_for(HEAD, &works, seen_works, LIMIT)?;
         }

@@ -4,35 +4,43 @@ use anyhow::{Context, Result};
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::UdpSocket;
 
 /// Largest datagram.
 const DATAGRAM: usize = 65_536;
 
-/// What the path does to datagrams; may change while they pass.
-#[derive(Debug, Default)]
+/// What the path does to datagrams.
+#[derive(Debug)]
 pub struct Path {
-    /// Each arrives so much later, in microseconds.
-    pub delay_us: AtomicU64,
+    /// Each arrives so much later.
+    delay: Duration,
     /// So many of a million are lost.
-    pub lost_ppm: AtomicU32,
+    lost_ppm: u32,
     drawn: AtomicU64,
 }
 
 impl Path {
+    /// A path on which each datagram takes `delay` longer, and so many of a million are lost.
+    pub fn new(delay: Duration, lost_ppm: u32) -> Self {
+        Self {
+            delay,
+            lost_ppm,
+            drawn: AtomicU64::new(0),
+        }
+    }
+
     /// The next draw of a simple generator; the sequence is the same in every run, which packet meets
     /// which draw is not.
     fn loses(&self) -> bool {
-        let lost = self.lost_ppm.load(Ordering::Relaxed);
         let n = self.drawn.fetch_add(1, Ordering::Relaxed);
         // SplitMix64's output function.
         let mut z = n.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^= z >> 31;
-        (z % 1_000_000) < u64::from(lost)
+        (z % 1_000_000) < u64::from(self.lost_ppm)
     }
 }
 
@@ -77,7 +85,7 @@ fn pass(path: &Path, datagram: Vec<u8>, socket: Arc<UdpSocket>, to: SocketAddr) 
     if path.loses() {
         return;
     }
-    let delay = Duration::from_micros(path.delay_us.load(Ordering::Relaxed));
+    let delay = path.delay;
     tokio::spawn(async move {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;

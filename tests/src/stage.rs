@@ -1,12 +1,14 @@
 //! A cluster of real processes.
 
 use crate::hosts::Hosts;
+use crate::relay;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often something is looked for.
@@ -24,6 +26,8 @@ pub struct Stage {
     config: PathBuf,
     nodes: BTreeMap<String, Node>,
     head: Option<Child>,
+    /// Relays run as long as they are here.
+    relays: Vec<tokio::runtime::Runtime>,
 }
 
 struct Node {
@@ -49,6 +53,7 @@ impl Stage {
             config: config.to_owned(),
             nodes: BTreeMap::new(),
             head: None,
+            relays: Vec::new(),
         };
         stage.swirl(&["certs", "init", "--dir", "certs"])?;
         stage.issue(HEAD, "controller")?;
@@ -71,23 +76,29 @@ impl Stage {
         Ok(())
     }
 
-    /// Has a node find the controller through a relay at this address of the outside.
+    /// Has a node find the controller over a path of its own, which a relay makes worse.
     ///
     /// # Errors
-    /// When there is no such node.
-    pub fn join_through(&mut self, name: &str, relay: Ipv4Addr) -> Result<()> {
-        self.node(name)?.join = relay;
+    /// When there is no such node, or the relay cannot be started.
+    pub fn join_over(&mut self, name: &str, path: Arc<relay::Path>) -> Result<()> {
+        let runtime = tokio::runtime::Runtime::new()?;
+        // On the loopback it needs another address for the same ports.
+        let at = match self.hosts.are_apart() {
+            true => self.hosts.outside(),
+            false => Ipv4Addr::new(127, 0, 0, 2),
+        };
+        let head = self.hosts.address(HEAD)?;
+        for port in [self.port, self.port + 1] {
+            runtime.block_on(relay::relay(at, head, port, path.clone()))?;
+        }
+        self.relays.push(runtime);
+        self.node(name)?.join = at;
         Ok(())
     }
 
     /// The hosts.
     pub fn hosts(&self) -> &Hosts {
         &self.hosts
-    }
-
-    /// The UDP port of the controller; bulk data goes to the next.
-    pub fn port(&self) -> u16 {
-        self.port
     }
 
     /// The run folder.

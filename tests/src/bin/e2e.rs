@@ -5,11 +5,13 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use e2e::chaos::{self, Fault, Recovery, disturb, kill_head};
 use e2e::hosts::Hosts;
+use e2e::relay;
 use e2e::results::Results;
 use e2e::stage::{HEAD, Stage};
 use e2e::tiny::{longer_run, tiny_model};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Longer than any of the runs takes.
@@ -120,6 +122,10 @@ fn storm(stage: &mut Stage) -> Result<Vec<Recovery>> {
     felt.push(kill_head(stage, &all)?);
     stage.add("s3", "sampler")?;
     felt.push(disturb(stage, "s3", "sampler", Fault::Add)?);
+    stage.add("s4", "sampler")?;
+    let far_away = relay::Path::new(Duration::from_millis(20), 10_000);
+    stage.join_over("s4", Arc::new(far_away))?;
+    felt.push(disturb(stage, "s4", "sampler", Fault::AddFarAway)?);
     if stage.hosts().are_apart() {
         felt.push(disturb(stage, "s2", "sampler", Fault::Cut)?);
     }
