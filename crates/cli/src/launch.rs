@@ -130,10 +130,10 @@ pub async fn run(args: LaunchArgs) -> Result<ExitCode> {
 }
 
 fn read(path: &Path) -> Result<Hosts> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let hosts = toml::from_str(&text);
-    Ok(hosts.map_err(|error| UsageError::new(format!("{}: {error}", path.display())))?)
+    let usage =
+        |error: &dyn std::fmt::Display| UsageError::new(format!("{}: {error}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| usage(&error))?;
+    Ok(toml::from_str(&text).map_err(|error| usage(&error))?)
 }
 
 fn check(hosts: &Hosts, config: &Config) -> Result<(), UsageError> {

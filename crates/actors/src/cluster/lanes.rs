@@ -196,7 +196,10 @@ impl Handler for ControlHandler {
                     let _ = link.call(method::END, reason.as_bytes(), PROMPT).await;
                     return Err(reason.to_owned());
                 }
-                let (id, welcome) = self.cluster.join(&self.peer, join, link)?;
+                let joined = self.cluster.join(&self.peer, join, link);
+                let (id, welcome) = joined.inspect_err(|reason| {
+                    tracing::warn!(node = %self.peer.name, reason, "A node is not let in.");
+                })?;
                 // Whoever waits for it has given the node up.
                 let _ = sender.send(id);
                 encode(&welcome)
