@@ -26,6 +26,8 @@ pub enum Fault {
     Add,
     /// It joins for the first time, over a path with 20 ms more each way and 1 % of packets lost.
     AddFarAway,
+    /// SIGTERM: it leaves.
+    Leave,
 }
 
 impl fmt::Display for Fault {
@@ -36,6 +38,7 @@ impl fmt::Display for Fault {
             Self::Cut => "link cut for 10 s",
             Self::Slow => "stopped 3/4 of the time for 10 s",
             Self::Add => "added",
+            Self::Leave => "told to leave (SIGTERM)",
             Self::AddFarAway => "added, 20 ms away each way, 1 % of packets lost",
         })
     }
@@ -50,8 +53,9 @@ pub struct Recovery {
     pub fault: Fault,
     /// From the fault until the controller knew; none where it need not.
     pub noticed: Option<Duration>,
-    /// From when it could come back (started again, mended) until it worked again.
-    pub back: Duration,
+    /// From when it could come back (started again, mended) until it worked again; none where it was
+    /// not away, or stays away.
+    pub back: Option<Duration>,
 }
 
 /// Disturbs a process and waits until it works again.
@@ -100,12 +104,16 @@ pub fn disturb(
                 stage.signal(name, "CONT")?;
                 std::thread::sleep(Duration::from_millis(100));
             }
-            possible = Instant::now();
             ensure!(
                 stage.count(HEAD, &lost) == seen_lost,
                 "{name} was slow, and taken for lost:\n{}",
                 stage.tail(HEAD)
             );
+        }
+        Fault::Leave => {
+            stage.signal(name, "TERM")?;
+            stage.wait_for(HEAD, &format!("{lost}reason=\"it leaves\""), 0, LIMIT)?;
+            noticed = Some(began.elapsed());
         }
         Fault::Add | Fault::AddFarAway => {
             stage.start(name)?;
@@ -116,7 +124,7 @@ pub fn disturb(
         role,
         fault,
         noticed,
-        back: possible.elapsed(),
+        back: (!matches!(fault, Fault::Slow | Fault::Leave)).then(|| possible.elapsed()),
     })
 }
 
@@ -148,7 +156,7 @@ pub fn kill_head(stage: &mut Stage, works: &[(&str, &'static str)]) -> Result<Re
         role: "controller",
         fault: Fault::KillAndRestart,
         noticed: None,
-        back: began.elapsed(),
+        back: Some(began.elapsed()),
     })
 }
 
@@ -159,11 +167,11 @@ pub fn table(recoveries: &[Recovery]) -> String {
     );
     for recovery in recoveries {
         let Recovery { role, fault, .. } = recovery;
-        let noticed = recovery
-            .noticed
-            .map_or("–".into(), |d| format!("{:.1}", d.as_secs_f64()));
-        let back = recovery.back.as_secs_f64();
-        text += &format!("| {role} | {fault} | {noticed} | {back:.1} |\n");
+        let shown = |time: Option<Duration>| {
+            time.map_or("–".into(), |time| format!("{:.1}", time.as_secs_f64()))
+        };
+        let (noticed, back) = (shown(recovery.noticed), shown(recovery.back));
+        text += &format!("| {role} | {fault} | {noticed} | {back} |\n");
     }
     text
 }

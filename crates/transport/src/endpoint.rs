@@ -83,8 +83,10 @@ impl Endpoint {
             lanes => {
                 let crypto = Arc::new(tls::quic_server(&credentials, lanes)?);
                 let mut server = quinn::ServerConfig::with_crypto(crypto);
-                let slowest = lanes.iter().copied().min().unwrap_or(Lane::Control);
-                server.transport_config(settings::transport(slowest));
+                // Before the handshake it is not known which lane it will be: all have the settings of
+                // the one that is to notice a loss soonest, which comes first.
+                let strictest = lanes.iter().copied().min().unwrap_or(Lane::Control);
+                server.transport_config(settings::transport(strictest));
                 Some(server)
             }
         };

@@ -20,6 +20,16 @@ pub enum Bench {
     Learner,
     /// Calls, messages and transfers between processes: beside Ray, Monarch and plain TCP
     Net,
+    /// The controller with 10, 100 and 1,000 samplers that compute nothing
+    Scale,
+}
+
+/// The programs that a benchmark has beside ours.
+struct Peers {
+    /// Names what they need of Python.
+    requirements: &'static str,
+    /// The program; where there are several, one of them.
+    script: &'static str,
 }
 
 impl Bench {
@@ -27,22 +37,22 @@ impl Bench {
         match self {
             Self::Learner => "bench-learner",
             Self::Net => "bench-net",
+            Self::Scale => "bench-scale",
         }
     }
 
-    /// Names what is needed of Python.
-    fn requirements(self) -> &'static str {
+    /// What it is compared with, if there is anything.
+    fn peers(self) -> Option<Peers> {
         match self {
-            Self::Learner => "learner",
-            Self::Net => "net",
-        }
-    }
-
-    /// The peer's program; where there are several, one of them.
-    fn script(self) -> &'static str {
-        match self {
-            Self::Learner => "learner.py",
-            Self::Net => "net_ray.py",
+            Self::Learner => Some(Peers {
+                requirements: "learner",
+                script: "learner.py",
+            }),
+            Self::Net => Some(Peers {
+                requirements: "net",
+                script: "net_ray.py",
+            }),
+            Self::Scale => None,
         }
     }
 }
@@ -54,19 +64,19 @@ pub fn run(paths: &Paths, bench: Bench, with_peers: bool, arguments: &[String]) 
     let mut command = Command::new(&program);
     command.arg("run").arg(model::link_path(paths));
     if with_peers {
-        let peers = paths.root.join("benches/peers");
-        command.arg("--python").arg(peer_python(paths, bench)?);
-        let script = peers.join(bench.script());
-        command.arg("--script").arg(script);
+        let peers = bench.peers().context("this benchmark has no peers")?;
+        let python = peer_python(paths, peers.requirements)?;
+        command.arg("--python").arg(python);
+        let folder = paths.root.join("benches/peers");
+        command.arg("--script").arg(folder.join(peers.script));
     }
     process::run("the benchmark", command.args(arguments))
 }
 
-fn peer_python(paths: &Paths, bench: Bench) -> Result<PathBuf> {
+fn peer_python(paths: &Paths, name: &str) -> Result<PathBuf> {
     if let Some(own) = std::env::var_os(OWN_PYTHON) {
         return Ok(PathBuf::from(own));
     }
-    let name = bench.requirements();
     let list = paths
         .root
         .join(format!("benches/peers/requirements-{name}.txt"));

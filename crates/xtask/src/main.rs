@@ -1,10 +1,10 @@
 //! Automation of the project: provisions what a build needs and runs every check.
 //!
 //! `cargo xtask setup` brings libtorch and the default model, `cargo xtask test` runs every check,
-//! `cargo xtask demo` runs the quickstart, `cargo xtask bench` measures, `cargo xtask fixtures` makes
-//! the reference values of the decoder's tests anew, and `cargo xtask check-export` compares a saved
-//! model with `transformers`. What is downloaded lands in the user's cache folder, so that a second
-//! checkout downloads nothing.
+//! `cargo xtask demo` runs the quickstart, `cargo xtask bench` measures, `cargo xtask fuzz` attacks the
+//! decoders, `cargo xtask fixtures` makes the reference values of the decoder's tests anew, and
+//! `cargo xtask check-export` compares a saved model with `transformers`. What is downloaded lands in
+//! the user's cache folder, so that a second checkout downloads nothing.
 //!
 //! This crate builds before libtorch is there, hence in seconds: few dependencies, no tensors.
 
@@ -14,6 +14,7 @@ mod cluster;
 mod demo;
 mod e2e;
 mod fixtures;
+mod fuzz;
 mod libtorch;
 mod model;
 mod paths;
@@ -94,6 +95,12 @@ enum Command {
         #[arg(long)]
         keep: Option<PathBuf>,
     },
+    /// Send the decoders of what nodes say to each other whatever breaks them
+    Fuzz {
+        /// How long
+        #[arg(long, default_value_t = 20)]
+        minutes: u64,
+    },
     /// Check what `cluster/` holds: scripts, Kubernetes manifests, Dockerfile, systemd units
     Cluster,
     /// Make the reference values of the decoder's tests with `transformers` in its own environment
@@ -129,6 +136,7 @@ fn run(command: Command) -> Result<()> {
             arguments,
         } => bench::run(&paths, what, peers, &arguments),
         Command::E2e { chaos, keep } => e2e::run(&paths, chaos, keep.as_deref()),
+        Command::Fuzz { minutes } => fuzz::run(&paths, minutes),
         Command::Cluster => cluster::check(&paths),
         Command::Fixtures => fixtures::run(&paths),
         Command::CheckExport { model } => fixtures::check_export(&paths, &model),

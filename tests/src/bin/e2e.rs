@@ -134,6 +134,8 @@ fn storm(stage: &mut Stage) -> Result<Vec<Recovery>> {
         stage.count(HEAD, "phase=\"filter\"") == 0,
         "the run was faster than its faults: make it longer"
     );
+    // Each step of training waits for the weights to reach every sampler: this one is too far away.
+    felt.push(disturb(stage, "s4", "sampler", Fault::Leave)?);
     // Training.
     stage.wait_for(HEAD, "imitation: ", 0, LIMIT)?;
     felt.push(disturb(stage, "l1", "learner", Fault::Kill)?);

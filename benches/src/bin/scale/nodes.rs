@@ -1,0 +1,173 @@
+//! Nodes that share a process, each with its own certificate, sockets and connections.
+
+use crate::made_up::Slow;
+use actors::Judges;
+use actors::node::{self, Contact, DialFault, Dialler, NodePlan};
+use actors::ports::EngineError;
+use actors::remote::{Engine, Outfitter};
+use anyhow::Result;
+use async_trait::async_trait;
+use judge::{AnswerMatch, RulesConfig, RulesJudge};
+use proto::cluster::EngineOrder;
+use proto::{NodeName, Role};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tools::registry::{Limits, Registry};
+use transport::certs::Credentials;
+use transport::tls::Expected;
+use transport::{Connection, DialError, Endpoint, Lane};
+
+/// Dials that a process has under way: a thousand handshakes at once on two cores take longer than
+/// each of them may.
+const AT_ONCE: Duration = Duration::from_millis(5);
+
+#[derive(Debug, clap::Args)]
+pub struct Nodes {
+    /// Where the controller listens.
+    #[arg(long)]
+    join: SocketAddr,
+    /// The folder with the folders of all certificates.
+    #[arg(long)]
+    certs: PathBuf,
+    /// Number of the first node.
+    #[arg(long)]
+    first: usize,
+    /// Number behind the last one.
+    #[arg(long)]
+    end: usize,
+    /// How long an action takes, in milliseconds.
+    #[arg(long)]
+    takes_ms: u64,
+    /// Calls that an engine takes at once.
+    #[arg(long)]
+    credits: u32,
+}
+
+pub fn name(number: usize) -> NodeName {
+    let name = format!("n-{number:04}");
+    name.parse().expect("letters, digits and a hyphen")
+}
+
+pub fn roles() -> BTreeSet<Role> {
+    [Role::Sampler, Role::Tool, Role::Judge].into()
+}
+
+pub fn run(nodes: &Nodes) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    println!("ready");
+    std::io::stdin().read_line(&mut String::new())?;
+    runtime.block_on(async {
+        let mut running = tokio::task::JoinSet::new();
+        for number in nodes.first..nodes.end {
+            running.spawn(node::run(plan(nodes, number)?, std::future::pending()));
+            tokio::time::sleep(AT_ONCE).await;
+        }
+        while let Some(end) = running.join_next().await {
+            tracing::debug!(?end, "A node ended.");
+        }
+        Ok(())
+    })
+}
+
+fn plan(nodes: &Nodes, number: usize) -> Result<NodePlan> {
+    let name = name(number);
+    let credentials = Arc::new(Credentials::load(&nodes.certs.join(name.as_str()))?);
+    let any: SocketAddr = ([0, 0, 0, 0], 0).into();
+    let way = Way {
+        control: Endpoint::bind(any, credentials.clone(), &[])?,
+        bulk: Endpoint::bind(any, credentials, &[])?,
+        address: nodes.join,
+    };
+    Ok(NodePlan {
+        name,
+        roles: roles(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        config: None,
+        boot: number as u64,
+        outfitter: Arc::new(Outfit {
+            takes: Duration::from_millis(nodes.takes_ms),
+            credits: nodes.credits,
+        }),
+        dialler: Arc::new(way),
+        contact: watch::Sender::new(Contact::default()),
+    })
+}
+
+struct Way {
+    control: Endpoint,
+    bulk: Endpoint,
+    address: SocketAddr,
+}
+
+async fn dial(
+    endpoint: &Endpoint,
+    lane: Lane,
+    address: SocketAddr,
+) -> Result<Arc<dyn Connection>, DialFault> {
+    let expected = Expected {
+        role: Role::Controller,
+        name: None,
+    };
+    let dialled = endpoint.dial(address, lane, &expected).await;
+    dialled.map_err(|error| match error {
+        DialError::Refused(reason) => DialFault::Refused(reason),
+        error @ DialError::Unreachable { .. } => DialFault::Unreachable(error.to_string()),
+    })
+}
+
+#[async_trait]
+impl Dialler for Way {
+    async fn control(&self) -> Result<Arc<dyn Connection>, DialFault> {
+        dial(&self.control, Lane::Control, self.address).await
+    }
+
+    async fn data(&self) -> Result<Arc<dyn Connection>, DialFault> {
+        dial(&self.control, Lane::Data, self.address).await
+    }
+
+    async fn bulk(&self, port: u16) -> Result<Arc<dyn Connection>, DialFault> {
+        let address = SocketAddr::new(self.address.ip(), port);
+        dial(&self.bulk, Lane::Bulk, address).await
+    }
+}
+
+struct Outfit {
+    takes: Duration,
+    credits: u32,
+}
+
+#[async_trait]
+impl Outfitter for Outfit {
+    async fn open(
+        &self,
+        order: &EngineOrder,
+        _: Arc<dyn Connection>,
+    ) -> Result<Engine, EngineError> {
+        match order.role {
+            Role::Tool => {
+                let tools = ["calculator".to_owned()];
+                let registry = Registry::builtin(&tools, Limits::default());
+                let registry = registry.map_err(|error| EngineError(error.to_string()))?;
+                Ok(Engine::Tools(Arc::new(registry), 1))
+            }
+            Role::Judge => {
+                let judges = Judges {
+                    process: Arc::new(RulesJudge::new(RulesConfig::default())),
+                    outcome: Arc::new(AnswerMatch::new()),
+                };
+                Ok(Engine::Judges(judges, 1))
+            }
+            _ => {
+                let sampler = Arc::new(Slow { takes: self.takes });
+                Ok(Engine::Sampler(sampler, self.credits))
+            }
+        }
+    }
+}
