@@ -279,6 +279,38 @@ pub struct DoctorArgs {
     /// Print the findings as one JSON object.
     #[arg(long)]
     pub json: bool,
+    /// Check all hosts of `swirl launch --hosts FILE` and the network between them; started over ssh.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "join"])]
+    pub cluster: Option<PathBuf>,
+    /// The same where something else starts the nodes: wait here for `--nodes` of them, each started
+    /// as `swirl doctor --join HOST:PORT --certs DIR`. Takes the next port, too.
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        requires = "certs",
+        requires = "nodes"
+    )]
+    pub listen: Option<String>,
+    /// How many nodes to wait for.
+    #[arg(long, value_name = "N", requires = "listen")]
+    pub nodes: Option<usize>,
+    /// Have this machine checked by the one that listens there.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        requires = "certs",
+        conflicts_with = "listen"
+    )]
+    pub join: Option<String>,
+    /// UDP port where other nodes reach this one; 0 takes any.
+    #[arg(long, default_value_t = 0, requires = "join")]
+    pub port: u16,
+    /// The folder of this node's certificate.
+    #[arg(long, value_name = "DIR")]
+    pub certs: Option<PathBuf>,
+    /// Seconds until nodes that have not come are given up.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub wait: u64,
 }
 
 /// Rewrites settings to `--set KEY=VALUE`: `--train.steps 10`, `--train.steps=10` and

@@ -36,7 +36,7 @@ const DISMISSAL: Duration = Duration::from_secs(30);
 /// The hosts of a run, as a file says.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Hosts {
+pub struct Hosts {
     /// Where nodes reach this machine: a host name or an address.
     controller: String,
     /// UDP port of control and data; bulk data goes to the next.
@@ -103,10 +103,10 @@ fn default_device() -> String {
 /// When the hosts' file or the configuration is wrong, a certificate cannot be made, the controller
 /// fails, or a node keeps failing.
 pub async fn run(args: LaunchArgs) -> Result<ExitCode> {
-    let hosts = read(&args.hosts)?;
+    let hosts = Hosts::read(&args.hosts)?;
     let loaded = config::load(&args.configs, &args.set)?;
     check(&hosts, &loaded.config)?;
-    certify(&hosts)?;
+    hosts.certify()?;
     let mut tasks = JoinSet::new();
     for node in &hosts.nodes {
         tasks.spawn(keep_node(hosts.start_of(node)?));
@@ -129,29 +129,8 @@ pub async fn run(args: LaunchArgs) -> Result<ExitCode> {
     Ok(code)
 }
 
-fn read(path: &Path) -> Result<Hosts> {
-    let usage =
-        |error: &dyn std::fmt::Display| UsageError::new(format!("{}: {error}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| usage(&error))?;
-    Ok(toml::from_str(&text).map_err(|error| usage(&error))?)
-}
-
+/// Refuses hosts that are not what the configuration waits for.
 fn check(hosts: &Hosts, config: &Config) -> Result<(), UsageError> {
-    let mut names = BTreeSet::new();
-    for node in &hosts.nodes {
-        let name = &node.name;
-        if !names.insert(name) {
-            return Err(UsageError::new(format!("two nodes are called {name}")));
-        }
-        if node.roles.is_empty() || node.roles.contains(&Role::Controller) {
-            return Err(UsageError::new(format!(
-                "{name}: roles are one or more of sampler, tool, judge and learner"
-            )));
-        }
-    }
-    if hosts.ssh.is_empty() {
-        return Err(UsageError::new("ssh: name a command"));
-    }
     let wanted = &config.cluster.wait_for;
     let wanted = [
         (Role::Sampler, wanted.sampler),
@@ -176,26 +155,6 @@ fn check(hosts: &Hosts, config: &Config) -> Result<(), UsageError> {
     Ok(())
 }
 
-/// Makes what is missing of the authority and the certificates.
-fn certify(hosts: &Hosts) -> Result<()> {
-    let authority = match hosts.certs.join("ca.pem").exists() {
-        true => Authority::open(&hosts.certs)?,
-        false => Authority::create(&hosts.certs, Validity::of_days(Validity::AUTHORITY_DAYS))?,
-    };
-    let head: NodeName = HEAD.parse()?;
-    let head = (head, BTreeSet::from([Role::Controller]));
-    let nodes = hosts
-        .nodes
-        .iter()
-        .map(|node| (node.name.clone(), node.roles.clone()));
-    for (name, roles) in nodes.chain([head]) {
-        if !authority.node_folder(&name).exists() {
-            authority.issue(&name, &roles, Validity::of_days(Validity::NODE_DAYS))?;
-        }
-    }
-    Ok(())
-}
-
 /// The controller's name in its certificate.
 const HEAD: &str = "controller";
 
@@ -205,8 +164,8 @@ fn controller(args: &LaunchArgs, hosts: &Hosts) -> Result<Vec<std::ffi::OsString
     for setting in &args.set {
         words.extend(["--set".into(), setting.into()]);
     }
-    words.extend(["--listen".into(), format!("0.0.0.0:{}", hosts.port).into()]);
-    let certs = hosts.certs.join(HEAD).into_os_string();
+    words.extend(["--listen".into(), hosts.listen().into()]);
+    let certs = hosts.controller_certs().into_os_string();
     words.extend(["--certs".into(), certs, "--resume".into()]);
     Ok(words)
 }
@@ -229,19 +188,130 @@ async fn keep_head(words: Vec<std::ffi::OsString>) -> Result<ExitCode> {
     bail!("the controller was ended by a signal {STARTS} times")
 }
 
-/// What starts a node.
-struct Start {
-    name: NodeName,
+/// What starts something on a host.
+pub struct Start {
+    /// The node that it is.
+    pub name: NodeName,
     ssh: Vec<String>,
-    /// Puts the certificate, which it reads as lines of shell, where it belongs; then runs the node.
+    /// Puts the certificate, which it reads as lines of shell, where it belongs; then runs it.
     script: String,
 }
 
 impl Hosts {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// When it is not there, or not what is expected of it.
+    pub fn read(path: &Path) -> Result<Self, UsageError> {
+        let usage =
+            |error: &dyn std::fmt::Display| UsageError::new(format!("{}: {error}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| usage(&error))?;
+        let hosts: Self = toml::from_str(&text).map_err(|error| usage(&error))?;
+        hosts.check().map_err(|error| usage(&error))?;
+        Ok(hosts)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let mut names = BTreeSet::new();
+        for node in &self.nodes {
+            let name = &node.name;
+            if !names.insert(name) {
+                return Err(format!("two nodes are called {name}"));
+            }
+            if node.roles.is_empty() || node.roles.contains(&Role::Controller) {
+                return Err(format!(
+                    "{name}: roles are one or more of sampler, tool, judge and learner"
+                ));
+            }
+        }
+        match self.ssh.is_empty() {
+            true => Err("ssh: name a command".to_owned()),
+            false => Ok(()),
+        }
+    }
+
+    /// Makes what is missing of the authority and the certificates.
+    ///
+    /// # Errors
+    /// When one cannot be made.
+    pub fn certify(&self) -> Result<()> {
+        let authority = match self.certs.join("ca.pem").exists() {
+            true => Authority::open(&self.certs)?,
+            false => Authority::create(&self.certs, Validity::of_days(Validity::AUTHORITY_DAYS))?,
+        };
+        let head: NodeName = HEAD.parse()?;
+        let head = (head, BTreeSet::from([Role::Controller]));
+        let nodes = self
+            .nodes
+            .iter()
+            .map(|node| (node.name.clone(), node.roles.clone()));
+        for (name, roles) in nodes.chain([head]) {
+            if !authority.node_folder(&name).exists() {
+                authority.issue(&name, &roles, Validity::of_days(Validity::NODE_DAYS))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where this machine listens.
+    pub fn listen(&self) -> String {
+        format!("0.0.0.0:{}", self.port)
+    }
+
+    /// The folder of this machine's certificate.
+    pub fn controller_certs(&self) -> PathBuf {
+        self.certs.join(HEAD)
+    }
+
+    /// The names of the nodes.
+    pub fn names(&self) -> Vec<String> {
+        self.nodes
+            .iter()
+            .map(|node| node.name.to_string())
+            .collect()
+    }
+
+    /// What has every host checked.
+    ///
+    /// # Errors
+    /// When a certificate cannot be read.
+    pub fn doctors(&self) -> Result<Vec<Start>> {
+        let doctor = |node: &Node| {
+            let (dir, join) = (self.dir_of(node), self.join());
+            let certs = quoted(&format!("{dir}/certs"));
+            let command = format!("doctor --join {} --certs {certs}", quoted(&join));
+            self.start(node, &command)
+        };
+        self.nodes.iter().map(doctor).collect()
+    }
+
+    fn join(&self) -> String {
+        format!("{}:{}", self.controller, self.port)
+    }
+
+    fn dir_of(&self, node: &Node) -> String {
+        format!("{}/{}", self.dir, node.name)
+    }
+
     fn start_of(&self, node: &Node) -> Result<Start> {
+        let dir = self.dir_of(node);
+        let roles: Vec<&str> = node.roles.iter().map(|role| role.name()).collect();
+        let command = format!(
+            "node --role {} --join {} --certs {} --dir {} --device {} --threads {}",
+            roles.join(","),
+            quoted(&self.join()),
+            quoted(&format!("{dir}/certs")),
+            quoted(&dir),
+            quoted(&node.device),
+            node.threads
+        );
+        self.start(node, &command)
+    }
+
+    fn start(&self, node: &Node, command: &str) -> Result<Start> {
         let name = &node.name;
         let folder = self.certs.join(name.as_str());
-        let dir = format!("{}/{name}", self.dir);
+        let dir = self.dir_of(node);
         let mut script = format!("set -e; umask 077; mkdir -p {0}/certs\n", quoted(&dir));
         for file in ["ca.pem", "cert.pem", "key.pem"] {
             let path = folder.join(file);
@@ -253,17 +323,7 @@ impl Hosts {
                 pem.trim_end()
             );
         }
-        let roles: Vec<&str> = node.roles.iter().map(|role| role.name()).collect();
-        script += &format!(
-            "exec {} node --role {} --join {} --certs {} --dir {} --device {} --threads {}\n",
-            quoted(&self.swirl),
-            roles.join(","),
-            quoted(&format!("{}:{}", self.controller, self.port)),
-            quoted(&format!("{dir}/certs")),
-            quoted(&dir),
-            quoted(&node.device),
-            node.threads
-        );
+        script += &format!("exec {} {command}\n", quoted(&self.swirl));
         let mut ssh = self.ssh.clone();
         ssh.extend([node.host.clone(), "bash -s".to_owned()]);
         Ok(Start {
@@ -271,6 +331,28 @@ impl Hosts {
             ssh,
             script,
         })
+    }
+}
+
+impl Start {
+    /// Runs it and waits for its end.
+    ///
+    /// # Errors
+    /// When what starts things on hosts cannot be started itself.
+    pub async fn run(&self) -> Result<ExitStatus> {
+        let mut command = Command::new(&self.ssh[0]);
+        command
+            .args(&self.ssh[1..])
+            .stdin(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child: Child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.ssh[0]))?;
+        if let Some(mut input) = child.stdin.take() {
+            // A host that cannot be reached says so by its exit code.
+            let _ = input.write_all(self.script.as_bytes()).await;
+        }
+        Ok(child.wait().await?)
     }
 }
 
@@ -288,7 +370,7 @@ async fn keep_node(start: Start) -> Result<()> {
     let mut failures = 0;
     while failures < STARTS {
         let began = Instant::now();
-        let status = started(&start).await?;
+        let status = start.run().await?;
         if status.success() {
             return Ok(());
         }
@@ -306,22 +388,6 @@ async fn keep_node(start: Start) -> Result<()> {
         "node {} could not be started {STARTS} times in a row: see what was said above",
         start.name
     )
-}
-
-async fn started(start: &Start) -> Result<ExitStatus> {
-    let mut command = Command::new(&start.ssh[0]);
-    command
-        .args(&start.ssh[1..])
-        .stdin(Stdio::piped())
-        .kill_on_drop(true);
-    let mut child: Child = command
-        .spawn()
-        .with_context(|| format!("cannot start {}", start.ssh[0]))?;
-    if let Some(mut input) = child.stdin.take() {
-        // A host that cannot be reached says so by its exit code.
-        let _ = input.write_all(start.script.as_bytes()).await;
-    }
-    Ok(child.wait().await?)
 }
 
 #[cfg(test)]
@@ -358,7 +424,7 @@ mod tests {
         assert!(check(&hosts, &here).is_ok());
         let mut twice: Hosts = toml::from_str(HOSTS).unwrap();
         twice.nodes.push(twice.nodes[0].clone());
-        assert!(check(&twice, &config(&[])).is_err());
+        assert!(twice.check().is_err());
         assert!(toml::from_str::<Hosts>(&HOSTS.replace("host =", "hst =")).is_err());
         assert!(
             toml::from_str::<Hosts>(

@@ -85,7 +85,7 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Launch(launch) => launch::run(launch).await,
         Command::Node(node) => cluster::node_command(node).await,
         Command::Certs(certs) => certs_commands::run(certs),
-        Command::Doctor(doctor) => doctor::run(&doctor),
+        Command::Doctor(doctor) => doctor::run(&doctor).await,
     }
 }
 

@@ -6,6 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use proto::Identity;
 use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 /// The sending half of a stream. Dropped without [`Outgoing::finish`], the peer sees a fault.
 #[async_trait]
@@ -42,6 +44,17 @@ pub struct Duplex {
     pub incoming: Box<dyn Incoming>,
 }
 
+/// What is known of the way to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Path {
+    /// Where the peer is; none in memory.
+    pub remote: Option<SocketAddr>,
+    /// A packet's way there and back, smoothed.
+    pub round_trip: Duration,
+    /// Largest UDP payload that is known to pass, in bytes.
+    pub payload: u16,
+}
+
 /// A connection to a peer, on one lane.
 #[async_trait]
 pub trait Connection: Send + Sync + 'static {
@@ -50,6 +63,9 @@ pub trait Connection: Send + Sync + 'static {
 
     /// What the connection is for.
     fn lane(&self) -> Lane;
+
+    /// The way to the peer, as far as it is known by now.
+    fn path(&self) -> Path;
 
     /// Opens a stream. The peer sees it at once.
     ///

@@ -4,7 +4,7 @@
 //! saturated lane delays the packets of all others.
 
 use crate::certs::{Credentials, SERVER_NAME};
-use crate::connection::{Connection, Duplex, Incoming, Outgoing};
+use crate::connection::{Connection, Duplex, Incoming, Outgoing, Path};
 use crate::tls::{self, Expected, TlsError};
 use crate::{Lane, settings};
 use async_trait::async_trait;
@@ -244,6 +244,14 @@ impl Connection for Quic {
 
     fn lane(&self) -> Lane {
         self.lane
+    }
+
+    fn path(&self) -> Path {
+        Path {
+            remote: Some(self.quic.remote_address()),
+            round_trip: self.quic.rtt(),
+            payload: self.quic.stats().path.current_mtu,
+        }
     }
 
     async fn open(&self) -> io::Result<Duplex> {

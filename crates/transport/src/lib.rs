@@ -17,7 +17,7 @@ pub mod memory;
 mod settings;
 pub mod tls;
 
-pub use connection::{Connection, Duplex, Incoming, Outgoing};
+pub use connection::{Connection, Duplex, Incoming, Outgoing, Path};
 pub use endpoint::{BindError, DialError, Endpoint};
 pub use lane::Lane;
 pub use link::{CallError, Handler, Limits, Link, Request};

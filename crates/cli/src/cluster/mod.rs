@@ -10,5 +10,6 @@ mod orders;
 mod outfit;
 
 pub use command::run as node_command;
-pub use head::{Elsewhere, Head};
+pub use head::{Elsewhere, Head, credentials};
+pub use network::{Listening, Sockets, ToController};
 pub use orders::{JudgeOrder, LearnerOrder, SamplerOrder, ToolOrder};

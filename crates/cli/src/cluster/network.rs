@@ -95,11 +95,17 @@ impl Listening {
 
     /// Lets every connection into the cluster, as long as this process runs.
     pub fn admit_to(&self, cluster: &Cluster) {
+        let cluster = cluster.clone();
+        self.hand_to(move |connection| cluster.admit(connection));
+    }
+
+    /// Hands every connection over, whatever its lane, as long as this process runs.
+    pub fn hand_to(&self, taker: impl Fn(Arc<dyn Connection>) + Clone + Send + 'static) {
         for endpoint in [&self.control, &self.bulk] {
-            let (endpoint, cluster) = (endpoint.clone(), cluster.clone());
+            let (endpoint, taker) = (endpoint.clone(), taker.clone());
             tokio::spawn(async move {
                 while let Some(connection) = endpoint.accept().await {
-                    cluster.admit(connection);
+                    taker(connection);
                 }
             });
         }

@@ -1,70 +1,19 @@
-//! `swirl doctor`: what this machine has, and what to do about what it lacks.
+//! This machine.
 
-use crate::args::DoctorArgs;
-use crate::console;
+use super::finding::{Finding, Status};
 use crate::machine_memory::gib;
-use anyhow::Result;
-use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use sysinfo::{Disks, System};
 
 /// Least free disk for a run of a small model with checkpoints.
-const LEAST_DISK_BYTES: u64 = 5 << 30;
+pub const LEAST_DISK_BYTES: u64 = 5 << 30;
 
 /// Least memory for SmolLM2-135M with sampler, learner and reference.
 const LEAST_MEMORY_BYTES: u64 = 6 << 30;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Status {
-    Ok,
-    /// Works, but something is missing that a user may want.
-    Note,
-    Problem,
-}
-
-#[derive(Debug, Serialize)]
-struct Finding {
-    what: &'static str,
-    status: Status,
-    found: String,
-    /// What to do; empty where nothing is to be done.
-    remedy: String,
-}
-
-impl Finding {
-    fn ok(what: &'static str, found: impl Into<String>) -> Self {
-        Self {
-            what,
-            status: Status::Ok,
-            found: found.into(),
-            remedy: String::new(),
-        }
-    }
-
-    fn but(what: &'static str, status: Status, found: impl Into<String>, remedy: &str) -> Self {
-        Self {
-            what,
-            status,
-            found: found.into(),
-            remedy: remedy.to_owned(),
-        }
-    }
-}
-
-/// What `--json` prints.
-#[derive(Debug, Serialize)]
-struct Findings {
-    findings: Vec<Finding>,
-}
-
-/// Prints the findings; fails where one is a problem.
-///
-/// # Errors
-/// When stdout cannot be written.
-pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
-    let findings = vec![
+/// What there is to say of it.
+pub fn findings(model_dir: &Path) -> Vec<Finding> {
+    vec![
         Finding::ok("swirl", env!("CARGO_PKG_VERSION")),
         libtorch(),
         cuda(),
@@ -73,28 +22,18 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
         bf16(),
         memory(),
         disk(),
-        model(&args.model),
+        model(model_dir),
         test_data(),
-    ];
-    let is_well = findings.iter().all(|f| f.status != Status::Problem);
-    match args.json {
-        true => console::print_line(&serde_json::to_string(&Findings { findings })?)?,
-        false => console::print(&findings.iter().map(line).collect::<String>())?,
-    }
-    Ok(ExitCode::from(if is_well { 0 } else { 1 }))
+    ]
 }
 
-fn line(finding: &Finding) -> String {
-    let mark = match finding.status {
-        Status::Ok => "ok",
-        Status::Note => "note",
-        Status::Problem => "PROBLEM",
-    };
-    let mut line = format!("{mark:<7} {:<10} {}\n", finding.what, finding.found);
-    if !finding.remedy.is_empty() {
-        line += &format!("{:19}{}\n", "", finding.remedy);
-    }
-    line
+/// Bytes free on the disk of the current folder, where the system tells.
+pub fn free_disk() -> Option<u64> {
+    let here = std::env::current_dir().unwrap_or_else(|_| "/".into());
+    let disks = Disks::new_with_refreshed_list();
+    let holds = disks.iter().filter(|d| here.starts_with(d.mount_point()));
+    let disk = holds.max_by_key(|disk| disk.mount_point().as_os_str().len());
+    disk.map(|disk| disk.available_space())
 }
 
 /// The folder of libtorch: that of the environment, else the one this program was built with.
@@ -225,12 +164,7 @@ fn memory() -> Finding {
 
 fn disk() -> Finding {
     let here = std::env::current_dir().unwrap_or_else(|_| "/".into());
-    let disks = Disks::new_with_refreshed_list();
-    let disk = disks
-        .iter()
-        .filter(|disk| here.starts_with(disk.mount_point()))
-        .max_by_key(|disk| disk.mount_point().as_os_str().len());
-    let Some(disk) = disk else {
+    let Some(free) = free_disk() else {
         return Finding::but(
             "disk",
             Status::Note,
@@ -238,8 +172,8 @@ fn disk() -> Finding {
             "",
         );
     };
-    let found = format!("{} free at {}", gib(disk.available_space()), here.display());
-    if disk.available_space() >= LEAST_DISK_BYTES {
+    let found = format!("{} free at {}", gib(free), here.display());
+    if free >= LEAST_DISK_BYTES {
         return Finding::ok("disk", found);
     }
     Finding::but(

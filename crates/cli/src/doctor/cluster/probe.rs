@@ -1,0 +1,136 @@
+//! The node that is looked at.
+
+use super::words::{self, FACTS, Facts, LISTEN, PULL, Target, Way, Zeros};
+use crate::cluster::{Sockets, ToController};
+use actors::node::Dialler;
+use anyhow::{Context, Result, bail};
+use async_trait::async_trait;
+use bytes::Bytes;
+use proto::codec;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use transport::certs::Credentials;
+use transport::tls::Expected;
+use transport::{Endpoint, Handler, Lane, Limits, Link, Request, bulk};
+
+/// How long the one who leads is looked for: it may start later.
+const SEARCH: Duration = Duration::from_secs(60);
+
+/// Between attempts.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Joins the one who leads and does what it says, until it has what it wants.
+///
+/// # Errors
+/// When the certificate cannot be used, nobody answers, or the contact breaks.
+pub async fn probe(join: &str, certs: &Path, port: u16) -> Result<ExitCode> {
+    let credentials = Arc::new(Credentials::load(certs)?);
+    let sockets = Sockets::new()?;
+    let way = Arc::new(ToController {
+        join: join.to_owned(),
+        credentials: credentials.clone(),
+        sockets: sockets.handle(),
+        way: Mutex::default(),
+    });
+    let began = Instant::now();
+    let connection = loop {
+        use actors::node::DialFault::{Refused, Unreachable};
+        match way.control().await {
+            Ok(connection) => break connection,
+            Err(Refused(reason)) => bail!("{reason}"),
+            Err(Unreachable(reason)) if began.elapsed() > SEARCH => {
+                bail!("{reason}: is `swirl doctor --listen` running there, and UDP let through?")
+            }
+            Err(Unreachable(_)) => tokio::time::sleep(PAUSE).await,
+        }
+    };
+    let probe = Arc::new(Probe {
+        credentials,
+        way,
+        port,
+        sockets: sockets.handle(),
+        serving: Mutex::default(),
+    });
+    let link = Link::open(connection, probe, Limits::default()).await?;
+    match link.closed().await {
+        reason if reason == super::lead::DONE => Ok(ExitCode::SUCCESS),
+        reason => bail!("the contact broke: {reason}"),
+    }
+}
+
+struct Probe {
+    credentials: Arc<Credentials>,
+    way: Arc<ToController>,
+    port: u16,
+    sockets: Handle,
+    /// Where other nodes pull from.
+    serving: Mutex<Option<Arc<Endpoint>>>,
+}
+
+#[async_trait]
+impl Handler for Probe {
+    async fn request(&self, request: Request) -> Result<Bytes, String> {
+        let answer = match request.method {
+            FACTS => codec::encode(&Facts::here(&self.credentials)),
+            LISTEN => codec::encode(&self.listen().map_err(|error| error.to_string())?),
+            PULL => {
+                let target = codec::decode(&request.body).map_err(|error| error.to_string())?;
+                let way = self.pull(target).await;
+                codec::encode(&way.map_err(|error| format!("{error:#}")))
+            }
+            method => return Err(format!("{method} is not known here")),
+        };
+        Ok(answer.map_err(|error| error.to_string())?.into())
+    }
+
+    async fn cast(&self, _: u8, _: Bytes) {}
+}
+
+impl Probe {
+    fn listen(&self) -> Result<u16> {
+        let _inside = self.sockets.enter();
+        let any = SocketAddr::from(([0; 4], self.port));
+        let endpoint = Endpoint::bind(any, self.credentials.clone(), &[Lane::Bulk])?;
+        let endpoint = Arc::new(endpoint);
+        let port = endpoint.local_address()?.port();
+        let accepting = endpoint.clone();
+        tokio::spawn(async move {
+            while let Some(connection) = accepting.accept().await {
+                tokio::spawn(bulk::serve(connection, Arc::new(Zeros)));
+            }
+        });
+        *self.serving.lock().expect("no holder panics") = Some(endpoint);
+        Ok(port)
+    }
+
+    async fn pull(&self, target: Target) -> Result<Way> {
+        match target {
+            Target::Lead(port) => {
+                let connection = self.way.bulk(port).await?;
+                words::measure(connection.as_ref()).await
+            }
+            Target::Node {
+                address,
+                name,
+                role,
+            } => {
+                let any = SocketAddr::from(([0; 4], 0));
+                let bind = || {
+                    let _inside = self.sockets.enter();
+                    Endpoint::bind(any, self.credentials.clone(), &[])
+                };
+                let endpoint = bind().context("no socket")?;
+                let expected = Expected {
+                    role,
+                    name: Some(name),
+                };
+                let connection = endpoint.dial(address, Lane::Bulk, &expected).await?;
+                words::measure(connection.as_ref()).await
+            }
+        }
+    }
+}
