@@ -60,6 +60,11 @@ fn measurements(fewer: u64) -> Vec<Measurement> {
         unit,
         figure,
     };
+    let beats = |beside_bulk| Ask::Beats {
+        count: 2_000 / fewer,
+        beside_bulk,
+    };
+    let (alone, beside) = (beats(false), beats(true));
     let p50: Figure = |_, answer| answer.p50_us;
     let p99: Figure = |_, answer| answer.p99_us;
     vec![
@@ -112,6 +117,22 @@ fn measurements(fewer: u64) -> Vec<Measurement> {
             "k/s",
             rate,
         ),
+        measure("heartbeat alone, p50", alone.clone(), alone.clone(), "µs", p50),
+        measure("heartbeat alone, p99", alone.clone(), alone, "µs", p99),
+        measure(
+            "heartbeat beside full bulk, p50",
+            beside.clone(),
+            beside.clone(),
+            "µs",
+            p50,
+        ),
+        measure(
+            "heartbeat beside full bulk, p99",
+            beside.clone(),
+            beside,
+            "µs",
+            p99,
+        ),
         measure("270 MB to 1 receiver", bulk(1), bulk(1), "GB/s", bulk_rate),
         measure(
             "270 MB to 4 receivers",
@@ -148,6 +169,10 @@ pub fn run(python: Option<(PathBuf, PathBuf)>, rounds: usize, fewer: u64) -> Res
                     "swirl" | "TCP" => &measurement.ask,
                     _ => &measurement.peers,
                 };
+                // What stands beside bulk is a question of ours alone.
+                if matches!(ask, Ask::Beats { .. }) && peer.name != "swirl" {
+                    continue;
+                }
                 let answer = peer.ask(ask)?;
                 if let Some(figure) = (measurement.figure)(ask, &answer)
                     && round > 0

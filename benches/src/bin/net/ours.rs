@@ -210,6 +210,9 @@ pub fn answer() -> Result<()> {
             runtime.block_on(oneway(children.links[0].clone(), size, count))
         }
         Ask::Bulk { bytes, receivers } => runtime.block_on(bulk(&children, bytes, receivers)),
+        Ask::Beats { count, beside_bulk } => {
+            runtime.block_on(beats(&children, count, beside_bulk))
+        }
         Ask::Quit => Ok(Answer::default()),
     })
 }
@@ -226,17 +229,7 @@ async fn sequential(link: Link, size: usize, count: u64) -> Result<Answer> {
             times.push(asked.elapsed().as_secs_f64() * 1e6);
             sum = sum.wrapping_add(number(&answer));
         }
-        let seconds = began.elapsed().as_secs_f64();
-        times.sort_by(f64::total_cmp);
-        let at = |share: f64| times.get((share * times.len() as f64) as usize).copied();
-        Ok(Answer {
-            seconds: Some(seconds),
-            p50_us: at(0.5),
-            p99_us: at(0.99),
-            count: Some(count),
-            checksum: Some(sum),
-            ..Answer::default()
-        })
+        Ok(timed(began, times, sum))
     })
     .await?
 }
@@ -294,6 +287,58 @@ async fn oneway(link: Link, size: usize, count: u64) -> Result<Answer> {
         })
     })
     .await?
+}
+
+/// Between heartbeats; the real ones come every 500 ms.
+const BEAT: Duration = Duration::from_millis(2);
+
+/// What is sent over and over beside heartbeats, in bytes.
+const BESIDE: u64 = 64 << 20;
+
+async fn beats(children: &Children, count: u64, beside_bulk: bool) -> Result<Answer> {
+    let link = children.links[0].clone();
+    let pulling = beside_bulk.then(|| {
+        *children.object.0.lock().expect("no holder panics") = object(BESIDE).into();
+        let link = link.clone();
+        tokio::spawn(async move {
+            while link.call(PULL, &BESIDE.to_le_bytes(), LIMIT).await.is_ok() {}
+        })
+    });
+    let beating = tokio::spawn(async move {
+        let (mut body, mut sum, mut times) = (Vec::new(), 0u64, Vec::new());
+        let began = Instant::now();
+        for n in 0..count {
+            tokio::time::sleep(BEAT).await;
+            message(n, 8, &mut body);
+            let asked = Instant::now();
+            let answer = link.call(ECHO, &body, LIMIT).await?;
+            times.push(asked.elapsed().as_secs_f64() * 1e6);
+            sum = sum.wrapping_add(number(&answer));
+        }
+        anyhow::Ok(timed(began, times, sum))
+    });
+    let answer = beating.await?;
+    if let Some(pulling) = pulling {
+        pulling.abort();
+        let _ = pulling.await;
+        *children.object.0.lock().expect("no holder panics") = Bytes::new();
+    }
+    answer
+}
+
+/// The answer of calls that were made one after the other.
+fn timed(began: Instant, mut times: Vec<f64>, sum: u64) -> Answer {
+    let seconds = began.elapsed().as_secs_f64();
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times.get((share * times.len() as f64) as usize).copied();
+    Answer {
+        seconds: Some(seconds),
+        p50_us: at(0.5),
+        p99_us: at(0.99),
+        count: Some(times.len() as u64),
+        checksum: Some(sum),
+        ..Answer::default()
+    }
 }
 
 async fn bulk(children: &Children, bytes: u64, receivers: usize) -> Result<Answer> {

@@ -27,6 +27,8 @@ pub enum Ask {
     Oneway { size: usize, count: u64 },
     /// An object to one or more processes.
     Bulk { bytes: u64, receivers: usize },
+    /// Calls as small as heartbeats, every 2 ms; while an object is sent over and over, or alone.
+    Beats { count: u64, beside_bulk: bool },
     /// It may end.
     Quit,
 }
@@ -64,7 +66,8 @@ impl Ask {
         match *self {
             Self::Sequential { count, .. }
             | Self::Pipelined { count, .. }
-            | Self::Oneway { count, .. } => {
+            | Self::Oneway { count, .. }
+            | Self::Beats { count, .. } => {
                 if (answer.count, answer.checksum) != (Some(count), Some(sum(count))) {
                     bail!("{self:?}: not what was sent arrived: {answer:?}");
                 }
