@@ -117,7 +117,13 @@ fn measurements(fewer: u64) -> Vec<Measurement> {
             "k/s",
             rate,
         ),
-        measure("heartbeat alone, p50", alone.clone(), alone.clone(), "µs", p50),
+        measure(
+            "heartbeat alone, p50",
+            alone.clone(),
+            alone.clone(),
+            "µs",
+            p50,
+        ),
         measure("heartbeat alone, p99", alone.clone(), alone, "µs", p99),
         measure(
             "heartbeat beside full bulk, p50",

@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
 use transport::certs::{Authority, Credentials, Validity};
 use transport::tls::Expected;
 use transport::{Connection, Endpoint, Handler, Lane, Limits, Link, Request, bulk};
@@ -27,21 +28,49 @@ const PULL: u8 = 2;
 /// Receivers at most.
 const CHILDREN: usize = 4;
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?)
+/// As in `swirl`: work apart from the sockets, and bulk apart from the rest.
+struct Runtimes {
+    work: Runtime,
+    control: Runtime,
+    bulk: Runtime,
+}
+
+impl Runtimes {
+    fn start() -> Result<Self> {
+        let runtime = |threads| {
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(threads)
+                .enable_all()
+                .build()
+        };
+        Ok(Self {
+            work: runtime(2)?,
+            control: runtime(1)?,
+            bulk: runtime(1)?,
+        })
+    }
+
+    /// An endpoint for data and one for bulk.
+    fn bind(&self, credentials: Credentials, is_dialled: bool) -> Result<[Endpoint; 2]> {
+        let credentials = Arc::new(credentials);
+        let bind = |runtime: &Runtime, lane| {
+            let _inside = runtime.enter();
+            let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+            let serves = [lane];
+            Endpoint::bind(any, credentials.clone(), &serves[..usize::from(is_dialled)])
+        };
+        Ok([
+            bind(&self.control, Lane::Data)?,
+            bind(&self.bulk, Lane::Bulk)?,
+        ])
+    }
 }
 
 /// The process at the other end: it is dialled for data, and pulls over the bulk connection.
 pub fn child(certs: &Path) -> Result<()> {
-    let runtime = runtime()?;
-    runtime.block_on(async {
-        let credentials = Arc::new(Credentials::load(certs)?);
-        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
-        let endpoint = Endpoint::bind(any, credentials.clone(), &[Lane::Data])?;
-        let bulk = Endpoint::bind(any, credentials, &[Lane::Bulk])?;
+    let runtimes = Runtimes::start()?;
+    let [endpoint, bulk] = runtimes.bind(Credentials::load(certs)?, true)?;
+    runtimes.work.block_on(async {
         println!(
             "{} {}",
             endpoint.local_address()?.port(),
@@ -51,6 +80,7 @@ pub fn child(certs: &Path) -> Result<()> {
         let bulk = bulk.accept().await.context("nobody came")?;
         let echo = Arc::new(Echo {
             bulk,
+            got: tokio::sync::Mutex::default(),
             count: AtomicU64::new(0),
             sum: AtomicU64::new(0),
         });
@@ -62,6 +92,9 @@ pub fn child(certs: &Path) -> Result<()> {
 
 struct Echo {
     bulk: Arc<dyn Connection>,
+    /// What was pulled. Its memory is kept: pages that the system gives anew cost as much as the
+    /// transfer.
+    got: tokio::sync::Mutex<Vec<u8>>,
     count: AtomicU64,
     sum: AtomicU64,
 }
@@ -78,7 +111,9 @@ impl Handler for Echo {
             }
             PULL => {
                 let len = number(&request.body);
-                let mut got = Vec::with_capacity(len as usize);
+                let mut got = self.got.lock().await;
+                got.clear();
+                got.reserve(len as usize);
                 let pulled = bulk::pull(self.bulk.as_ref(), 0, 0..len, |piece| {
                     got.extend_from_slice(&piece);
                     Ok(())
@@ -115,7 +150,10 @@ struct Object(Mutex<Bytes>);
 impl bulk::Source for Object {
     async fn piece(&self, _: u64, range: Range<u64>) -> Result<Bytes, String> {
         let object = self.0.lock().map_err(|error| error.to_string())?;
-        Ok(object.slice(range.start as usize..range.end as usize))
+        let is_there = range.end <= object.len() as u64;
+        is_there
+            .then(|| object.slice(range.start as usize..range.end as usize))
+            .ok_or_else(|| "it is not there any more".to_owned())
     }
 }
 
@@ -136,7 +174,7 @@ impl Drop for Children {
     }
 }
 
-async fn children() -> Result<Children> {
+async fn children(runtimes: &Runtimes) -> Result<Children> {
     let certs = tempfile::tempdir()?;
     let authority = Authority::create(&certs.path().join("ca"), Validity::of_days(2))?;
     let issue = |name: &str, role| -> Result<std::path::PathBuf> {
@@ -144,13 +182,9 @@ async fn children() -> Result<Children> {
         authority.issue(&name, &BTreeSet::from([role]), Validity::of_days(1))?;
         Ok(authority.node_folder(&name))
     };
-    let head = Arc::new(Credentials::load(&issue("head", Role::Controller)?)?);
+    let head = Credentials::load(&issue("head", Role::Controller)?)?;
     let node = issue("node", Role::Sampler)?;
-    let any: SocketAddr = ([127, 0, 0, 1], 0).into();
-    let endpoints = [
-        Endpoint::bind(any, head.clone(), &[])?,
-        Endpoint::bind(any, head, &[])?,
-    ];
+    let endpoints = runtimes.bind(head, false)?;
     let object = Arc::new(Object::default());
     let (mut links, mut processes) = (Vec::new(), Vec::new());
     for _ in 0..CHILDREN {
@@ -191,8 +225,9 @@ async fn children() -> Result<Children> {
 }
 
 pub fn answer() -> Result<()> {
-    let runtime = runtime()?;
-    let children = runtime.block_on(children())?;
+    let runtimes = Runtimes::start()?;
+    let runtime = &runtimes.work;
+    let children = runtime.block_on(children(&runtimes))?;
     serve(|ask| match *ask {
         Ask::Ready => Ok(Answer {
             version: Some(env!("CARGO_PKG_VERSION").into()),
@@ -210,9 +245,7 @@ pub fn answer() -> Result<()> {
             runtime.block_on(oneway(children.links[0].clone(), size, count))
         }
         Ask::Bulk { bytes, receivers } => runtime.block_on(bulk(&children, bytes, receivers)),
-        Ask::Beats { count, beside_bulk } => {
-            runtime.block_on(beats(&children, count, beside_bulk))
-        }
+        Ask::Beats { count, beside_bulk } => runtime.block_on(beats(&children, count, beside_bulk)),
         Ask::Quit => Ok(Answer::default()),
     })
 }
@@ -300,9 +333,9 @@ async fn beats(children: &Children, count: u64, beside_bulk: bool) -> Result<Ans
     let pulling = beside_bulk.then(|| {
         *children.object.0.lock().expect("no holder panics") = object(BESIDE).into();
         let link = link.clone();
-        tokio::spawn(async move {
-            while link.call(PULL, &BESIDE.to_le_bytes(), LIMIT).await.is_ok() {}
-        })
+        tokio::spawn(
+            async move { while link.call(PULL, &BESIDE.to_le_bytes(), LIMIT).await.is_ok() {} },
+        )
     });
     let beating = tokio::spawn(async move {
         let (mut body, mut sum, mut times) = (Vec::new(), 0u64, Vec::new());

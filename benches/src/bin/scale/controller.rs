@@ -131,7 +131,7 @@ async fn lead(certs: &Path, samplers: usize, job: &Job) -> Result<()> {
     let items = at_once.saturating_mul(2).max(job.items.into());
     let turns = Arc::new(ByteTurns::default());
     let (progress, told) = watch::channel(Progress::default());
-    let plan = plan(items, job, turns.clone(), progress);
+    let plan = rollout_plan(items, job, turns.clone(), progress);
     let (began, busy) = (Instant::now(), usage::busy()?);
     let most = Arc::new(Most::default());
     let looking = tokio::spawn(look(most.clone(), turns.clone(), told));
@@ -193,7 +193,7 @@ fn question(number: u64) -> Question {
     }
 }
 
-fn plan(
+fn rollout_plan(
     items: u64,
     job: &Job,
     turns: Arc<ByteTurns>,

@@ -70,7 +70,7 @@ pub async fn run(args: NodeArgs) -> Result<ExitCode> {
         dialler: Arc::new(ToController {
             join: args.join,
             credentials: Arc::new(credentials),
-            sockets: sockets.handle(),
+            sockets: sockets.handles(),
             way: Mutex::default(),
         }),
         contact,

@@ -59,7 +59,7 @@ impl Head {
         let address = found.next().context("cluster.listen has no address")?;
         let credentials = credentials(&section.certs, Role::Controller)?;
         let sockets = Sockets::new()?;
-        let listening = Listening::on(&sockets.handle(), address, credentials)?;
+        let listening = Listening::on(&sockets.handles(), address, credentials)?;
         let cluster = Cluster::new(ClusterPlan {
             run: config.run.name.as_str().into(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -1,5 +1,5 @@
-//! Sockets on a runtime of their own: a QUIC stack that waits for a core behind other work looks like
-//! a dead node to its peers.
+//! Sockets on runtimes of their own: a QUIC stack that waits for a core behind other work, bulk data
+//! included, looks like a dead node to its peers.
 
 use crate::usage::UsageError;
 use actors::cluster::Cluster;
@@ -12,43 +12,97 @@ use std::sync::{Arc, Mutex};
 use tokio::runtime::{Handle, Runtime};
 use transport::certs::Credentials;
 use transport::tls::Expected;
-use transport::{Connection, DialError, Endpoint, Lane};
+use transport::{BindError, Connection, DialError, Endpoint, Lane};
 
-/// Threads for sockets. One keeps up with a node's lanes; the second keeps the control lane alive
-/// while the first encrypts.
-const THREADS: usize = 2;
+/// Threads for bulk data at most; each moves about 1 GB/s. Half of the machine's processors are left
+/// to other work.
+const MOST_BULK_THREADS: usize = 4;
 
-/// The runtime of all sockets of this process.
-pub struct Sockets(Option<Runtime>);
+/// The runtimes of all sockets of this process.
+pub struct Sockets {
+    control: Option<Runtime>,
+    bulk: Option<Runtime>,
+}
+
+/// Where to run what sockets need.
+#[derive(Clone)]
+pub struct SocketHandles {
+    control: Handle,
+    bulk: Handle,
+}
 
 impl Sockets {
-    /// Starts its threads.
+    /// Starts their threads.
     ///
     /// # Errors
     /// When the system gives none.
     pub fn new() -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(THREADS)
-            .thread_name("sockets")
-            .enable_all()
-            .build()
-            .context("the operating system gives no thread for the network")?;
-        Ok(Self(Some(runtime)))
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let runtime = |name: &str, threads| {
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(threads)
+                .thread_name(name)
+                .enable_all()
+                .build()
+                .context("the operating system gives no thread for the network")
+        };
+        Ok(Self {
+            // One thread: messages are not handed from one to another, which takes longer than they do.
+            control: Some(runtime("control", 1)?),
+            bulk: Some(runtime("bulk", (cores / 2).clamp(1, MOST_BULK_THREADS))?),
+        })
     }
 
     /// Where to run what sockets need.
-    pub fn handle(&self) -> Handle {
-        let runtime = self.0.as_ref().expect("it is there until it is dropped");
-        runtime.handle().clone()
+    pub fn handles(&self) -> SocketHandles {
+        let handle = |runtime: &Option<Runtime>| {
+            let runtime = runtime.as_ref().expect("it is there until it is dropped");
+            runtime.handle().clone()
+        };
+        SocketHandles {
+            control: handle(&self.control),
+            bulk: handle(&self.bulk),
+        }
     }
 }
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
+        for runtime in [self.control.take(), self.bulk.take()] {
+            if let Some(runtime) = runtime {
+                runtime.shutdown_background();
+            }
         }
     }
+}
+
+impl SocketHandles {
+    /// An endpoint that serves, or with no lanes only dials.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn bind(
+        &self,
+        kind: Socket,
+        address: SocketAddr,
+        credentials: &Arc<Credentials>,
+        serves: &[Lane],
+    ) -> Result<Endpoint, BindError> {
+        let _inside = match kind {
+            Socket::Control => self.control.enter(),
+            Socket::Bulk => self.bulk.enter(),
+        };
+        Endpoint::bind(address, credentials.clone(), serves)
+    }
+}
+
+/// What a socket is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Socket {
+    /// Control and data.
+    Control,
+    /// Bulk data and gradients.
+    Bulk,
 }
 
 /// Where nodes find the controller.
@@ -65,18 +119,21 @@ impl Listening {
     ///
     /// # Errors
     /// When one of them is taken.
-    pub fn on(sockets: &Handle, address: SocketAddr, credentials: Credentials) -> Result<Self> {
+    pub fn on(
+        sockets: &SocketHandles,
+        address: SocketAddr,
+        credentials: Credentials,
+    ) -> Result<Self> {
         let credentials = Arc::new(credentials);
-        let _inside = sockets.enter();
         let lanes = [Lane::Control, Lane::Data];
-        let control = Endpoint::bind(address, credentials.clone(), &lanes)?;
+        let control = sockets.bind(Socket::Control, address, &credentials, &lanes)?;
         let mut next = address;
         if address.port() != 0 {
             let port = address.port().checked_add(1);
             let none = || UsageError::new("cluster.listen: the port after it is for bulk data");
             next.set_port(port.ok_or_else(none)?);
         }
-        let bulk = Endpoint::bind(next, credentials, &[Lane::Bulk])?;
+        let bulk = sockets.bind(Socket::Bulk, next, &credentials, &[Lane::Bulk])?;
         let bulk_port = bulk.local_address()?.port();
         Ok(Self {
             control: Arc::new(control),
@@ -125,7 +182,7 @@ pub struct ToController {
     /// Who this node is.
     pub credentials: Arc<Credentials>,
     /// Where sockets live.
-    pub sockets: Handle,
+    pub sockets: SocketHandles,
     /// The present attempt.
     pub way: Mutex<Option<Arc<Way>>>,
 }
@@ -151,9 +208,8 @@ impl ToController {
             SocketAddr::V4(_) => ([0; 4], 0).into(),
             SocketAddr::V6(_) => ([0u16; 8], 0).into(),
         };
-        let _inside = self.sockets.enter();
-        let bind = || Endpoint::bind(any, self.credentials.clone(), &[]);
-        let bound = bind().and_then(|control| Ok((control, bind()?)));
+        let bind = |kind| self.sockets.bind(kind, any, &self.credentials, &[]);
+        let bound = bind(Socket::Control).and_then(|control| Ok((control, bind(Socket::Bulk)?)));
         let (control, bulk) = bound.map_err(|error| unreachable(error.to_string()))?;
         let way = Arc::new(Way {
             control,

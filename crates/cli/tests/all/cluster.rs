@@ -86,7 +86,9 @@ fn doctor_looks_at_every_host_and_the_ways_between_them() {
     let findings = json["findings"].as_array().unwrap();
     let has = |what: &str, status: &str, says: &str| {
         let is_it = |f: &&serde_json::Value| {
-            f["what"] == what && f["status"] == status && f["found"].as_str().unwrap().contains(says)
+            f["what"] == what
+                && f["status"] == status
+                && f["found"].as_str().unwrap().contains(says)
         };
         assert!(findings.iter().any(|f| is_it(&f)), "{what}: {json}");
     };
@@ -98,7 +100,10 @@ fn doctor_looks_at_every_host_and_the_ways_between_them() {
     let pairs = json["cluster"]["pairs"].as_array().unwrap();
     assert_eq!(pairs.len(), 2);
     for pair in pairs {
-        assert!(pair["way"]["Ok"]["bytes_per_second"].as_f64().unwrap() > 2e6, "{pair}");
+        assert!(
+            pair["way"]["Ok"]["bytes_per_second"].as_f64().unwrap() > 2e6,
+            "{pair}"
+        );
     }
 }
 
@@ -116,7 +121,10 @@ impl Slurm {
             ask.args(["-c", &format!("command -v {program}")]);
             ask.output().is_ok_and(|said| said.status.success())
         };
-        if !["slurmctld", "slurmd", "munged", "sbatch"].iter().all(|p| is_there(p)) {
+        if !["slurmctld", "slurmd", "munged", "sbatch"]
+            .iter()
+            .all(|p| is_there(p))
+        {
             eprintln!("skipped: slurm-wlm and munge are not installed");
             return None;
         }
@@ -136,7 +144,12 @@ impl Slurm {
     fn run(&self, folder: &Path, config: &str) -> Output {
         let mut sbatch = Command::new("sbatch");
         sbatch
-            .args(["--wait", "--ntasks=5", "--cpus-per-task=1", "--output=job.log"])
+            .args([
+                "--wait",
+                "--ntasks=5",
+                "--cpus-per-task=1",
+                "--output=job.log",
+            ])
             .arg(root().join("cluster/slurm/job.sbatch"))
             .arg(config)
             .current_dir(folder)

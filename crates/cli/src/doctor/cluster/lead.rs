@@ -91,7 +91,7 @@ impl Lead {
         let address = found.next().context("there is no address to listen on")?;
         let credentials = credentials(certs, Role::Controller)?;
         let sockets = Sockets::new()?;
-        let listening = Listening::on(&sockets.handle(), address, credentials)?;
+        let listening = Listening::on(&sockets.handles(), address, credentials)?;
         let at = listening.address()?;
         console::remark(format_args!(
             "Listening at UDP {at} and port {}.",

@@ -1,7 +1,7 @@
 //! The node that is looked at.
 
 use super::words::{self, FACTS, Facts, LISTEN, PULL, Target, Way, Zeros};
-use crate::cluster::{Sockets, ToController};
+use crate::cluster::{Socket, SocketHandles, Sockets, ToController};
 use actors::node::Dialler;
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
@@ -12,7 +12,6 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::runtime::Handle;
 use transport::certs::Credentials;
 use transport::tls::Expected;
 use transport::{Endpoint, Handler, Lane, Limits, Link, Request, bulk};
@@ -33,7 +32,7 @@ pub async fn probe(join: &str, certs: &Path, port: u16) -> Result<ExitCode> {
     let way = Arc::new(ToController {
         join: join.to_owned(),
         credentials: credentials.clone(),
-        sockets: sockets.handle(),
+        sockets: sockets.handles(),
         way: Mutex::default(),
     });
     let began = Instant::now();
@@ -52,7 +51,7 @@ pub async fn probe(join: &str, certs: &Path, port: u16) -> Result<ExitCode> {
         credentials,
         way,
         port,
-        sockets: sockets.handle(),
+        sockets: sockets.handles(),
         serving: Mutex::default(),
     });
     let link = Link::open(connection, probe, Limits::default()).await?;
@@ -66,7 +65,7 @@ struct Probe {
     credentials: Arc<Credentials>,
     way: Arc<ToController>,
     port: u16,
-    sockets: Handle,
+    sockets: SocketHandles,
     /// Where other nodes pull from.
     serving: Mutex<Option<Arc<Endpoint>>>,
 }
@@ -92,10 +91,12 @@ impl Handler for Probe {
 
 impl Probe {
     fn listen(&self) -> Result<u16> {
-        let _inside = self.sockets.enter();
         let any = SocketAddr::from(([0; 4], self.port));
-        let endpoint = Endpoint::bind(any, self.credentials.clone(), &[Lane::Bulk])?;
-        let endpoint = Arc::new(endpoint);
+        let lanes = [Lane::Bulk];
+        let bound = self
+            .sockets
+            .bind(Socket::Bulk, any, &self.credentials, &lanes)?;
+        let endpoint = Arc::new(bound);
         let port = endpoint.local_address()?.port();
         let accepting = endpoint.clone();
         tokio::spawn(async move {
@@ -119,11 +120,8 @@ impl Probe {
                 role,
             } => {
                 let any = SocketAddr::from(([0; 4], 0));
-                let bind = || {
-                    let _inside = self.sockets.enter();
-                    Endpoint::bind(any, self.credentials.clone(), &[])
-                };
-                let endpoint = bind().context("no socket")?;
+                let bound = self.sockets.bind(Socket::Bulk, any, &self.credentials, &[]);
+                let endpoint = bound.context("no socket")?;
                 let expected = Expected {
                     role,
                     name: Some(name),
