@@ -43,6 +43,8 @@ pub(crate) enum ControllerMessage {
     },
     /// An engine of another node is ready.
     Arrived(Arrival),
+    /// There is more to give out.
+    GoOn,
     Tick,
 }
 
@@ -193,6 +195,7 @@ impl Actor for Supervisor {
             ControllerMessage::Arrived(arrival) => {
                 take_in(&state.fleet, arrival, &myself.get_cell()).await?;
             }
+            ControllerMessage::GoOn => {}
             ControllerMessage::Tick => {
                 if let Some(job) = &mut state.job {
                     job.expire();

@@ -69,8 +69,8 @@ pub enum DialFault {
 pub trait Dialler: Send + Sync + 'static {
     /// The control lane.
     async fn control(&self) -> Result<Arc<dyn Connection>, DialFault>;
-    /// The data lane.
-    async fn data(&self) -> Result<Arc<dyn Connection>, DialFault>;
+    /// The data lane, at this port.
+    async fn data(&self, port: u16) -> Result<Arc<dyn Connection>, DialFault>;
     /// The bulk lane, at this port.
     async fn bulk(&self, port: u16) -> Result<Arc<dyn Connection>, DialFault>;
 }
@@ -228,7 +228,7 @@ async fn join(
         Err(error) => return Err(unreachable(&error)),
     };
     let welcome: Welcome = codec::decode(&welcome).map_err(|error| unreachable(&error))?;
-    let bulk = plan.dialler.bulk(welcome.bulk_port).await?;
+    let bulk = plan.dialler.bulk(welcome.data_port).await?;
     host.set_bulk(bulk.clone());
     let source = Arc::new(host.blobs().clone());
     let bulk_ended = Arc::new(Notify::new());
@@ -238,7 +238,7 @@ async fn join(
         ended.notify_one();
     });
     let serving = serving.abort_handle();
-    let data = open(plan.dialler.data().await?, handler).await;
+    let data = open(plan.dialler.data(welcome.data_port).await?, handler).await;
     let stay = |data| Stay {
         welcome,
         control,

@@ -173,6 +173,11 @@ impl<M: Message> Pool<M> {
         self.write(|members| members.by_id.remove(&id));
     }
 
+    /// How many members have come so far, those that are gone included.
+    pub(crate) fn arrivals(&self) -> u32 {
+        self.read(|members| members.next)
+    }
+
     pub(crate) fn home(&self, id: MemberId) -> Option<Home> {
         self.read(|members| members.by_id.get(&id).map(|member| member.home))
     }

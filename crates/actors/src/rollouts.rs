@@ -14,7 +14,7 @@ use proto::{
     Completion, GenerateRequest, ItemId, Question, RunId, SamplingParams, Trajectory, Verdict,
 };
 use ractor::{ActorRef, RpcReplyPort};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use store::TrajectoryStore;
@@ -26,6 +26,10 @@ use tools::parser::{ActionTags, malformed_message, parse_action};
 /// Pause before an item whose sampler was lost is given to another: where all samplers are lost within
 /// seconds, as when this process is cut off, it must not go from one to the next.
 const LOSS_PAUSE: Duration = Duration::from_secs(1);
+
+/// Items that are given out before other messages have their turn: the controller answers, and is not
+/// taken for dead, while a large cluster is filled.
+const BURST: usize = 256;
 
 /// What is to be generated, and how.
 pub struct RolloutPlan {
@@ -105,8 +109,8 @@ pub(crate) struct Job {
     started: Instant,
     resumed: u64,
     stored: u64,
-    /// Samplers that have their credits.
-    known: BTreeSet<MemberId>,
+    /// Samplers that have come and were given their credits: those with lower numbers.
+    known: u32,
     waiting: Vec<Trajectory>,
     /// The work on each lease, to be stopped when another lease of the item brings the result.
     drivers: BTreeMap<LeaseToken, AbortHandle>,
@@ -164,7 +168,7 @@ impl Job {
             started: Instant::now(),
             resumed,
             stored: resumed,
-            known: BTreeSet::new(),
+            known: 0,
             waiting: Vec::new(),
             drivers: BTreeMap::new(),
             begun: BTreeMap::new(),
@@ -275,24 +279,46 @@ impl Job {
     }
 
     fn lease(&mut self, controller: &ActorRef<ControllerMessage>) {
+        self.welcome();
         let now = self.now_ms();
+        let mut given = 0;
         // One item each in turn, so that a few items are spread over many samplers.
-        let mut samplers = self.fleet.samplers.ids();
-        for &sampler in &samplers {
-            if self.known.insert(sampler) {
-                let credits = self.plan.items_per_sampler;
-                self.ledger.grant_credits(WorkerId(sampler.0), credits);
+        while self.ledger.has_work(now) {
+            let before = given;
+            for worker in self.ledger.free_workers().collect::<Vec<_>>() {
+                let sampler = MemberId(worker.0);
+                if self.fleet.samplers.home(sampler).is_none() {
+                    self.ledger.dismiss(worker);
+                    continue;
+                }
+                if given == BURST {
+                    // A controller that is gone gives out no more.
+                    let _ = controller.send_message(ControllerMessage::GoOn);
+                    return;
+                }
+                if let Some(lease) = self.ledger.lease(worker, now) {
+                    self.drive(sampler, lease, controller);
+                    given += 1;
+                }
+            }
+            if given == before {
+                return;
             }
         }
-        while !samplers.is_empty() {
-            samplers.retain(|&sampler| {
-                let lease = self.ledger.lease(WorkerId(sampler.0), now);
-                lease.is_some_and(|lease| {
-                    self.drive(sampler, lease, controller);
-                    true
-                })
-            });
+    }
+
+    /// Gives samplers that are new their credits.
+    fn welcome(&mut self) {
+        let arrivals = self.fleet.samplers.arrivals();
+        if arrivals == self.known {
+            return;
         }
+        let ids = self.fleet.samplers.ids().into_iter();
+        for sampler in ids.filter(|id| (self.known..arrivals).contains(&id.0)) {
+            let credits = self.plan.items_per_sampler;
+            self.ledger.grant_credits(WorkerId(sampler.0), credits);
+        }
+        self.known = arrivals;
     }
 
     /// Starts the work on an item.

@@ -57,7 +57,7 @@ pub struct RunArgs {
     /// Delete what an earlier run left, then start.
     #[arg(long)]
     pub clean: bool,
-    /// Lead a cluster: listen for nodes at this UDP address, and at the next port for bulk data. The
+    /// Lead a cluster: listen for nodes at this UDP address, and at the next port for data. The
     /// same as `cluster.listen=ADDRESS:PORT`.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,

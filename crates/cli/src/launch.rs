@@ -39,7 +39,7 @@ const DISMISSAL: Duration = Duration::from_secs(30);
 pub struct Hosts {
     /// Where nodes reach this machine: a host name or an address.
     controller: String,
-    /// UDP port of control and data; bulk data goes to the next.
+    /// UDP port of the control lane; data goes to the next.
     #[serde(default = "default_port")]
     port: u16,
     /// The program on every host.

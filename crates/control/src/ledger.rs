@@ -168,6 +168,8 @@ struct Worker {
     /// Leases it may still take.
     credits: u32,
     leases: BTreeSet<u32>,
+    /// It is given no more: credits that come back are not kept.
+    is_leaving: bool,
 }
 
 /// Keeps account of all items of a job. See the module's invariants.
@@ -178,6 +180,8 @@ pub struct Ledger {
     /// Unleased slots in order; may also hold slots that a late result has made done.
     queue: VecDeque<u32>,
     workers: BTreeMap<WorkerId, Worker>,
+    /// Those with credits.
+    free: BTreeSet<WorkerId>,
     /// Leases by deadline: slot and attempt.
     deadlines: BTreeSet<(u64, u32, u32)>,
     /// Slots with one lease, by when it began.
@@ -234,6 +238,7 @@ impl Ledger {
             slots,
             queue,
             workers: BTreeMap::new(),
+            free: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             single: BTreeSet::new(),
             durations: (0, 0),
@@ -246,6 +251,34 @@ impl Ledger {
     pub fn grant_credits(&mut self, worker: WorkerId, n: u32) {
         let credits = &mut self.workers.entry(worker).or_default().credits;
         *credits = credits.saturating_add(n);
+        if *credits > 0 {
+            self.free.insert(worker);
+        }
+    }
+
+    /// Takes a worker's credits, those of leases under way once these end. What it works on stays with
+    /// it.
+    pub fn dismiss(&mut self, worker: WorkerId) {
+        self.free.remove(&worker);
+        if let Some(account) = self.workers.get_mut(&worker) {
+            account.credits = 0;
+            account.is_leaving = true;
+        }
+    }
+
+    /// The workers that may take a lease.
+    pub fn free_workers(&self) -> impl Iterator<Item = WorkerId> + '_ {
+        self.free.iter().copied()
+    }
+
+    /// Whether there is anything to lease: an item that waits, or one that straggles. A worker may
+    /// still get none, if the straggler is its own.
+    pub fn has_work(&self, now_ms: u64) -> bool {
+        let is_long = |long: u64| {
+            let oldest = self.single.first();
+            oldest.is_some_and(|(since, _)| now_ms.saturating_sub(*since) > long)
+        };
+        !self.queue.is_empty() || self.long_ms().is_some_and(is_long)
     }
 
     /// Leases the next item to a worker; `None` if it has no credit left or no item waits.
@@ -293,6 +326,9 @@ impl Ledger {
         let account = self.workers.entry(worker).or_default();
         account.credits -= 1;
         account.leases.insert(slot);
+        if account.credits == 0 {
+            self.free.remove(&worker);
+        }
         Some(Lease {
             item,
             token: LeaseToken::new(slot, hold.attempt),
@@ -301,13 +337,18 @@ impl Ledger {
         })
     }
 
-    /// The item that has had a single lease for longest, if that is long, and another worker's.
-    fn straggler(&self, worker: WorkerId, now_ms: u64) -> Option<u32> {
+    /// How long a lease may be under way before its item straggles, if that is known.
+    fn long_ms(&self) -> Option<u64> {
         let (sum, count) = self.durations;
         if self.config.straggler_factor == 0 || count < KNOWN_DURATIONS {
             return None;
         }
-        let long = (sum / count).saturating_mul(self.config.straggler_factor.into());
+        Some((sum / count).saturating_mul(self.config.straggler_factor.into()))
+    }
+
+    /// The item that has had a single lease for longest, if that is long, and another worker's.
+    fn straggler(&self, worker: WorkerId, now_ms: u64) -> Option<u32> {
+        let long = self.long_ms()?;
         let is_other = |slot: u32| {
             self.slots[slot as usize]
                 .holds()
@@ -404,6 +445,7 @@ impl Ledger {
             again.extend(self.waiting(slot));
         }
         self.workers.remove(&worker);
+        self.free.remove(&worker);
         again.reverse();
         again
     }
@@ -495,7 +537,10 @@ impl Ledger {
         };
         if let Some(account) = self.workers.get_mut(&hold.worker) {
             account.leases.remove(&slot);
-            account.credits += 1;
+            if !account.is_leaving {
+                account.credits += 1;
+                self.free.insert(hold.worker);
+            }
         }
     }
 

@@ -31,8 +31,8 @@ pub struct Welcome {
     pub run: RunId,
     /// The hash of the run's configuration.
     pub config: String,
-    /// The UDP port of the bulk lane, on the same host.
-    pub bulk_port: u16,
+    /// The UDP port of all lanes but control, on the same host.
+    pub data_port: u16,
     /// How often the node is to be heard of, in milliseconds.
     pub heartbeat_ms: u64,
 }

@@ -78,7 +78,7 @@ pub(crate) async fn life(world: Arc<World>, process: u64) -> Life {
         run: "sim".into(),
         version: "sim".into(),
         config: "sim".into(),
-        bulk_port: 1,
+        data_port: 1,
     });
     let mut listener = world.network.listen(controller());
     let admitting = cluster.clone();

@@ -163,7 +163,7 @@ impl Dialler for Way {
         self.dial(Lane::Control).await
     }
 
-    async fn data(&self) -> Result<Arc<dyn Connection>, DialFault> {
+    async fn data(&self, _: u16) -> Result<Arc<dyn Connection>, DialFault> {
         self.dial(Lane::Data).await
     }
 

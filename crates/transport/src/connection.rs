@@ -8,6 +8,7 @@ use proto::Identity;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::runtime::Handle;
 
 /// The sending half of a stream. Dropped without [`Outgoing::finish`], the peer sees a fault.
 #[async_trait]
@@ -66,6 +67,9 @@ pub trait Connection: Send + Sync + 'static {
 
     /// The way to the peer, as far as it is known by now.
     fn path(&self) -> Path;
+
+    /// Where what reads and writes its streams runs best: without a hop between threads.
+    fn runtime(&self) -> Handle;
 
     /// Opens a stream. The peer sees it at once.
     ///

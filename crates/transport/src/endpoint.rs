@@ -16,6 +16,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 /// A handshake that takes longer is given up: a peer that begins one and says no more holds nothing.
@@ -62,6 +63,7 @@ pub enum DialError {
 /// A socket that dials and, for some lanes, is dialled. Closed when dropped.
 pub struct Endpoint {
     quic: quinn::Endpoint,
+    runtime: Handle,
     credentials: Arc<Credentials>,
     arrivals: tokio::sync::Mutex<mpsc::Receiver<Arc<dyn Connection>>>,
 }
@@ -83,10 +85,7 @@ impl Endpoint {
             lanes => {
                 let crypto = Arc::new(tls::quic_server(&credentials, lanes)?);
                 let mut server = quinn::ServerConfig::with_crypto(crypto);
-                // Before the handshake it is not known which lane it will be: all have the settings of
-                // the one that is to notice a loss soonest, which comes first.
-                let strictest = lanes.iter().copied().min().unwrap_or(Lane::Control);
-                server.transport_config(settings::transport(strictest));
+                server.transport_config(settings::listening());
                 Some(server)
             }
         };
@@ -100,6 +99,7 @@ impl Endpoint {
         }
         Ok(Self {
             quic,
+            runtime: Handle::current(),
             credentials,
             arrivals: tokio::sync::Mutex::new(arrivals),
         })
@@ -134,7 +134,7 @@ impl Endpoint {
         let crypto = tls::quic_client(&self.credentials, lane, expected);
         let crypto = crypto.map_err(|error| refused(&error))?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        config.transport_config(settings::transport(lane));
+        config.transport_config(settings::dialling(lane));
         let connecting = self.quic.connect_with(config, address, SERVER_NAME);
         let connecting = connecting.map_err(|error| unreachable(error.to_string()))?;
         let done = tokio::time::timeout(HANDSHAKE_LIMIT, connecting).await;
@@ -149,7 +149,12 @@ impl Endpoint {
             Err(_) => return Err(unreachable("no answer".to_owned())),
         };
         let peer = tls::peer_identity(&quic).map_err(|error| refused(&error))?;
-        Ok(Arc::new(Quic { quic, peer, lane }))
+        Ok(Arc::new(Quic {
+            quic,
+            peer,
+            lane,
+            runtime: self.runtime.clone(),
+        }))
     }
 
     /// Closes every connection and takes no more. Returns once the peers were told.
@@ -202,7 +207,12 @@ async fn shake_hands(
         .and_then(|data| data.protocol);
     let lane = protocol.and_then(|protocol| Lane::of_alpn(&protocol));
     let lane = lane.ok_or("no lane was agreed on")?;
-    Ok(Arc::new(Quic { quic, peer, lane }))
+    Ok(Arc::new(Quic {
+        quic,
+        peer,
+        lane,
+        runtime: Handle::current(),
+    }))
 }
 
 /// A connection over QUIC.
@@ -210,6 +220,7 @@ struct Quic {
     quic: quinn::Connection,
     peer: Identity,
     lane: Lane,
+    runtime: Handle,
 }
 
 impl Quic {
@@ -252,6 +263,10 @@ impl Connection for Quic {
             round_trip: self.quic.rtt(),
             payload: self.quic.stats().path.current_mtu,
         }
+    }
+
+    fn runtime(&self) -> Handle {
+        self.runtime.clone()
     }
 
     async fn open(&self) -> io::Result<Duplex> {

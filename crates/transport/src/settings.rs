@@ -24,26 +24,40 @@ const SOCKET_BUFFER: usize = 4 << 20;
 /// Streams that a peer may have open at a time.
 const STREAMS: u32 = 256;
 
-/// The control lane is how the loss of a node is noticed: soon, and with four keep-alives to a
-/// time-out, so that a lost packet is not taken for a lost node. The others follow it.
+/// After such a silence a connection is lost, as far as the one who listens says: of the two sides' times
+/// the shorter counts.
+const LISTENING_IDLE: Duration = Duration::from_secs(20);
+
+/// Silence that ends a connection, and how often it is broken. The control lane is how the loss of a
+/// node is noticed: soon, and with four keep-alives to a time-out, so that a lost packet is not taken
+/// for a lost node. The others follow it.
 fn liveness(lane: Lane) -> (Duration, Duration) {
     match lane {
         Lane::Control => (Duration::from_secs(2), Duration::from_millis(500)),
-        Lane::Data | Lane::Bulk | Lane::Gradients => {
-            (Duration::from_secs(20), Duration::from_secs(6))
-        }
+        Lane::Data | Lane::Bulk | Lane::Gradients => (LISTENING_IDLE, Duration::from_secs(6)),
     }
 }
 
-pub fn transport(lane: Lane) -> Arc<TransportConfig> {
+/// Of the one who dials, who knows which lane it is: it says how soon a loss is to be noticed, and
+/// keeps the connection alive for both.
+pub fn dialling(lane: Lane) -> Arc<TransportConfig> {
     let (idle, keep_alive) = liveness(lane);
+    transport(idle, Some(keep_alive))
+}
+
+/// Of the one who listens: before the handshake it does not know which lane it will be.
+pub fn listening() -> Arc<TransportConfig> {
+    transport(LISTENING_IDLE, None)
+}
+
+fn transport(idle: Duration, keep_alive: Option<Duration>) -> Arc<TransportConfig> {
     let idle = IdleTimeout::try_from(idle).expect("seconds fit");
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(UDP_PAYLOAD);
     let mut config = TransportConfig::default();
     config
         .max_idle_timeout(Some(idle))
-        .keep_alive_interval(Some(keep_alive))
+        .keep_alive_interval(keep_alive)
         .mtu_discovery_config(Some(mtu))
         .stream_receive_window(VarInt::from_u32(WINDOW))
         .receive_window(VarInt::from_u32(WINDOW))

@@ -29,19 +29,24 @@ const MEMORY_MB: u32 = 1024;
 /// When one finds an input that breaks what it checks; the input is kept beside its corpus.
 pub fn run(paths: &Paths, minutes: u64) -> Result<()> {
     let target = paths.root.join("target/fuzz");
+    let corpus = target.join("corpus");
+    let cargo = |verb| {
+        let mut cargo = process::cargo();
+        cargo.current_dir(paths.root.join("tests/fuzz"));
+        cargo.args([verb, "--release", "--target-dir"]).arg(&target);
+        cargo
+    };
+    // Without what libFuzzer watches, which is of no use to it.
+    let mut seeds = cargo("run");
+    seeds.args(["--bin", "seeds", "--"]).arg(&corpus);
+    process::run("the first inputs", &mut seeds)?;
     let triple = host()?;
-    let mut build = process::cargo();
-    build
-        .current_dir(paths.root.join("tests/fuzz"))
-        .args(["build", "--release", "--target", &triple, "--target-dir"])
-        .arg(&target)
-        // For the programs alone: with a target named, build scripts are not built with it.
-        .env("RUSTFLAGS", COVERAGE);
+    let mut build = cargo("build");
+    // For the programs alone: with a target named, build scripts are not built with it.
+    build.args(["--target", &triple]).env("RUSTFLAGS", COVERAGE);
+    build.args(TARGETS.iter().flat_map(|name| ["--bin", name]));
     process::run("building the fuzzers", &mut build)?;
     let programs = target.join(&triple).join("release");
-    let corpus = target.join("corpus");
-    let mut seeds = Command::new(programs.join("seeds"));
-    process::run("the first inputs", seeds.arg(&corpus))?;
     let running: Vec<(&str, Child)> = TARGETS
         .into_iter()
         .map(|name| {

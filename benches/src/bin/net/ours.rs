@@ -125,6 +125,10 @@ impl Handler for Echo {
         }
     }
 
+    fn is_quick(&self, method: u8) -> bool {
+        matches!(method, ECHO | REPORT)
+    }
+
     async fn cast(&self, _: u8, body: Bytes) {
         self.count.fetch_add(1, Ordering::Relaxed);
         self.sum.fetch_add(number(&body), Ordering::Relaxed);

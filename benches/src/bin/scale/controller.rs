@@ -6,19 +6,19 @@ use actors::cluster::{Cluster, ClusterPlan, Engagement, Order, Orders};
 use actors::ports::EngineError;
 use actors::remote::Blobs;
 use actors::{Controller, FleetPlan, Progress, RolloutPlan};
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use async_trait::async_trait;
 use control::ledger::LedgerConfig;
 use control::rollout::Limits;
 use proto::{Question, Role, SamplingParams};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use store::TrajectoryStore;
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tools::parser::ActionTags;
 use transport::certs::Credentials;
@@ -82,23 +82,26 @@ pub fn run(certs: &Path, samplers: usize, job: &Job) -> Result<()> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    runtime.block_on(lead(certs, samplers, job))
+    let credentials = Arc::new(Credentials::load(certs)?);
+    let sockets = [nodes::sockets()?, nodes::sockets()?];
+    let bind = |runtime: &Runtime, lanes: &[Lane]| {
+        let _inside = runtime.enter();
+        Endpoint::bind(([127, 0, 0, 1], 0).into(), credentials.clone(), lanes)
+    };
+    let control = bind(&sockets[0], &[Lane::Control])?;
+    let data = bind(&sockets[1], &[Lane::Data, Lane::Bulk])?;
+    runtime.block_on(lead([control, data], samplers, job))
 }
 
-async fn lead(certs: &Path, samplers: usize, job: &Job) -> Result<()> {
-    let credentials = Arc::new(Credentials::load(certs)?);
-    let any: SocketAddr = ([127, 0, 0, 1], 0).into();
-    let lanes = [Lane::Control, Lane::Data];
-    let control = Endpoint::bind(any, credentials.clone(), &lanes)?;
-    let bulk = Endpoint::bind(any, credentials, &[Lane::Bulk])?;
+async fn lead([control, data]: [Endpoint; 2], samplers: usize, job: &Job) -> Result<()> {
     let cluster = Cluster::new(ClusterPlan {
         run: "scale".into(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         config: "scale".to_owned(),
-        bulk_port: bulk.local_address()?.port(),
+        data_port: data.local_address()?.port(),
     });
     println!("{}", control.local_address()?);
-    for endpoint in [control, bulk] {
+    for endpoint in [control, data] {
         let cluster = cluster.clone();
         tokio::spawn(async move {
             while let Some(connection) = endpoint.accept().await {
@@ -139,11 +142,10 @@ async fn lead(certs: &Path, samplers: usize, job: &Job) -> Result<()> {
     let seconds = began.elapsed().as_secs_f64();
     let busy_seconds = (usage::busy()? - busy).as_secs_f64();
     looking.abort();
-    ensure!(
-        report.failed.is_empty(),
-        "items failed: {:?}",
-        report.failed
-    );
+    if let Some((item, reason)) = report.failed.first() {
+        let failed = report.failed.len();
+        bail!("{failed} items failed, the first is {item}: {reason}");
+    }
     ensure!(
         (report.stored, store.len() as u64) == (items, items),
         "{} of {items} items are stored",

@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tools::registry::{Limits, Registry};
 use transport::certs::Credentials;
@@ -61,12 +62,17 @@ pub fn run(nodes: &Nodes) -> Result<()> {
         .worker_threads(1)
         .enable_all()
         .build()?;
+    let sockets = sockets()?;
     println!("ready");
     std::io::stdin().read_line(&mut String::new())?;
     runtime.block_on(async {
         let mut running = tokio::task::JoinSet::new();
         for number in nodes.first..nodes.end {
-            running.spawn(node::run(plan(nodes, number)?, std::future::pending()));
+            let plan = {
+                let _inside = sockets.enter();
+                plan(nodes, number)?
+            };
+            running.spawn(node::run(plan, std::future::pending()));
             tokio::time::sleep(AT_ONCE).await;
         }
         while let Some(end) = running.join_next().await {
@@ -76,13 +82,19 @@ pub fn run(nodes: &Nodes) -> Result<()> {
     })
 }
 
+/// A thread for sockets, as `swirl` has them apart from its work.
+pub fn sockets() -> Result<Runtime> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    Ok(runtime.worker_threads(1).enable_all().build()?)
+}
+
 fn plan(nodes: &Nodes, number: usize) -> Result<NodePlan> {
     let name = name(number);
     let credentials = Arc::new(Credentials::load(&nodes.certs.join(name.as_str()))?);
     let any: SocketAddr = ([0, 0, 0, 0], 0).into();
     let way = Way {
         control: Endpoint::bind(any, credentials.clone(), &[])?,
-        bulk: Endpoint::bind(any, credentials, &[])?,
+        data: Endpoint::bind(any, credentials, &[])?,
         address: nodes.join,
     };
     Ok(NodePlan {
@@ -102,7 +114,7 @@ fn plan(nodes: &Nodes, number: usize) -> Result<NodePlan> {
 
 struct Way {
     control: Endpoint,
-    bulk: Endpoint,
+    data: Endpoint,
     address: SocketAddr,
 }
 
@@ -128,13 +140,14 @@ impl Dialler for Way {
         dial(&self.control, Lane::Control, self.address).await
     }
 
-    async fn data(&self) -> Result<Arc<dyn Connection>, DialFault> {
-        dial(&self.control, Lane::Data, self.address).await
+    async fn data(&self, port: u16) -> Result<Arc<dyn Connection>, DialFault> {
+        let address = SocketAddr::new(self.address.ip(), port);
+        dial(&self.data, Lane::Data, address).await
     }
 
     async fn bulk(&self, port: u16) -> Result<Arc<dyn Connection>, DialFault> {
         let address = SocketAddr::new(self.address.ip(), port);
-        dial(&self.bulk, Lane::Bulk, address).await
+        dial(&self.data, Lane::Bulk, address).await
     }
 }
 

@@ -98,7 +98,7 @@ impl Cluster {
             node: id.0,
             run: plan.run.clone(),
             config: plan.config.clone(),
-            bulk_port: plan.bulk_port,
+            data_port: plan.data_port,
             heartbeat_ms: HEARTBEAT.as_millis() as u64,
         };
         Ok((id, welcome))
@@ -217,6 +217,11 @@ impl Handler for ControlHandler {
             }
             method => Err(format!("a controller does not know method {method}")),
         }
+    }
+
+    /// However busy this process is, it hears of its nodes.
+    fn is_quick(&self, method: u8) -> bool {
+        method == method::HEARTBEAT
     }
 
     async fn cast(&self, _: u8, _: Bytes) {}

@@ -58,8 +58,8 @@ pub struct ClusterPlan {
     pub version: String,
     /// The hash of the configuration.
     pub config: String,
-    /// The UDP port of the bulk lane.
-    pub bulk_port: u16,
+    /// The UDP port of all lanes but control.
+    pub data_port: u16,
 }
 
 /// Says how engines are to be opened.

@@ -64,12 +64,12 @@ impl Head {
             run: config.run.name.as_str().into(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config: hash.to_owned(),
-            bulk_port: listening.bulk_port,
+            data_port: listening.data_port,
         });
         listening.admit_to(&cluster);
-        let (address, bulk) = (listening.address()?, listening.bulk_port);
+        let (address, data) = (listening.address()?, listening.data_port);
         console::remark(format_args!(
-            "Nodes join at UDP {address} (bulk data: port {bulk}): swirl node --role ROLE --join \
+            "Nodes join at UDP {address} (data: port {data}): swirl node --role ROLE --join \
              HOST:{} --certs DIR",
             address.port()
         ));

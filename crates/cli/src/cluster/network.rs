@@ -1,5 +1,6 @@
-//! Sockets on runtimes of their own: a QUIC stack that waits for a core behind other work, bulk data
-//! included, looks like a dead node to its peers.
+//! Sockets on runtimes of their own: a QUIC stack that waits for a core behind other work, data of the
+//! other lanes included, looks like a dead node to its peers. So the control lane has a socket and a
+//! thread to itself.
 
 use crate::usage::UsageError;
 use actors::cluster::Cluster;
@@ -14,21 +15,21 @@ use transport::certs::Credentials;
 use transport::tls::Expected;
 use transport::{BindError, Connection, DialError, Endpoint, Lane};
 
-/// Threads for bulk data at most; each moves about 1 GB/s. Half of the machine's processors are left
-/// to other work.
-const MOST_BULK_THREADS: usize = 4;
+/// Threads for data at most; each moves about 1 GB/s. Half of the machine's processors are left to
+/// other work.
+const MOST_DATA_THREADS: usize = 4;
 
 /// The runtimes of all sockets of this process.
 pub struct Sockets {
     control: Option<Runtime>,
-    bulk: Option<Runtime>,
+    data: Option<Runtime>,
 }
 
 /// Where to run what sockets need.
 #[derive(Clone)]
 pub struct SocketHandles {
     control: Handle,
-    bulk: Handle,
+    data: Handle,
 }
 
 impl Sockets {
@@ -47,9 +48,8 @@ impl Sockets {
                 .context("the operating system gives no thread for the network")
         };
         Ok(Self {
-            // One thread: messages are not handed from one to another, which takes longer than they do.
             control: Some(runtime("control", 1)?),
-            bulk: Some(runtime("bulk", (cores / 2).clamp(1, MOST_BULK_THREADS))?),
+            data: Some(runtime("data", (cores / 2).clamp(1, MOST_DATA_THREADS))?),
         })
     }
 
@@ -61,14 +61,14 @@ impl Sockets {
         };
         SocketHandles {
             control: handle(&self.control),
-            bulk: handle(&self.bulk),
+            data: handle(&self.data),
         }
     }
 }
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        for runtime in [self.control.take(), self.bulk.take()] {
+        for runtime in [self.control.take(), self.data.take()] {
             if let Some(runtime) = runtime {
                 runtime.shutdown_background();
             }
@@ -90,7 +90,7 @@ impl SocketHandles {
     ) -> Result<Endpoint, BindError> {
         let _inside = match kind {
             Socket::Control => self.control.enter(),
-            Socket::Bulk => self.bulk.enter(),
+            Socket::Data => self.data.enter(),
         };
         Endpoint::bind(address, credentials.clone(), serves)
     }
@@ -99,23 +99,22 @@ impl SocketHandles {
 /// What a socket is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Socket {
-    /// Control and data.
+    /// Control alone.
     Control,
-    /// Bulk data and gradients.
-    Bulk,
+    /// All other lanes.
+    Data,
 }
 
 /// Where nodes find the controller.
 pub struct Listening {
     control: Arc<Endpoint>,
-    bulk: Arc<Endpoint>,
-    /// The UDP port of the bulk lane.
-    pub bulk_port: u16,
+    data: Arc<Endpoint>,
+    /// The UDP port of all lanes but control.
+    pub data_port: u16,
 }
 
 impl Listening {
-    /// Listens on an address for control and data, and on the next port for bulk; port 0 takes any
-    /// two.
+    /// Listens on an address for control, and on the next port for all else; port 0 takes any two.
     ///
     /// # Errors
     /// When one of them is taken.
@@ -125,24 +124,24 @@ impl Listening {
         credentials: Credentials,
     ) -> Result<Self> {
         let credentials = Arc::new(credentials);
-        let lanes = [Lane::Control, Lane::Data];
-        let control = sockets.bind(Socket::Control, address, &credentials, &lanes)?;
+        let control = sockets.bind(Socket::Control, address, &credentials, &[Lane::Control])?;
         let mut next = address;
         if address.port() != 0 {
             let port = address.port().checked_add(1);
-            let none = || UsageError::new("cluster.listen: the port after it is for bulk data");
+            let none = || UsageError::new("cluster.listen: the port after it is for data");
             next.set_port(port.ok_or_else(none)?);
         }
-        let bulk = sockets.bind(Socket::Bulk, next, &credentials, &[Lane::Bulk])?;
-        let bulk_port = bulk.local_address()?.port();
+        let lanes = [Lane::Data, Lane::Bulk];
+        let data = sockets.bind(Socket::Data, next, &credentials, &lanes)?;
+        let data_port = data.local_address()?.port();
         Ok(Self {
             control: Arc::new(control),
-            bulk: Arc::new(bulk),
-            bulk_port,
+            data: Arc::new(data),
+            data_port,
         })
     }
 
-    /// The address for control and data.
+    /// The address for control.
     ///
     /// # Errors
     /// When the system does not tell.
@@ -158,7 +157,7 @@ impl Listening {
 
     /// Hands every connection over, whatever its lane, as long as this process runs.
     pub fn hand_to(&self, taker: impl Fn(Arc<dyn Connection>) + Clone + Send + 'static) {
-        for endpoint in [&self.control, &self.bulk] {
+        for endpoint in [&self.control, &self.data] {
             let (endpoint, taker) = (endpoint.clone(), taker.clone());
             tokio::spawn(async move {
                 while let Some(connection) = endpoint.accept().await {
@@ -170,7 +169,7 @@ impl Listening {
 
     /// Closes all connections, once their peers have been told.
     pub async fn close(&self, reason: &str) {
-        tokio::join!(self.control.close(reason), self.bulk.close(reason));
+        tokio::join!(self.control.close(reason), self.data.close(reason));
     }
 }
 
@@ -190,7 +189,7 @@ pub struct ToController {
 /// An attempt's sockets, and where it leads.
 pub struct Way {
     control: Endpoint,
-    bulk: Endpoint,
+    data: Endpoint,
     address: SocketAddr,
 }
 
@@ -209,11 +208,11 @@ impl ToController {
             SocketAddr::V6(_) => ([0u16; 8], 0).into(),
         };
         let bind = |kind| self.sockets.bind(kind, any, &self.credentials, &[]);
-        let bound = bind(Socket::Control).and_then(|control| Ok((control, bind(Socket::Bulk)?)));
-        let (control, bulk) = bound.map_err(|error| unreachable(error.to_string()))?;
+        let bound = bind(Socket::Control).and_then(|control| Ok((control, bind(Socket::Data)?)));
+        let (control, data) = bound.map_err(|error| unreachable(error.to_string()))?;
         let way = Arc::new(Way {
             control,
-            bulk,
+            data,
             address,
         });
         *self.way.lock().expect("no holder panics") = Some(way.clone());
@@ -229,8 +228,8 @@ impl ToController {
 impl Way {
     async fn dial(&self, lane: Lane, port: u16) -> Result<Arc<dyn Connection>, DialFault> {
         let endpoint = match lane {
-            Lane::Control | Lane::Data => &self.control,
-            Lane::Bulk | Lane::Gradients => &self.bulk,
+            Lane::Control => &self.control,
+            Lane::Data | Lane::Bulk | Lane::Gradients => &self.data,
         };
         let address = SocketAddr::new(self.address.ip(), port);
         let expected = Expected {
@@ -252,9 +251,8 @@ impl Dialler for ToController {
         way.dial(Lane::Control, way.address.port()).await
     }
 
-    async fn data(&self) -> Result<Arc<dyn Connection>, DialFault> {
-        let way = self.present()?;
-        way.dial(Lane::Data, way.address.port()).await
+    async fn data(&self, port: u16) -> Result<Arc<dyn Connection>, DialFault> {
+        self.present()?.dial(Lane::Data, port).await
     }
 
     async fn bulk(&self, port: u16) -> Result<Arc<dyn Connection>, DialFault> {

@@ -496,7 +496,7 @@ pub struct EvaluationSet {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClusterSection {
-    /// Where nodes join, `ADDRESS:PORT` of UDP; the port after it is for bulk data. Absent: there are
+    /// Where nodes join, `ADDRESS:PORT` of UDP; the port after it is for data. Absent: there are
     /// no nodes, and every actor lives in this process.
     pub listen: Option<String>,
     /// The folder of the controller's certificate.

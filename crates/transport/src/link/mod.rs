@@ -23,6 +23,7 @@ use proto::Identity;
 use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -41,11 +42,16 @@ pub struct Request {
 /// Serves the peer's requests. Several run at once.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
-    /// The answer, or the reason why there is none. Dropped when the peer no longer waits. The part
-    /// before the first await runs on the task that reads: it has to be short.
+    /// The answer, or the reason why there is none. Dropped when the peer no longer waits.
     async fn request(&self, request: Request) -> Result<Bytes, String>;
 
-    /// Takes a one-way message. The next frame is read when it returns.
+    /// Whether a method is answered where frames are read, so that no thread has to wake another: for
+    /// those that wait for nothing and take microseconds. All others run where the link was opened.
+    fn is_quick(&self, _method: u8) -> bool {
+        false
+    }
+
+    /// Takes a one-way message, where frames are read. The next one is read when it returns.
     async fn cast(&self, method: u8, body: Bytes);
 }
 
@@ -116,6 +122,8 @@ impl Drop for CloseOnDrop {
 /// What the link's handles and its tasks share.
 struct Shared {
     limits: Limits,
+    /// Where requests are worked on.
+    work: Handle,
     asking: Asking,
     answers: Queue,
     reason: OnceLock<String>,
@@ -138,7 +146,8 @@ impl Shared {
 
 impl Link {
     /// Opens a link over a connection that is used for nothing else. The peer has to do the same;
-    /// until it has, this waits. The link's tasks run on the current runtime.
+    /// until it has, this waits. Frames are read and written on the connection's runtime, requests are
+    /// worked on by the current one: however busy that is, calls go out, and quick ones are answered.
     ///
     /// # Errors
     /// When the connection is closed.
@@ -151,13 +160,15 @@ impl Link {
         let serving = connection.accept().await?;
         let shared = Arc::new(Shared {
             limits,
+            work: Handle::current(),
             asking: Asking::new(limits.queued_bytes),
             answers: Queue::new(limits.queued_bytes),
             reason: OnceLock::new(),
             ended: Notify::new(),
             connection,
         });
-        tokio::spawn(drive(shared.clone(), asking, serving, handler));
+        let runtime = shared.connection.runtime();
+        runtime.spawn(drive(shared.clone(), asking, serving, handler));
         let open = Arc::new(CloseOnDrop(shared.clone()));
         Ok(Self {
             shared,

@@ -99,11 +99,11 @@ impl Serving {
         Ok(())
     }
 
-    /// Begins a request, once there is room. Answers that are ready at once, as those of small
-    /// questions are, cost no task.
+    /// Begins a request, once there is room.
     async fn request(&self, header: Header, body: Bytes) {
         let room = self.room(body.len()).await;
         let method = header.method;
+        let is_quick = self.handler.is_quick(method);
         let handler = self.handler.clone();
         let mut work: BoxFuture<'static, Outcome> = async move {
             let answer = AssertUnwindSafe(handler.request(Request { method, body }));
@@ -111,7 +111,7 @@ impl Serving {
             caught.unwrap_or_else(|_| Err("it failed inside: see the peer's log".to_owned()))
         }
         .boxed();
-        if let Some(outcome) = work.as_mut().now_or_never() {
+        if is_quick && let Some(outcome) = work.as_mut().now_or_never() {
             answer(&self.shared, header.number, outcome).await;
             return;
         }
@@ -122,7 +122,7 @@ impl Serving {
         let (shared, running, number) = (self.shared.clone(), self.running.clone(), header.number);
         // The lock is held until the task is registered, so that it cannot end before.
         let mut by_number = self.running.0.lock().expect("no holder panics");
-        let task = tokio::spawn(async move {
+        let task = self.shared.work.spawn(async move {
             let outcome = match header.deadline_ms {
                 0 => Some(work.await),
                 ms => {

@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 
 /// What happens to a frame between two nodes.
@@ -425,6 +426,10 @@ impl Connection for End {
             round_trip: Duration::ZERO,
             payload: u16::MAX,
         }
+    }
+
+    fn runtime(&self) -> Handle {
+        Handle::current()
     }
 
     async fn open(&self) -> io::Result<Duplex> {

@@ -60,7 +60,7 @@ fn messages() -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
         node: 1,
         run: "run".into(),
         config: "hash".into(),
-        bulk_port: 7001,
+        data_port: 7001,
         heartbeat_ms: 500,
     };
     let assignment = Assignment {

@@ -95,7 +95,7 @@ impl Lead {
         let at = listening.address()?;
         console::remark(format_args!(
             "Listening at UDP {at} and port {}.",
-            listening.bulk_port
+            listening.data_port
         ));
         Ok(Self {
             listening,
@@ -199,7 +199,7 @@ impl Lead {
         let facts: Facts = ask(&visitor.link, FACTS, &[], PROMPT).await?;
         let took_ms = asked.1.elapsed().as_secs_f64() * 1000.0;
         let sent_ms = asked.0.duration_since(UNIX_EPOCH)?.as_secs_f64() * 1000.0;
-        let target = Target::Lead(self.listening.bulk_port);
+        let target = Target::Lead(self.listening.data_port);
         Ok(Node {
             name: visitor.identity.name.clone(),
             roles: visitor.identity.roles.clone(),

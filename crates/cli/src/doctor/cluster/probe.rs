@@ -95,7 +95,7 @@ impl Probe {
         let lanes = [Lane::Bulk];
         let bound = self
             .sockets
-            .bind(Socket::Bulk, any, &self.credentials, &lanes)?;
+            .bind(Socket::Data, any, &self.credentials, &lanes)?;
         let endpoint = Arc::new(bound);
         let port = endpoint.local_address()?.port();
         let accepting = endpoint.clone();
@@ -120,7 +120,7 @@ impl Probe {
                 role,
             } => {
                 let any = SocketAddr::from(([0; 4], 0));
-                let bound = self.sockets.bind(Socket::Bulk, any, &self.credentials, &[]);
+                let bound = self.sockets.bind(Socket::Data, any, &self.credentials, &[]);
                 let endpoint = bound.context("no socket")?;
                 let expected = Expected {
                     role,
