@@ -68,11 +68,11 @@ impl Sockets {
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        for runtime in [self.control.take(), self.data.take()] {
-            if let Some(runtime) = runtime {
-                runtime.shutdown_background();
-            }
-        }
+        let runtimes = [self.control.take(), self.data.take()];
+        runtimes
+            .into_iter()
+            .flatten()
+            .for_each(Runtime::shutdown_background);
     }
 }
 

@@ -23,13 +23,19 @@ struct Echo;
 impl Handler for Echo {
     async fn request(&self, request: Request) -> Result<Bytes, String> {
         match request.method {
-            0 => Ok(request.body),
+            0 | QUICK => Ok(request.body),
             _ => std::future::pending().await,
         }
     }
 
+    fn is_quick(&self, method: u8) -> bool {
+        method == QUICK
+    }
+
     async fn cast(&self, _: u8, _: Bytes) {}
 }
+
+const QUICK: u8 = 2;
 
 /// A run's controller and a sampler that knows it.
 struct Nodes {
@@ -98,6 +104,37 @@ async fn both_sides_know_each_other_and_call_each_other() {
         within(async { tokio::join!(a.call(0, &long, LIMIT), b.call(0, b"back", LIMIT)) }).await;
     assert_eq!(there.unwrap(), long);
     assert_eq!(back.unwrap(), &b"back"[..]);
+}
+
+#[test]
+fn quick_calls_are_answered_however_busy_a_process_is() {
+    let sockets = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    // It runs nothing but what it is blocked on: as busy as can be at all other times.
+    let busy = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (nodes, a, b) = sockets.block_on(async {
+        let nodes = Nodes::new();
+        let [a, b] = nodes.connect(Lane::Control).await;
+        (nodes, a, b)
+    });
+    let open = |connection| Link::open(connection, Arc::new(Echo), Limits::default());
+    let a = sockets.spawn(open(a));
+    let b = busy.block_on(within(open(b))).unwrap();
+    let a = sockets.block_on(within(a)).unwrap().unwrap();
+    let quick = sockets.block_on(a.call(QUICK, b"beat", LIMIT));
+    assert_eq!(quick.unwrap(), &b"beat"[..]);
+    let soon = Duration::from_millis(300);
+    let other = sockets.block_on(a.call(0, b"work", soon));
+    assert_eq!(other, Err(CallError::TimedOut(soon)));
+    let other = busy.block_on(a.call(0, b"work", LIMIT));
+    assert_eq!(other.unwrap(), &b"work"[..]);
+    drop((b, nodes));
 }
 
 #[tokio::test]
