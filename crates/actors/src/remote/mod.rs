@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use transport::{CallError, Connection, Link};
 
 /// What is asked of the peer on its links.
@@ -43,6 +44,10 @@ pub(crate) mod method {
     /// Controller to node, data lane: [`proto::cluster::EngineRequest`].
     pub const ENGINE: u8 = 8;
 }
+
+/// How much sooner a call of another node is given up than its caller gives up: that is the loss of a
+/// node, with which the run goes on, and not a failure of the run.
+const SOONER: Duration = Duration::from_secs(10);
 
 /// An engine on another node.
 pub struct RemoteEngine {
@@ -85,7 +90,8 @@ impl RemoteEngine {
         self.link.close(reason);
     }
 
-    /// Asks the engine. The answer's type follows from the request, as [`Host`] answers it.
+    /// Asks the engine, somewhat shorter than `limit`. The answer's type follows from the request, as
+    /// [`Host`] answers it.
     pub(crate) async fn ask<R: DeserializeOwned>(
         &self,
         request: &EngineRequest,
@@ -93,13 +99,15 @@ impl RemoteEngine {
     ) -> Result<R, RemoteFault> {
         let refused = |error: codec::CodecError| RemoteFault::Refused(error.to_string());
         let body = codec::encode(request).map_err(refused)?;
-        let _credit = self
-            .credits
-            .acquire()
-            .await
-            .map_err(|_| RemoteFault::Lost)?;
+        let end = Instant::now() + limit.saturating_sub(SOONER);
         let (role, node) = (self.role, &self.node);
-        match self.link.call(method::ENGINE, &body, limit).await {
+        let Ok(credit) = tokio::time::timeout_at(end, self.credits.acquire()).await else {
+            self.give_up("an engine ends none of its calls");
+            return Err(RemoteFault::Lost);
+        };
+        let _credit = credit.map_err(|_| RemoteFault::Lost)?;
+        let left = end.saturating_duration_since(Instant::now());
+        match self.link.call(method::ENGINE, &body, left).await {
             Ok(answer) => codec::decode(&answer).map_err(refused),
             Err(CallError::Refused(reason)) => Err(RemoteFault::Refused(reason)),
             Err(error @ CallError::TooLarge { .. }) => Err(RemoteFault::Refused(error.to_string())),

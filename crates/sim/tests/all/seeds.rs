@@ -45,6 +45,12 @@ fn fixed_seeds_keep_the_invariants() {
 }
 
 #[test]
+fn seeds_that_broke_an_invariant_once_keep_them() {
+    // A call that the controller gave up before it took the node for lost.
+    all([30304].into_iter());
+}
+
+#[test]
 fn more_fixed_seeds_keep_the_invariants() {
     all(20..40);
 }
