@@ -81,9 +81,12 @@ fn check(ledger: &Ledger) {
         count.unleased + count.leased + count.done + count.failed
     );
     assert_eq!(deadlines, ledger.deadlines);
+    let mut free = BTreeSet::new();
     for (id, worker) in &ledger.workers {
         assert_eq!(worker.leases.len(), held.get(id).copied().unwrap_or(0));
+        free.extend((worker.credits > 0).then_some(*id));
     }
+    assert_eq!(free, ledger.free);
 }
 
 #[test]
@@ -226,6 +229,34 @@ fn rl_3_no_lease_without_credit_and_every_ending_gives_it_back() {
 }
 
 #[test]
+fn rl_3_a_worker_that_is_dismissed_gets_no_more_and_keeps_what_it_has() {
+    let mut ledger = ledger(4, 2);
+    let (a, b) = (take(&mut ledger, 0), take(&mut ledger, 0));
+    assert_eq!(ledger.free_workers().collect::<Vec<_>>(), [WORKER]);
+    ledger.dismiss(WORKER);
+    check(&ledger);
+    assert_eq!(ledger.free_workers().count(), 0);
+    assert_eq!(ledger.lease(WORKER, 0), None);
+    assert!(matches!(
+        ledger.complete(a.token, 0),
+        Completion::Accepted(_)
+    ));
+    assert_eq!(
+        ledger.lose(b.token, "x".into()),
+        Failure::Retry { attempt: 1 }
+    );
+    check(&ledger);
+    assert_eq!(
+        (ledger.credits(WORKER), ledger.free_workers().count()),
+        (0, 0)
+    );
+    // What it lost is another's.
+    ledger.grant_credits(WorkerId(1), 1);
+    let lease = ledger.lease(WorkerId(1), 0).expect("an item waits");
+    assert_eq!(lease.item, b.item);
+}
+
+#[test]
 fn rl_3_a_lost_worker_loses_its_leases_and_its_credits() {
     let mut ledger = ledger(3, 2);
     let (a, b) = (take(&mut ledger, 0), take(&mut ledger, 0));
@@ -288,6 +319,7 @@ fn rl_6_a_straggler_is_leased_once_more_and_the_first_result_counts() {
     for second_wins in [false, true] {
         let (mut ledger, straggler) = with_a_straggler();
         assert_eq!(ledger.lease(WORKER, 30), None, "not long enough");
+        assert!(!ledger.has_work(30) && ledger.has_work(81));
         let second = ledger.lease(WORKER, 81).unwrap();
         assert_eq!((&second.item, second.attempt), (&straggler.item, 2));
         check(&ledger);
@@ -437,7 +469,9 @@ impl World {
                 *self.granted.entry(worker).or_default() += n;
             }
             Event::Lease(worker) => {
+                let has_work = self.ledger.has_work(self.now_ms);
                 if let Some(lease) = self.ledger.lease(WorkerId(worker), self.now_ms) {
+                    assert!(has_work, "work came from nowhere");
                     assert!(
                         !self.accepted.contains(&lease.item),
                         "a done item was leased"
