@@ -101,9 +101,15 @@ impl RemoteEngine {
         let body = codec::encode(request).map_err(refused)?;
         let end = Instant::now() + limit.saturating_sub(SOONER);
         let (role, node) = (self.role, &self.node);
+        let backlog = || {
+            let seconds = limit.as_secs();
+            RemoteFault::Refused(format!(
+                "no answer from the {role} on {node} within {seconds} s, most of which this waited \
+                 for its turn: more of this role are needed"
+            ))
+        };
         let Ok(credit) = tokio::time::timeout_at(end, self.credits.acquire()).await else {
-            self.give_up("an engine ends none of its calls");
-            return Err(RemoteFault::Lost);
+            return Err(backlog());
         };
         let _credit = credit.map_err(|_| RemoteFault::Lost)?;
         let left = end.saturating_duration_since(Instant::now());
@@ -111,6 +117,9 @@ impl RemoteEngine {
             Ok(answer) => codec::decode(&answer).map_err(refused),
             Err(CallError::Refused(reason)) => Err(RemoteFault::Refused(reason)),
             Err(error @ CallError::TooLarge { .. }) => Err(RemoteFault::Refused(error.to_string())),
+            // Its turn came late, which is no fault of the node. One that hangs is given up by the
+            // calls whose turn it was in time.
+            Err(CallError::TimedOut(_)) if left < limit / 2 => Err(backlog()),
             Err(error) => {
                 tracing::warn!(%role, %node, %error, "An engine of another node gave no answer.");
                 if let CallError::TimedOut(_) = error {
@@ -125,4 +134,87 @@ impl RemoteEngine {
 
 fn engine_fault(role: Role, node: &NodeName, error: impl std::fmt::Display) -> EngineError {
     EngineError(format!("{role} on {node}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use proto::Identity;
+    use transport::memory::{Network, Rules};
+    use transport::{Handler, Lane, Limits, Request};
+
+    const LIMIT: Duration = Duration::from_secs(100);
+
+    /// Takes so long for everything.
+    struct Slow(Duration);
+
+    #[async_trait]
+    impl Handler for Slow {
+        async fn request(&self, _: Request) -> Result<Bytes, String> {
+            tokio::time::sleep(self.0).await;
+            Ok(codec::encode(&7u64).unwrap().into())
+        }
+
+        async fn cast(&self, _: u8, _: Bytes) {}
+    }
+
+    /// An engine that takes one call at a time, and what keeps it there.
+    async fn engine(takes: Duration) -> (RemoteEngine, (Network, Link)) {
+        let network = Network::new(1, Rules::default(), Duration::from_secs(1000));
+        let identity = |name: &str| Identity {
+            name: name.parse().unwrap(),
+            roles: [Role::Learner].into(),
+        };
+        let mut listener = network.listen(identity("node"));
+        let to = "node".parse().unwrap();
+        let bulk = network.dial(identity("head"), &to, Lane::Bulk);
+        let bulk = bulk.await.unwrap();
+        listener.accept().await.unwrap();
+        let data = network.dial(identity("head"), &to, Lane::Data);
+        let (data, there) = (data.await.unwrap(), listener.accept().await.unwrap());
+        let open = |connection| Link::open(connection, Arc::new(Slow(takes)), Limits::default());
+        let (link, there) = tokio::join!(open(data), open(there));
+        let engine = RemoteEngine {
+            node: to,
+            role: Role::Learner,
+            link: link.unwrap(),
+            bulk,
+            blobs: Blobs::default(),
+            credits: Semaphore::new(1),
+            checkpoints: None,
+            on_checkpoint: None,
+        };
+        (engine, (network, there.unwrap()))
+    }
+
+    async fn ask(engine: &RemoteEngine) -> Result<u64, RemoteFault> {
+        engine.ask(&EngineRequest::StepsDone, LIMIT).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_gives_no_answer_is_given_up_before_its_caller_gives_up() {
+        let (engine, _peer) = engine(10 * LIMIT).await;
+        let asked = tokio::time::timeout(LIMIT, ask(&engine)).await;
+        assert!(matches!(asked, Ok(Err(RemoteFault::Lost))));
+        assert!(
+            engine.link.close_reason().is_some(),
+            "its node is to join again"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_that_does_not_come_is_no_fault_of_the_node() {
+        // Two of three have their turn in time.
+        let (engine, _peer) = engine(LIMIT * 2 / 5).await;
+        let all = tokio::join!(ask(&engine), ask(&engine), ask(&engine));
+        assert!(matches!(all.0, Ok(7)) && matches!(all.1, Ok(7)));
+        let Err(RemoteFault::Refused(reason)) = all.2 else {
+            panic!("the third had its turn too late to be answered");
+        };
+        assert!(reason.contains("more of this role"), "{reason}");
+        assert_eq!(engine.link.close_reason(), None);
+        assert!(matches!(ask(&engine).await, Ok(7)));
+    }
 }
