@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
-use transport::{CallError, Connection, Handler, Limits, Link, Request, bulk};
+use transport::{CallError, Connection, DialError, Handler, Limits, Link, Request, bulk};
 
 /// Waits between attempts to join, in milliseconds.
 const FIRST_WAIT_MS: u64 = 200;
@@ -62,6 +62,15 @@ pub enum DialFault {
     /// A later try may succeed.
     #[error("{0}")]
     Unreachable(String),
+}
+
+impl From<DialError> for DialFault {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::Refused(reason) => Self::Refused(reason),
+            error @ DialError::Unreachable { .. } => Self::Unreachable(error.to_string()),
+        }
+    }
 }
 
 /// Makes connections to the controller.

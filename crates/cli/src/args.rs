@@ -273,20 +273,22 @@ pub struct DoctorArgs {
     #[arg(
         long,
         value_name = "DIR",
-        default_value = ".deps/models/SmolLM2-135M-Instruct"
+        default_value = ".deps/models/SmolLM2-135M-Instruct",
+        conflicts_with_all = ["cluster", "listen", "join"]
     )]
     pub model: PathBuf,
     /// Print the findings as one JSON object.
     #[arg(long)]
     pub json: bool,
     /// Check all hosts of `swirl launch --hosts FILE` and the network between them; started over ssh.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "join"])]
+    #[arg(long, value_name = "FILE", groups = ["leads", "where"])]
     pub cluster: Option<PathBuf>,
     /// The same where something else starts the nodes: wait here for `--nodes` of them, each started
     /// as `swirl doctor --join HOST:PORT --certs DIR`. Takes the next port, too.
     #[arg(
         long,
         value_name = "ADDRESS:PORT",
+        groups = ["leads", "where", "meets"],
         requires = "certs",
         requires = "nodes"
     )]
@@ -298,18 +300,18 @@ pub struct DoctorArgs {
     #[arg(
         long,
         value_name = "HOST:PORT",
-        requires = "certs",
-        conflicts_with = "listen"
+        groups = ["where", "meets"],
+        requires = "certs"
     )]
     pub join: Option<String>,
     /// UDP port where other nodes reach this one; 0 takes any.
     #[arg(long, default_value_t = 0, requires = "join")]
     pub port: u16,
     /// The folder of this node's certificate.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", requires = "meets")]
     pub certs: Option<PathBuf>,
     /// Seconds until nodes that have not come are given up.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "leads")]
     pub wait: u64,
 }
 

@@ -1,7 +1,7 @@
 //! Connections over QUIC, with mutual TLS.
 //!
-//! An endpoint is one UDP socket. Bulk lanes belong on an endpoint of their own: on a shared one a
-//! saturated lane delays the packets of all others.
+//! An endpoint is one UDP socket. The control lane belongs on an endpoint of its own, on a runtime of
+//! its own: on a shared one a saturated lane delays the packets of all others.
 
 use crate::certs::{Credentials, SERVER_NAME};
 use crate::connection::{Connection, Duplex, Incoming, Outgoing, Path};

@@ -20,11 +20,11 @@ use tokio::sync::watch;
 use tools::registry::{Limits, Registry};
 use transport::certs::Credentials;
 use transport::tls::Expected;
-use transport::{Connection, DialError, Endpoint, Lane};
+use transport::{Connection, Endpoint, Lane};
 
-/// Dials that a process has under way: a thousand handshakes at once on two cores take longer than
-/// each of them may.
-const AT_ONCE: Duration = Duration::from_millis(5);
+/// Between the starts of two nodes: a thousand handshakes at once on two cores take longer than each of
+/// them may.
+const APART: Duration = Duration::from_millis(5);
 
 #[derive(Debug, clap::Args)]
 pub struct Nodes {
@@ -73,7 +73,7 @@ pub fn run(nodes: &Nodes) -> Result<()> {
                 plan(nodes, number)?
             };
             running.spawn(node::run(plan, std::future::pending()));
-            tokio::time::sleep(AT_ONCE).await;
+            tokio::time::sleep(APART).await;
         }
         while let Some(end) = running.join_next().await {
             tracing::debug!(?end, "A node ended.");
@@ -127,11 +127,7 @@ async fn dial(
         role: Role::Controller,
         name: None,
     };
-    let dialled = endpoint.dial(address, lane, &expected).await;
-    dialled.map_err(|error| match error {
-        DialError::Refused(reason) => DialFault::Refused(reason),
-        error @ DialError::Unreachable { .. } => DialFault::Unreachable(error.to_string()),
-    })
+    Ok(endpoint.dial(address, lane, &expected).await?)
 }
 
 #[async_trait]

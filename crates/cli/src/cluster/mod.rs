@@ -11,5 +11,5 @@ mod outfit;
 
 pub use command::run as node_command;
 pub use head::{Elsewhere, Head, credentials};
-pub use network::{Listening, Socket, SocketHandles, Sockets, ToController};
+pub use network::{Listening, Socket, SocketHandles, Sockets, ToController, any_like};
 pub use orders::{JudgeOrder, LearnerOrder, SamplerOrder, ToolOrder};

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use tokio::runtime::{Handle, Runtime};
 use transport::certs::Credentials;
 use transport::tls::Expected;
-use transport::{BindError, Connection, DialError, Endpoint, Lane};
+use transport::{BindError, Connection, Endpoint, Lane};
 
 /// Threads for data at most; each moves about 1 GB/s. Half of the machine's processors are left to
 /// other work.
@@ -193,6 +193,14 @@ pub struct Way {
     address: SocketAddr,
 }
 
+/// Any address of this machine, and any port, that an address can be dialled from.
+pub fn any_like(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(_) => ([0; 4], 0).into(),
+        SocketAddr::V6(_) => ([0u16; 8], 0).into(),
+    }
+}
+
 impl ToController {
     async fn begin(&self) -> Result<Arc<Way>, DialFault> {
         let unreachable = |reason: String| DialFault::Unreachable(reason);
@@ -203,10 +211,7 @@ impl ToController {
         found.sort_by_key(SocketAddr::is_ipv6);
         let first = found.first().copied();
         let address = first.ok_or_else(|| unreachable(format!("{join} has no address")))?;
-        let any: SocketAddr = match address {
-            SocketAddr::V4(_) => ([0; 4], 0).into(),
-            SocketAddr::V6(_) => ([0u16; 8], 0).into(),
-        };
+        let any = any_like(address);
         let bind = |kind| self.sockets.bind(kind, any, &self.credentials, &[]);
         let bound = bind(Socket::Control).and_then(|control| Ok((control, bind(Socket::Data)?)));
         let (control, data) = bound.map_err(|error| unreachable(error.to_string()))?;
@@ -236,11 +241,7 @@ impl Way {
             role: Role::Controller,
             name: None,
         };
-        let dialled = endpoint.dial(address, lane, &expected).await;
-        dialled.map_err(|error| match error {
-            DialError::Refused(reason) => DialFault::Refused(reason),
-            error @ DialError::Unreachable { .. } => DialFault::Unreachable(error.to_string()),
-        })
+        Ok(endpoint.dial(address, lane, &expected).await?)
     }
 }
 

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use proto::{Identity, Role, codec};
 use serde::de::DeserializeOwned;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -81,7 +81,7 @@ struct Visitor {
     link: Link,
     identity: Identity,
     /// Where it is, as seen from here.
-    address: SocketAddr,
+    address: IpAddr,
 }
 
 impl Lead {
@@ -113,12 +113,15 @@ impl Lead {
     ) -> Result<Survey> {
         ensure!(count > 0, UsageError::new("there is no node to wait for"));
         let mut survey = Survey::default();
-        let mut visitors = self.gather(&names, count, ended, &mut survey).await;
-        visitors.sort_by(|a, b| a.identity.name.cmp(&b.identity.name));
-        for visitor in &visitors {
-            let seen = self.look_at(visitor).await;
-            match seen {
-                Ok(node) => survey.nodes.push(node),
+        let mut come = self.gather(&names, count, ended, &mut survey).await;
+        come.sort_by(|a, b| a.identity.name.cmp(&b.identity.name));
+        let mut visitors = Vec::new();
+        for visitor in come {
+            match self.look_at(&visitor).await {
+                Ok(node) => {
+                    survey.nodes.push(node);
+                    visitors.push(visitor);
+                }
                 Err(error) => survey.missing.push((
                     visitor.identity.name.to_string(),
                     format!("it came, and was lost: {error:#}"),
@@ -145,6 +148,7 @@ impl Lead {
             // Nobody takes it once everything is measured.
             let _ = sender.send(connection);
         });
+        let (entering, mut entered) = mpsc::unbounded_channel();
         let mut visitors: Vec<Visitor> = Vec::new();
         let end = Instant::now() + self.wait;
         let mut are_started = true;
@@ -156,8 +160,14 @@ impl Lead {
             tokio::select! {
                 Some(connection) = arrivals.recv() => match connection.lane() {
                     Lane::Bulk => drop(tokio::spawn(bulk::serve(connection, Arc::new(Zeros)))),
-                    _ => visitors.extend(visitor(connection).await),
+                    // In a task of its own: one that says nothing holds no other up.
+                    _ => drop(tokio::spawn(enter(connection, entering.clone()))),
                 },
+                Some(visitor) = entered.recv() => {
+                    // A probe that was started again takes the place of the one before.
+                    visitors.retain(|v: &Visitor| v.identity.name != visitor.identity.name);
+                    visitors.push(visitor);
+                }
                 gone = ended.recv(), if are_started => match gone {
                     Some(gone) => survey.missing.push(gone),
                     None => are_started = false,
@@ -244,7 +254,7 @@ async fn between(
 ) -> Result<Way, String> {
     let role = giver.identity.roles.first().copied();
     let target = Target::Node {
-        address: SocketAddr::new(giver.address.ip(), port?),
+        address: SocketAddr::new(giver.address, port?),
         name: giver.identity.name.clone(),
         role: role.ok_or("its certificate allows no role")?,
     };
@@ -280,15 +290,17 @@ impl Handler for Silent {
     async fn cast(&self, _: u8, _: Bytes) {}
 }
 
-async fn visitor(connection: Arc<dyn Connection>) -> Option<Visitor> {
-    let (identity, address) = (connection.peer().clone(), connection.path().remote?);
+async fn enter(connection: Arc<dyn Connection>, entering: mpsc::UnboundedSender<Visitor>) {
+    let (identity, remote) = (connection.peer().clone(), connection.path().remote);
     let opening = Link::open(connection, Arc::new(Silent), Limits::default());
-    match tokio::time::timeout(PROMPT, opening).await {
-        Ok(Ok(link)) => Some(Visitor {
+    let opened = tokio::time::timeout(PROMPT, opening).await;
+    if let (Ok(Ok(link)), Some(remote)) = (opened, remote) {
+        // Nobody waits for it any more once all are there.
+        let _ = entering.send(Visitor {
             link,
             identity,
-            address,
-        }),
-        _ => None,
+            // A socket for both families sees IPv4 as a kind of IPv6, which nodes cannot dial.
+            address: remote.ip().to_canonical(),
+        });
     }
 }

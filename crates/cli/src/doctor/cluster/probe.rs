@@ -1,13 +1,13 @@
 //! The node that is looked at.
 
 use super::words::{self, FACTS, Facts, LISTEN, PULL, Target, Way, Zeros};
-use crate::cluster::{Socket, SocketHandles, Sockets, ToController};
+use crate::cluster::{Socket, SocketHandles, Sockets, ToController, any_like};
 use actors::node::Dialler;
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use bytes::Bytes;
 use proto::codec;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -47,8 +47,10 @@ pub async fn probe(join: &str, certs: &Path, port: u16) -> Result<ExitCode> {
             Err(Unreachable(_)) => tokio::time::sleep(PAUSE).await,
         }
     };
+    let lead = connection.path().remote.context("QUIC has addresses")?;
     let probe = Arc::new(Probe {
         credentials,
+        any: any_like(lead).ip(),
         way,
         port,
         sockets: sockets.handles(),
@@ -64,6 +66,8 @@ pub async fn probe(join: &str, certs: &Path, port: u16) -> Result<ExitCode> {
 struct Probe {
     credentials: Arc<Credentials>,
     way: Arc<ToController>,
+    /// All addresses of this machine, of the family that it came by.
+    any: IpAddr,
     port: u16,
     sockets: SocketHandles,
     /// Where other nodes pull from.
@@ -91,7 +95,7 @@ impl Handler for Probe {
 
 impl Probe {
     fn listen(&self) -> Result<u16> {
-        let any = SocketAddr::from(([0; 4], self.port));
+        let any = SocketAddr::new(self.any, self.port);
         let lanes = [Lane::Bulk];
         let bound = self
             .sockets
@@ -119,7 +123,7 @@ impl Probe {
                 name,
                 role,
             } => {
-                let any = SocketAddr::from(([0; 4], 0));
+                let any = any_like(address);
                 let bound = self.sockets.bind(Socket::Data, any, &self.credentials, &[]);
                 let endpoint = bound.context("no socket")?;
                 let expected = Expected {
