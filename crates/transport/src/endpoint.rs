@@ -135,7 +135,11 @@ impl Endpoint {
         let crypto = crypto.map_err(|error| refused(&error))?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         config.transport_config(settings::dialling(lane));
-        let connecting = self.quic.connect_with(config, address, SERVER_NAME);
+        // The connection is driven by the runtime that it is begun on: the socket's, not the caller's.
+        let connecting = {
+            let _inside = self.runtime.enter();
+            self.quic.connect_with(config, address, SERVER_NAME)
+        };
         let connecting = connecting.map_err(|error| unreachable(error.to_string()))?;
         let done = tokio::time::timeout(HANDSHAKE_LIMIT, connecting).await;
         let quic = match done {
