@@ -235,9 +235,10 @@ pub(super) async fn bring_folder(
         let path = partial.path().join(inside(relative)?);
         pull_file(from, *blob, &path).await?;
     }
-    let put = || {
+    let (parent, folder) = (parent.to_owned(), folder.to_owned());
+    on_disk(move || {
         if folder.exists() {
-            std::fs::remove_dir_all(folder)?;
+            std::fs::remove_dir_all(&folder)?;
         }
         let partial = partial.keep();
         // Made for this process alone; the folder it becomes is as any other.
@@ -245,8 +246,17 @@ pub(super) async fn bring_folder(
         std::fs::set_permissions(&partial, std::fs::Permissions::from_mode(0o755))?;
         std::fs::rename(&partial, folder)?;
         File::open(parent)?.sync_all()
-    };
-    put().map_err(|error: io::Error| fault(&error))
+    })
+    .await
+}
+
+/// Does what may wait for a disk for seconds, apart from the threads that others need meanwhile.
+async fn on_disk(
+    work: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> Result<(), TransferError> {
+    let done = crate::blocking::run(work).await;
+    done.map_err(|error| fault(&error))?
+        .map_err(|error| fault(&error))
 }
 
 /// A path that stays within its folder, whatever the peer says.
@@ -272,7 +282,7 @@ async fn pull_file(from: &dyn Connection, blob: BlobRef, path: &Path) -> Result<
             .map_err(|error| format!("cannot write {}: {error}", path.display()))
     })
     .await?;
-    file.sync_all().map_err(|error| fault(&error))?;
+    on_disk(move || file.sync_all()).await?;
     check(sum, blob)
 }
 
