@@ -1,7 +1,7 @@
 //! Rounds of all systems in turn, and a table of medians.
 
 use crate::peer::Peer;
-use crate::words::{Answer, Ask};
+use crate::words::{Answer, Ask, BeatLane};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,6 +10,13 @@ use std::process::Command;
 /// Bytes of the object: SmolLM2-135M in bf16.
 const OBJECT: u64 = 270_000_000;
 
+/// Bytes of a large message.
+const LARGE: usize = 64 << 10;
+
+/// swirl's transport, and what the machine does with neither TLS nor frames.
+const OURS: &str = "swirl";
+const PLAIN: &str = "plain UDP or TCP";
+
 /// Takes what is shown out of an answer.
 type Figure = fn(&Ask, &Answer) -> Option<f64>;
 
@@ -17,135 +24,116 @@ struct Measurement {
     name: &'static str,
     ask: Ask,
     /// How many of its peers' messages are enough: they are slower, and keep what they cannot send.
-    peers: Ask,
-    unit: &'static str,
-    figure: Figure,
+    /// None where it is a question of ours alone.
+    peers: Option<Ask>,
+    /// What is shown of each answer, and in which unit.
+    shown: &'static [(&'static str, Figure)],
+}
+
+const TIMES: &[(&str, Figure)] = &[
+    ("p50, µs", |_, answer| answer.p50_us),
+    ("p99, µs", |_, answer| answer.p99_us),
+];
+
+const RATE: &[(&str, Figure)] = &[("k/s", |ask, answer| match *ask {
+    Ask::Pipelined { count, .. } | Ask::Oneway { count, .. } => {
+        Some(count as f64 / answer.seconds? / 1e3)
+    }
+    _ => None,
+})];
+
+const BULK_RATE: &[(&str, Figure)] = &[("GB/s in all", |ask, answer| match *ask {
+    Ask::Bulk { bytes, receivers } => Some(bytes as f64 * receivers as f64 / answer.seconds? / 1e9),
+    _ => None,
+})];
+
+fn pipelined(size: usize, count: u64) -> Ask {
+    Ask::Pipelined {
+        size,
+        count,
+        window: 64,
+    }
 }
 
 fn measurements(fewer: u64) -> Vec<Measurement> {
-    let rate = |ask: &Ask, answer: &Answer| {
-        let count = match *ask {
-            Ask::Pipelined { count, .. } | Ask::Oneway { count, .. } => count,
-            _ => return None,
-        };
-        Some(count as f64 / answer.seconds? / 1e3)
-    };
-    let bulk_rate = |ask: &Ask, answer: &Answer| match *ask {
-        Ask::Bulk { bytes, receivers } => {
-            Some(bytes as f64 * receivers as f64 / answer.seconds? / 1e9)
-        }
-        _ => None,
-    };
-    let sequential = |size, count| Ask::Sequential {
-        size,
-        count: count / fewer,
-    };
-    let pipelined = |size, count| Ask::Pipelined {
-        size,
-        count: count / fewer,
-        window: 64,
-    };
-    let oneway = |size, count| Ask::Oneway {
-        size,
-        count: count / fewer,
-    };
-    let bulk = |receivers| Ask::Bulk {
-        bytes: OBJECT / fewer / 8 * 8,
-        receivers,
-    };
-    let measure = |name, ask, peers, unit, figure| Measurement {
+    let both = |name, shown, ask: fn(u64) -> Ask, ours: u64, peers: u64| Measurement {
         name,
-        ask,
-        peers,
-        unit,
-        figure,
+        ask: ask(ours / fewer),
+        peers: Some(ask(peers / fewer)),
+        shown,
     };
-    let beats = |beside_bulk| Ask::Beats {
-        count: 2_000 / fewer,
-        beside_bulk,
+    let beats = |name, lane, beside_bulk| Measurement {
+        name,
+        ask: Ask::Beats {
+            count: 2_000 / fewer,
+            lane,
+            beside_bulk,
+        },
+        peers: None,
+        shown: TIMES,
     };
-    let (alone, beside) = (beats(false), beats(true));
-    let p50: Figure = |_, answer| answer.p50_us;
-    let p99: Figure = |_, answer| answer.p99_us;
+    let (control, data) = (BeatLane::Control, BeatLane::Data);
+    let sequential = |count| Ask::Sequential { size: 256, count };
     vec![
-        measure(
-            "call, 256 B, p50",
-            sequential(256, 20_000),
-            sequential(256, 2_000),
-            "µs",
-            p50,
+        both("call, 256 B", TIMES, sequential, 20_000, 2_000),
+        both(
+            "call, 64 KiB",
+            TIMES,
+            |count| Ask::Sequential { size: LARGE, count },
+            4_000,
+            1_000,
         ),
-        measure(
-            "call, 256 B, p99",
-            sequential(256, 20_000),
-            sequential(256, 2_000),
-            "µs",
-            p99,
-        ),
-        measure(
-            "call, 64 KiB, p50",
-            sequential(65_536, 4_000),
-            sequential(65_536, 1_000),
-            "µs",
-            p50,
-        ),
-        measure(
+        both(
             "calls, 256 B, 64 in flight",
-            pipelined(256, 200_000),
-            pipelined(256, 10_000),
-            "k/s",
-            rate,
+            RATE,
+            |count| pipelined(256, count),
+            200_000,
+            10_000,
         ),
-        measure(
+        both(
             "calls, 64 KiB, 64 in flight",
-            pipelined(65_536, 10_000),
-            pipelined(65_536, 3_000),
-            "k/s",
-            rate,
+            RATE,
+            |count| pipelined(LARGE, count),
+            10_000,
+            3_000,
         ),
-        measure(
+        both(
             "one-way, 256 B",
-            oneway(256, 2_000_000),
-            oneway(256, 20_000),
-            "k/s",
-            rate,
+            RATE,
+            |count| Ask::Oneway { size: 256, count },
+            2_000_000,
+            20_000,
         ),
-        measure(
+        both(
             "one-way, 64 KiB",
-            oneway(65_536, 20_000),
-            oneway(65_536, 5_000),
-            "k/s",
-            rate,
+            RATE,
+            |count| Ask::Oneway { size: LARGE, count },
+            20_000,
+            5_000,
         ),
-        measure(
-            "heartbeat alone, p50",
-            alone.clone(),
-            alone.clone(),
-            "µs",
-            p50,
+        beats("heartbeat alone", control, false),
+        beats("heartbeat beside full bulk", control, true),
+        beats("call every 2 ms alone", data, false),
+        beats("call every 2 ms beside full bulk", data, true),
+        both(
+            "270 MB to 1 receiver",
+            BULK_RATE,
+            |bytes| Ask::Bulk {
+                bytes: bytes / 8 * 8,
+                receivers: 1,
+            },
+            OBJECT,
+            OBJECT,
         ),
-        measure("heartbeat alone, p99", alone.clone(), alone, "µs", p99),
-        measure(
-            "heartbeat beside full bulk, p50",
-            beside.clone(),
-            beside.clone(),
-            "µs",
-            p50,
-        ),
-        measure(
-            "heartbeat beside full bulk, p99",
-            beside.clone(),
-            beside,
-            "µs",
-            p99,
-        ),
-        measure("270 MB to 1 receiver", bulk(1), bulk(1), "GB/s", bulk_rate),
-        measure(
+        both(
             "270 MB to 4 receivers",
-            bulk(4),
-            bulk(4),
-            "GB/s in all",
-            bulk_rate,
+            BULK_RATE,
+            |bytes| Ask::Bulk {
+                bytes: bytes / 8 * 8,
+                receivers: 4,
+            },
+            OBJECT,
+            OBJECT,
         ),
     ]
 }
@@ -153,8 +141,8 @@ fn measurements(fewer: u64) -> Vec<Measurement> {
 pub fn run(python: Option<(PathBuf, PathBuf)>, rounds: usize, fewer: u64) -> Result<()> {
     let this = std::env::current_exe()?;
     let mut peers = vec![
-        Peer::start("swirl", Command::new(&this).arg("ours"))?,
-        Peer::start("TCP", Command::new(&this).arg("tcp"))?,
+        Peer::start(OURS, Command::new(&this).arg("ours"))?,
+        Peer::start(PLAIN, Command::new(&this).arg("plain"))?,
     ];
     if let Some((python, script)) = python {
         let scripts = script.parent().context("a script lies in a folder")?;
@@ -166,24 +154,25 @@ pub fn run(python: Option<(PathBuf, PathBuf)>, rounds: usize, fewer: u64) -> Res
         }
     }
     let measurements = measurements(fewer);
-    let mut figures: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
+    // By measurement, by what is shown of it, by system.
+    let mut figures: BTreeMap<(usize, usize, usize), Vec<f64>> = BTreeMap::new();
     // The first round warms up, and is not counted.
     for round in 0..=rounds {
         for (m, measurement) in measurements.iter().enumerate() {
             for (p, peer) in peers.iter_mut().enumerate() {
                 let ask = match peer.name {
-                    "swirl" | "TCP" => &measurement.ask,
-                    _ => &measurement.peers,
+                    OURS => Some(&measurement.ask),
+                    PLAIN => measurement.peers.is_some().then_some(&measurement.ask),
+                    _ => measurement.peers.as_ref(),
                 };
-                // What stands beside bulk is a question of ours alone.
-                if matches!(ask, Ask::Beats { .. }) && peer.name != "swirl" {
-                    continue;
-                }
+                let Some(ask) = ask else { continue };
                 let answer = peer.ask(ask)?;
-                if let Some(figure) = (measurement.figure)(ask, &answer)
-                    && round > 0
-                {
-                    figures.entry((m, p)).or_default().push(figure);
+                for (f, (_, figure)) in measurement.shown.iter().enumerate() {
+                    if let Some(figure) = figure(ask, &answer)
+                        && round > 0
+                    {
+                        figures.entry((m, f, p)).or_default().push(figure);
+                    }
                 }
             }
         }
@@ -196,24 +185,21 @@ pub fn run(python: Option<(PathBuf, PathBuf)>, rounds: usize, fewer: u64) -> Res
     );
     println!("|---|{}", "---|".repeat(names.len()));
     for (m, measurement) in measurements.iter().enumerate() {
-        let cell = |p: usize| {
-            figures
-                .get(&(m, p))
-                .map_or("–".to_owned(), |all| shown(all))
-        };
-        let cells: Vec<String> = (0..names.len()).map(cell).collect();
-        println!(
-            "| {}, {} | {} |",
-            measurement.name,
-            measurement.unit,
-            cells.join(" | ")
-        );
+        for (f, (what, _)) in measurement.shown.iter().enumerate() {
+            let cell = |p: usize| {
+                let all = figures.get(&(m, f, p));
+                all.map_or("–".to_owned(), |all| shown(all))
+            };
+            let cells: Vec<String> = (0..names.len()).map(cell).collect();
+            println!("| {}, {what} | {} |", measurement.name, cells.join(" | "));
+        }
     }
     let json: Vec<_> = figures
         .iter()
-        .map(|((m, p), all)| {
-            let (what, unit) = (measurements[*m].name, measurements[*m].unit);
-            serde_json::json!({"what": what, "unit": unit, "system": names[*p], "figures": all})
+        .map(|((m, f, p), all)| {
+            let measurement = &measurements[*m];
+            let (what, shown) = (measurement.name, measurement.shown[*f].0);
+            serde_json::json!({"what": what, "shown": shown, "system": names[*p], "figures": all})
         })
         .collect();
     println!(

@@ -1,5 +1,5 @@
 //! `cargo xtask bench net`: calls, one-way messages and bulk transfers between processes, beside Ray
-//! and Monarch and beside a plain TCP stream.
+//! and Monarch and beside plain sockets.
 //!
 //! Every system is a program of its own that is asked by JSON lines, so that rounds of all of them
 //! take turns on the same machine in one run. Each counts what arrived and sums it up; a round whose
@@ -8,7 +8,7 @@
 mod compare;
 mod ours;
 mod peer;
-mod tcp;
+mod plain;
 mod words;
 
 use anyhow::Result;
@@ -49,8 +49,8 @@ enum Command {
     Ours,
     /// The process at the other end; not for people.
     Child { certs: PathBuf },
-    /// Answers with a plain TCP stream; not for people.
-    Tcp,
+    /// Answers with plain sockets; not for people.
+    Plain,
 }
 
 fn main() -> Result<()> {
@@ -64,6 +64,6 @@ fn main() -> Result<()> {
         } => compare::run(python.zip(script), rounds, fewer.max(1)),
         Command::Ours => ours::answer(),
         Command::Child { certs } => ours::child(&certs),
-        Command::Tcp => tcp::answer(),
+        Command::Plain => plain::answer(),
     }
 }

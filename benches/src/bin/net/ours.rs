@@ -1,6 +1,6 @@
 //! swirl's transport, with mutual TLS, between this process and children of it.
 
-use crate::words::{Answer, Ask, message, number, object, serve, sum};
+use crate::words::{Answer, Ask, BeatLane, message, number, object, serve, sum, timed};
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -24,15 +24,16 @@ const LIMIT: Duration = Duration::from_secs(600);
 const ECHO: u8 = 0;
 const REPORT: u8 = 1;
 const PULL: u8 = 2;
+const BEAT: u8 = 3;
 
 /// Receivers at most.
 const CHILDREN: usize = 4;
 
-/// As in `swirl`: work apart from the sockets, and bulk apart from the rest.
+/// As in `swirl`: work apart from the sockets, and control apart from all else.
 struct Runtimes {
     work: Runtime,
     control: Runtime,
-    bulk: Runtime,
+    data: Runtime,
 }
 
 impl Runtimes {
@@ -46,46 +47,53 @@ impl Runtimes {
         Ok(Self {
             work: runtime(2)?,
             control: runtime(1)?,
-            bulk: runtime(1)?,
+            data: runtime(1)?,
         })
     }
 
-    /// An endpoint for data and one for bulk.
+    /// An endpoint for control and one for all else.
     fn bind(&self, credentials: Credentials, is_dialled: bool) -> Result<[Endpoint; 2]> {
         let credentials = Arc::new(credentials);
-        let bind = |runtime: &Runtime, lane| {
+        let bind = |runtime: &Runtime, lanes: &[Lane]| {
             let _inside = runtime.enter();
             let any: SocketAddr = ([127, 0, 0, 1], 0).into();
-            let serves = [lane];
-            Endpoint::bind(any, credentials.clone(), &serves[..usize::from(is_dialled)])
+            let serves = if is_dialled { lanes } else { &[] };
+            Endpoint::bind(any, credentials.clone(), serves)
         };
         Ok([
-            bind(&self.control, Lane::Data)?,
-            bind(&self.bulk, Lane::Bulk)?,
+            bind(&self.control, &[Lane::Control])?,
+            bind(&self.data, &[Lane::Data, Lane::Bulk])?,
         ])
     }
 }
 
-/// The process at the other end: it is dialled for data, and pulls over the bulk connection.
+/// The process at the other end: it is dialled for control and data, and pulls over the bulk connection.
 pub fn child(certs: &Path) -> Result<()> {
     let runtimes = Runtimes::start()?;
-    let [endpoint, bulk] = runtimes.bind(Credentials::load(certs)?, true)?;
+    let [control, data] = runtimes.bind(Credentials::load(certs)?, true)?;
     runtimes.work.block_on(async {
         println!(
             "{} {}",
-            endpoint.local_address()?.port(),
-            bulk.local_address()?.port()
+            control.local_address()?.port(),
+            data.local_address()?.port()
         );
-        let data = endpoint.accept().await.context("nobody came")?;
-        let bulk = bulk.accept().await.context("nobody came")?;
+        let control = control.accept().await.context("nobody came")?;
+        let (one, other) = (data.accept().await, data.accept().await);
+        let (one, other) = one.zip(other).context("nobody came")?;
+        let (data, bulk) = match one.lane() {
+            Lane::Data => (one, other),
+            _ => (other, one),
+        };
         let echo = Arc::new(Echo {
             bulk,
             got: tokio::sync::Mutex::default(),
             count: AtomicU64::new(0),
             sum: AtomicU64::new(0),
         });
+        let beats = Link::open(control, echo.clone(), Limits::default()).await?;
         let link = Link::open(data, echo, Limits::default()).await?;
         link.closed().await;
+        drop(beats);
         Ok(())
     })
 }
@@ -103,7 +111,7 @@ struct Echo {
 impl Handler for Echo {
     async fn request(&self, request: Request) -> Result<Bytes, String> {
         match request.method {
-            ECHO => Ok(request.body),
+            ECHO | BEAT => Ok(request.body),
             REPORT => {
                 let count = self.count.swap(0, Ordering::Relaxed);
                 let sum = self.sum.swap(0, Ordering::Relaxed);
@@ -125,8 +133,9 @@ impl Handler for Echo {
         }
     }
 
+    /// As in `swirl`: heartbeats are, what engines are asked is not.
     fn is_quick(&self, method: u8) -> bool {
-        matches!(method, ECHO | REPORT)
+        method == BEAT
     }
 
     async fn cast(&self, _: u8, body: Bytes) {
@@ -162,6 +171,7 @@ impl bulk::Source for Object {
 }
 
 struct Children {
+    controls: Vec<Link>,
     links: Vec<Link>,
     object: Arc<Object>,
     processes: Vec<Child>,
@@ -190,7 +200,7 @@ async fn children(runtimes: &Runtimes) -> Result<Children> {
     let node = issue("node", Role::Sampler)?;
     let endpoints = runtimes.bind(head, false)?;
     let object = Arc::new(Object::default());
-    let (mut links, mut processes) = (Vec::new(), Vec::new());
+    let (mut controls, mut links, mut processes) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..CHILDREN {
         let mut command = Command::new(std::env::current_exe()?);
         let mut process = command
@@ -206,7 +216,7 @@ async fn children(runtimes: &Runtimes) -> Result<Children> {
             .split_whitespace()
             .map(str::parse)
             .collect::<Result<_, _>>()?;
-        let [data, bulk] = ports[..] else {
+        let [control, data] = ports[..] else {
             bail!("the other process says {line:?}");
         };
         let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
@@ -214,12 +224,18 @@ async fn children(runtimes: &Runtimes) -> Result<Children> {
             role: Role::Sampler,
             name: None,
         };
-        let data = endpoints[0].dial(at(data), Lane::Data, &expected).await?;
-        let bulk = endpoints[1].dial(at(bulk), Lane::Bulk, &expected).await?;
+        let dial =
+            |endpoint: usize, port, lane| endpoints[endpoint].dial(at(port), lane, &expected);
+        let control = dial(0, control, Lane::Control).await?;
+        let bulk = dial(1, data, Lane::Bulk).await?;
+        let data = dial(1, data, Lane::Data).await?;
         tokio::spawn(bulk::serve(bulk, object.clone()));
-        links.push(Link::open(data, Arc::new(Nothing), Limits::default()).await?);
+        let open = |connection| Link::open(connection, Arc::new(Nothing), Limits::default());
+        controls.push(open(control).await?);
+        links.push(open(data).await?);
     }
     Ok(Children {
+        controls,
         links,
         object,
         processes,
@@ -249,7 +265,11 @@ pub fn answer() -> Result<()> {
             runtime.block_on(oneway(children.links[0].clone(), size, count))
         }
         Ask::Bulk { bytes, receivers } => runtime.block_on(bulk(&children, bytes, receivers)),
-        Ask::Beats { count, beside_bulk } => runtime.block_on(beats(&children, count, beside_bulk)),
+        Ask::Beats {
+            count,
+            lane,
+            beside_bulk,
+        } => runtime.block_on(beats(&children, count, lane, beside_bulk)),
         Ask::Quit => Ok(Answer::default()),
     })
 }
@@ -327,13 +347,22 @@ async fn oneway(link: Link, size: usize, count: u64) -> Result<Answer> {
 }
 
 /// Between heartbeats; the real ones come every 500 ms.
-const BEAT: Duration = Duration::from_millis(2);
+const EVERY: Duration = Duration::from_millis(2);
 
 /// What is sent over and over beside heartbeats, in bytes.
 const BESIDE: u64 = 64 << 20;
 
-async fn beats(children: &Children, count: u64, beside_bulk: bool) -> Result<Answer> {
+async fn beats(
+    children: &Children,
+    count: u64,
+    lane: BeatLane,
+    beside_bulk: bool,
+) -> Result<Answer> {
     let link = children.links[0].clone();
+    let (beaten, method) = match lane {
+        BeatLane::Control => (children.controls[0].clone(), BEAT),
+        BeatLane::Data => (link.clone(), ECHO),
+    };
     let pulling = beside_bulk.then(|| {
         *children.object.0.lock().expect("no holder panics") = object(BESIDE).into();
         let link = link.clone();
@@ -345,10 +374,10 @@ async fn beats(children: &Children, count: u64, beside_bulk: bool) -> Result<Ans
         let (mut body, mut sum, mut times) = (Vec::new(), 0u64, Vec::new());
         let began = Instant::now();
         for n in 0..count {
-            tokio::time::sleep(BEAT).await;
+            tokio::time::sleep(EVERY).await;
             message(n, 8, &mut body);
             let asked = Instant::now();
-            let answer = link.call(ECHO, &body, LIMIT).await?;
+            let answer = beaten.call(method, &body, LIMIT).await?;
             times.push(asked.elapsed().as_secs_f64() * 1e6);
             sum = sum.wrapping_add(number(&answer));
         }
@@ -361,21 +390,6 @@ async fn beats(children: &Children, count: u64, beside_bulk: bool) -> Result<Ans
         *children.object.0.lock().expect("no holder panics") = Bytes::new();
     }
     answer
-}
-
-/// The answer of calls that were made one after the other.
-fn timed(began: Instant, mut times: Vec<f64>, sum: u64) -> Answer {
-    let seconds = began.elapsed().as_secs_f64();
-    times.sort_by(f64::total_cmp);
-    let at = |share: f64| times.get((share * times.len() as f64) as usize).copied();
-    Answer {
-        seconds: Some(seconds),
-        p50_us: at(0.5),
-        p99_us: at(0.99),
-        count: Some(times.len() as u64),
-        checksum: Some(sum),
-        ..Answer::default()
-    }
 }
 
 async fn bulk(children: &Children, bytes: u64, receivers: usize) -> Result<Answer> {

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, Write};
+use std::time::Instant;
 
 /// A measurement.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -28,9 +29,23 @@ pub enum Ask {
     /// An object to one or more processes.
     Bulk { bytes: u64, receivers: usize },
     /// Calls as small as heartbeats, every 2 ms; while an object is sent over and over, or alone.
-    Beats { count: u64, beside_bulk: bool },
+    Beats {
+        count: u64,
+        lane: BeatLane,
+        beside_bulk: bool,
+    },
     /// It may end.
     Quit,
+}
+
+/// Where small calls go.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum BeatLane {
+    /// Its own socket and thread; heartbeats, answered where they are read.
+    Control,
+    /// Beside bulk, on the same socket; worked on elsewhere, as what engines are asked.
+    Data,
 }
 
 /// What a measurement came to.
@@ -96,6 +111,21 @@ pub fn number(message: &[u8]) -> u64 {
     message
         .first_chunk()
         .map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// The answer of calls that were made one after the other.
+pub fn timed(began: Instant, mut times: Vec<f64>, sum: u64) -> Answer {
+    let seconds = began.elapsed().as_secs_f64();
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times.get((share * times.len() as f64) as usize).copied();
+    Answer {
+        seconds: Some(seconds),
+        p50_us: at(0.5),
+        p99_us: at(0.99),
+        count: Some(times.len() as u64),
+        checksum: Some(sum),
+        ..Answer::default()
+    }
 }
 
 /// The words 0, 1, 2 …

@@ -128,7 +128,7 @@ impl Listening {
         let mut next = address;
         if address.port() != 0 {
             let port = address.port().checked_add(1);
-            let none = || UsageError::new("cluster.listen: the port after it is for data");
+            let none = || UsageError::new("no port follows 65535, and the next one is for data");
             next.set_port(port.ok_or_else(none)?);
         }
         let lanes = [Lane::Data, Lane::Bulk];

@@ -1,10 +1,11 @@
-//! What the machine can do: one TCP stream to each receiver, with neither TLS nor frames.
+//! What the machine can do with plain sockets: a datagram there and back, and one TCP stream to each
+//! receiver, with neither TLS nor frames.
 
-use crate::words::{Answer, Ask, object, serve, sum};
+use crate::words::{Answer, Ask, message, number, object, serve, sum, timed};
 use anyhow::{Context, Result};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::time::Instant;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
 
 pub fn answer() -> Result<()> {
     // Kept as ours are.
@@ -14,13 +15,55 @@ pub fn answer() -> Result<()> {
             version: Some("of this kernel".into()),
             ..Answer::default()
         }),
+        Ask::Sequential { size, count } if size <= LARGEST_DATAGRAM => datagrams(size, count),
         Ask::Bulk { bytes, receivers } => bulk(bytes, receivers, &mut buffers),
         _ => Ok(Answer {
-            unsupported: Some("a stream knows no messages".into()),
+            unsupported: Some("plain sockets know neither calls nor one-way messages".into()),
             ..Answer::default()
         }),
     })
 }
+
+/// What UDP carries at once.
+const LARGEST_DATAGRAM: usize = 65_000;
+
+/// A datagram to another thread, and back: two threads are woken.
+fn datagrams(size: usize, count: u64) -> Result<Answer> {
+    let any = || UdpSocket::bind("127.0.0.1:0");
+    let (here, there) = (any()?, any()?);
+    here.connect(there.local_addr()?)?;
+    there.connect(here.local_addr()?)?;
+    for socket in [&here, &there] {
+        socket.set_read_timeout(Some(LOST))?;
+    }
+    std::thread::scope(|scope| {
+        let echo = scope.spawn(|| -> Result<()> {
+            let mut buffer = vec![0; LARGEST_DATAGRAM];
+            for _ in 0..count {
+                let len = there.recv(&mut buffer)?;
+                there.send(&buffer[..len])?;
+            }
+            Ok(())
+        });
+        let (mut body, mut got) = (Vec::new(), vec![0; LARGEST_DATAGRAM]);
+        let (mut sum, mut times) = (0u64, Vec::new());
+        let began = Instant::now();
+        for n in 0..count {
+            message(n, size, &mut body);
+            let sent = Instant::now();
+            here.send(&body)?;
+            let len = here.recv(&mut got)?;
+            times.push(sent.elapsed().as_secs_f64() * 1e6);
+            sum = sum.wrapping_add(number(&got[..len]));
+        }
+        let answer = timed(began, times, sum);
+        echo.join().ok().context("the other thread panicked")??;
+        Ok(answer)
+    })
+}
+
+/// A datagram that has not come by then is lost.
+const LOST: Duration = Duration::from_secs(5);
 
 /// Receivers are threads here: the bytes cross the loopback all the same.
 fn bulk(bytes: u64, receivers: usize, buffers: &mut Vec<Vec<u8>>) -> Result<Answer> {
