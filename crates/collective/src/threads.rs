@@ -3,39 +3,13 @@
 //! Members hand in their tensors; when the last one has, a thread of the group's own computes while
 //! the members go on.
 
-use crate::{CollectiveError, Communicator, Pending, Reduce};
+use crate::call::{Call, Operation};
+use crate::{Abort, CollectiveError, Communicator, Group, Pending, Reduce, share};
 use std::collections::VecDeque;
-use std::fmt::{self, Display, Formatter};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
-use tch::{Kind, Tensor, no_grad};
-
-/// What a call asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Call {
-    operation: Operation,
-    shape: Vec<i64>,
-    kind: Kind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Operation {
-    Reduce(Reduce),
-    Broadcast { root: usize },
-}
-
-impl Display for Call {
-    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
-        let (shape, kind) = (&self.shape, self.kind);
-        match self.operation {
-            Operation::Reduce(reduce) => write!(formatter, "{reduce:?} of {kind:?} {shape:?}"),
-            Operation::Broadcast { root } => {
-                write!(formatter, "broadcast from {root} of {kind:?} {shape:?}")
-            }
-        }
-    }
-}
+use tch::{Tensor, no_grad};
 
 /// A call that not every member has joined or seen the end of.
 #[derive(Debug)]
@@ -59,7 +33,7 @@ struct State {
 }
 
 #[derive(Debug)]
-struct Group {
+struct Meeting {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -74,7 +48,7 @@ pub struct ThreadMember {
     world: usize,
     /// Calls made.
     calls: u64,
-    group: Arc<Group>,
+    group: Arc<Meeting>,
     work: Sender<Work>,
 }
 
@@ -86,7 +60,7 @@ pub fn threads(world: usize) -> Vec<ThreadMember> {
         failure: None,
         departed: vec![false; world],
     };
-    let group = Arc::new(Group {
+    let group = Arc::new(Meeting {
         state: Mutex::new(state),
         changed: Condvar::new(),
     });
@@ -105,7 +79,7 @@ pub fn threads(world: usize) -> Vec<ThreadMember> {
         .collect()
 }
 
-fn compute(group: &Group, jobs: &Receiver<Work>) {
+fn compute(group: &Meeting, jobs: &Receiver<Work>) {
     for (number, operation, tensors) in jobs {
         no_grad(|| run(operation, &tensors));
         let mut state = group.lock();
@@ -117,20 +91,48 @@ fn compute(group: &Group, jobs: &Receiver<Work>) {
 }
 
 fn run(operation: Operation, tensors: &[Tensor]) {
-    let root = match operation {
-        Operation::Broadcast { root } => root,
-        Operation::Reduce(reduce) => {
-            let mut result = tensors[0].shallow_clone();
-            for tensor in &tensors[1..] {
-                // CO-1: in the order of ranks
-                match reduce {
-                    Reduce::Sum => result += tensor,
-                    Reduce::Max => result.copy_(&result.maximum(tensor)),
-                }
-            }
-            0
-        }
+    let flat: Vec<Tensor> = tensors.iter().map(|tensor| tensor.view(-1)).collect();
+    let part = |tensor: &Tensor, rank: usize| {
+        let share = share(tensor.numel(), tensors.len(), rank);
+        tensor.narrow(0, share.start as i64, share.len() as i64)
     };
+    match operation {
+        Operation::AllReduce(reduce) => {
+            into_first(reduce, &flat);
+            spread(&flat, 0);
+        }
+        Operation::ReduceScatter(reduce) => {
+            for rank in 0..flat.len() {
+                let mut parts: Vec<Tensor> = flat.iter().map(|t| part(t, rank)).collect();
+                // CO-1: summed up apart, so that the order does not depend on whose share it is
+                let own = parts[rank].shallow_clone();
+                parts[0] = parts[0].copy();
+                into_first(reduce, &parts);
+                own.shallow_clone().copy_(&parts[0]);
+            }
+        }
+        Operation::AllGather => {
+            for rank in 0..flat.len() {
+                let parts: Vec<Tensor> = flat.iter().map(|t| part(t, rank)).collect();
+                spread(&parts, rank);
+            }
+        }
+        Operation::Broadcast { root } => spread(&flat, root),
+    }
+}
+
+fn into_first(reduce: Reduce, tensors: &[Tensor]) {
+    let mut result = tensors[0].shallow_clone();
+    for tensor in &tensors[1..] {
+        // CO-1: in the order of ranks
+        match reduce {
+            Reduce::Sum => result += tensor,
+            Reduce::Max => result.copy_(&result.maximum(tensor)),
+        }
+    }
+}
+
+fn spread(tensors: &[Tensor], root: usize) {
     for (rank, tensor) in tensors.iter().enumerate() {
         if rank != root {
             tensor.shallow_clone().copy_(&tensors[root]);
@@ -138,7 +140,7 @@ fn run(operation: Operation, tensors: &[Tensor]) {
     }
 }
 
-impl Group {
+impl Meeting {
     /// A panic while the lock is held leaves the state as it was: nothing here is changed halfway.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state
@@ -199,7 +201,7 @@ impl State {
         let world = self.departed.len();
         if self.slot(number).is_none() {
             self.slots.push_back(Slot {
-                call: call.clone(),
+                call,
                 tensors: (0..world).map(|_| None).collect(),
                 is_done: false,
                 unseen: world,
@@ -234,11 +236,7 @@ impl State {
 
 impl ThreadMember {
     fn start(&mut self, operation: Operation, tensor: &Tensor) -> Result<Pending, CollectiveError> {
-        let call = Call {
-            operation,
-            shape: tensor.size(),
-            kind: tensor.kind(),
-        };
+        let call = Call::on(operation, tensor);
         let number = self.calls;
         let joined = self
             .group
@@ -256,20 +254,41 @@ impl ThreadMember {
 }
 
 impl Communicator for ThreadMember {
-    fn rank(&self) -> usize {
-        self.rank
-    }
-
-    fn world(&self) -> usize {
-        self.world
+    fn group(&self) -> Group {
+        Group {
+            rank: self.rank,
+            world: self.world,
+            epoch: 0,
+        }
     }
 
     fn all_reduce(&mut self, tensor: &Tensor, reduce: Reduce) -> Result<Pending, CollectiveError> {
-        self.start(Operation::Reduce(reduce), tensor)
+        self.start(Operation::AllReduce(reduce), tensor)
+    }
+
+    fn reduce_scatter(
+        &mut self,
+        tensor: &Tensor,
+        reduce: Reduce,
+    ) -> Result<Pending, CollectiveError> {
+        self.start(Operation::ReduceScatter(reduce), tensor)
+    }
+
+    fn all_gather(&mut self, tensor: &Tensor) -> Result<Pending, CollectiveError> {
+        self.start(Operation::AllGather, tensor)
     }
 
     fn broadcast(&mut self, tensor: &Tensor, root: usize) -> Result<Pending, CollectiveError> {
         self.start(Operation::Broadcast { root }, tensor)
+    }
+
+    fn aborter(&self) -> Abort {
+        let group = self.group.clone();
+        Abort::new(move |reason| {
+            let aborted = CollectiveError::Aborted(reason.to_owned());
+            group.lock().failure.get_or_insert(aborted);
+            group.changed.notify_all();
+        })
     }
 }
 
@@ -292,7 +311,7 @@ impl Drop for ThreadMember {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use tch::Device;
+    use tch::{Device, Kind};
 
     /// Runs `work` on every member of a group, each on its thread, and returns what they return.
     fn run_all<T: Send>(world: usize, work: impl Fn(&mut ThreadMember) -> T + Sync) -> Vec<T> {
@@ -413,7 +432,10 @@ mod tests {
         });
         for result in found {
             let error = result.unwrap_err().to_string();
-            assert!(error.contains("Sum of Float [3]") && error.contains("Sum of Float [4]"));
+            assert!(
+                error.contains("of 3 elements of Float")
+                    && error.contains("of 4 elements of Float")
+            );
         }
     }
 }

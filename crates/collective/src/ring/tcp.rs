@@ -1,0 +1,282 @@
+//! Rings over TCP: each member listens, dials the next one, and is dialled by the one before.
+//!
+//! A dialler says who it is and which group it is for; who belongs to another group, such as one that
+//! was given up, is turned away and may try again. Streams may be wrapped, in TLS for instance;
+//! unwrapped ones trust the network.
+//!
+//! ```text
+//! dialler:  "swirl-r1" | run 16 bytes | epoch u64 | rank u32 | world u32, little-endian
+//! acceptor: 1
+//! ```
+
+use super::Links;
+use crate::Group;
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const MAGIC: &[u8; 8] = b"swirl-r1";
+
+const HELLO: usize = 40;
+
+/// Who dials says who it is within this time; so long a member waits for one answer, too.
+const HELLO_LIMIT: Duration = Duration::from_secs(5);
+
+/// Between tries.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// Where and how a member meets its neighbours.
+#[derive(Debug)]
+pub struct Meeting<'a> {
+    /// The member's place.
+    pub group: Group,
+    /// The same for all members of a run, and for no other run.
+    pub run: [u8; 16],
+    /// Where the member before dials.
+    pub listener: &'a TcpListener,
+    /// Where the next member listens.
+    pub next: SocketAddr,
+    /// Until when both neighbours have to be there.
+    pub limit: Duration,
+    /// As in [`Links`].
+    pub patience: Duration,
+    /// Set to give the meeting up.
+    pub stop: &'a AtomicBool,
+}
+
+/// A stream in both directions.
+pub trait Stream: Read + Write + Send + 'static {}
+
+impl<S: Read + Write + Send + 'static> Stream for S {}
+
+/// Meets the neighbours over plain TCP.
+///
+/// # Errors
+/// When they are not there in time, or the meeting is given up.
+pub fn connect(meeting: &Meeting) -> io::Result<Links> {
+    connect_with(meeting, Ok, Ok)
+}
+
+/// Meets the neighbours over streams that `dialled` and `accepted` make of TCP's: they may fail, and
+/// are asked again with another stream then.
+///
+/// # Errors
+/// As [`connect`].
+pub fn connect_with<D: Stream, A: Stream>(
+    meeting: &Meeting,
+    dialled: impl Fn(TcpStream) -> io::Result<D> + Sync,
+    accepted: impl Fn(TcpStream) -> io::Result<A> + Sync,
+) -> io::Result<Links> {
+    let until = Instant::now() + meeting.limit;
+    let failed = AtomicBool::new(false);
+    let (next, previous) = thread::scope(|scope| {
+        let dialling = scope.spawn(|| meeting.dial(until, &failed, &dialled));
+        let previous = meeting.accept(until, &failed, &accepted);
+        let next = dialling.join();
+        (
+            next.unwrap_or_else(|_| Err(io::Error::other("it panicked"))),
+            previous,
+        )
+    });
+    let ((next, to_next), (previous, to_previous)) = match (next, previous) {
+        (Ok(next), Ok(previous)) => (next, previous),
+        // Of two errors one is the reason, and the other one its consequence.
+        (Err(error), Err(other)) if error.kind() == io::ErrorKind::Interrupted => {
+            return Err(other);
+        }
+        (Err(error), _) | (_, Err(error)) => return Err(error),
+    };
+    to_previous.set_read_timeout(Some(meeting.patience))?;
+    to_next.set_read_timeout(Some(meeting.patience))?;
+    let closing = |handle: &TcpStream, how| Ok::<_, io::Error>(Closing(handle.try_clone()?, how));
+    Ok(Links {
+        next: Box::new(Closed(next, closing(&to_next, Shutdown::Write)?)),
+        previous: Box::new(Closed(previous, closing(&to_previous, Shutdown::Both)?)),
+        breaker: Arc::new(move || {
+            let _ = to_next.shutdown(Shutdown::Both);
+            let _ = to_previous.shutdown(Shutdown::Both);
+        }),
+        patience: meeting.patience,
+    })
+}
+
+/// A stream that ends for the neighbour when it is dropped, though handles on its socket are left.
+struct Closed<S>(
+    S,
+    #[expect(dead_code, reason = "closes when it is dropped")] Closing,
+);
+
+struct Closing(TcpStream, Shutdown);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown(self.1);
+    }
+}
+
+impl<S: Write> Write for Closed<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.write_vectored(pieces)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl<S: Read> Read for Closed<S> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into)
+    }
+}
+
+impl Meeting<'_> {
+    fn hello(&self, rank: usize) -> [u8; HELLO] {
+        let mut hello = [0; HELLO];
+        hello[..8].copy_from_slice(MAGIC);
+        hello[8..24].copy_from_slice(&self.run);
+        hello[24..32].copy_from_slice(&self.group.epoch.to_le_bytes());
+        hello[32..36].copy_from_slice(&(rank as u32).to_le_bytes());
+        hello[36..].copy_from_slice(&(self.group.world as u32).to_le_bytes());
+        hello
+    }
+
+    /// Whether there is still time.
+    fn go_on(&self, until: Instant, failed: &AtomicBool, whom: &str) -> io::Result<()> {
+        if self.stop.load(Ordering::Relaxed) || failed.load(Ordering::Relaxed) {
+            return Err(io::Error::new(
+                io::ErrorKind::Interrupted,
+                "the group was given up before it met",
+            ));
+        }
+        if Instant::now() < until {
+            return Ok(());
+        }
+        failed.store(true, Ordering::Relaxed);
+        let Group { rank, world, epoch } = self.group;
+        Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!(
+                "replica {rank} of {world} did not meet {whom} within {} s (group {epoch})",
+                self.limit.as_secs_f64()
+            ),
+        ))
+    }
+
+    fn dial<D: Stream>(
+        &self,
+        until: Instant,
+        failed: &AtomicBool,
+        wrap: &impl Fn(TcpStream) -> io::Result<D>,
+    ) -> io::Result<(D, TcpStream)> {
+        let whom = format!("the next one at {}", self.next);
+        loop {
+            self.go_on(until, failed, &whom)?;
+            // Not there yet, or with another group still.
+            match self.try_dial(wrap) {
+                Ok(streams) => return Ok(streams),
+                Err(_) => thread::sleep(AGAIN),
+            }
+        }
+    }
+
+    fn try_dial<D: Stream>(
+        &self,
+        wrap: &impl Fn(TcpStream) -> io::Result<D>,
+    ) -> io::Result<(D, TcpStream)> {
+        let stream = TcpStream::connect_timeout(&self.next, HELLO_LIMIT)?;
+        prepare(&stream)?;
+        let handle = stream.try_clone()?;
+        let mut stream = wrap(stream)?;
+        stream.write_all(&self.hello(self.group.rank))?;
+        stream.flush()?;
+        let mut answer = [0];
+        stream.read_exact(&mut answer)?;
+        match answer {
+            [1] => Ok((stream, handle)),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    fn accept<A: Stream>(
+        &self,
+        until: Instant,
+        failed: &AtomicBool,
+        wrap: &(impl Fn(TcpStream) -> io::Result<A> + Sync),
+    ) -> io::Result<(A, TcpStream)> {
+        self.listener.set_nonblocking(true)?;
+        let (sender, arrivals) = channel();
+        thread::scope(|scope| {
+            let (mut arrived, mut handles) = (0, BTreeMap::new());
+            let result = 'meeting: loop {
+                if let Err(error) = self.go_on(until, failed, "the one before it") {
+                    break Err(error);
+                }
+                while let Ok((index, met)) = arrivals.try_recv() {
+                    // Its last handle, unless it was taken in.
+                    handles.remove(&index);
+                    if let Ok(streams) = met {
+                        break 'meeting Ok(streams);
+                    }
+                }
+                let accepted = self.listener.accept();
+                match accepted.and_then(|(stream, _)| Ok((stream.try_clone()?, stream))) {
+                    Ok((handle, stream)) => {
+                        arrived += 1;
+                        handles.insert(arrived, handle);
+                        let (sender, index) = (sender.clone(), arrived);
+                        scope.spawn(move || sender.send((index, self.try_accept(stream, wrap))));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        thread::sleep(AGAIN / 4);
+                    }
+                    Err(error) => {
+                        failed.store(true, Ordering::Relaxed);
+                        break Err(error);
+                    }
+                }
+            };
+            // Whoever is not the one before, or says nothing, keeps nobody waiting.
+            for stranger in handles.values() {
+                let _ = stranger.shutdown(Shutdown::Both);
+            }
+            result
+        })
+    }
+
+    fn try_accept<A: Stream>(
+        &self,
+        stream: TcpStream,
+        wrap: &impl Fn(TcpStream) -> io::Result<A>,
+    ) -> io::Result<(A, TcpStream)> {
+        stream.set_nonblocking(false)?;
+        prepare(&stream)?;
+        let handle = stream.try_clone()?;
+        let mut stream = wrap(stream)?;
+        let mut hello = [0; HELLO];
+        stream.read_exact(&mut hello)?;
+        if hello != self.hello(self.group.previous()) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it is for another group",
+            ));
+        }
+        stream.write_all(&[1])?;
+        stream.flush()?;
+        Ok((stream, handle))
+    }
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(HELLO_LIMIT))
+}
