@@ -2,7 +2,8 @@
 //!
 //! A [`Connection`] joins two nodes that have proved who they are, on one [`Lane`]. A [`Link`] makes
 //! calls and one-way messages of it; [`bulk`] moves weights and files. An [`Endpoint`] gives
-//! connections over QUIC with mutual TLS, from certificates that [`certs`] makes. In [`memory`] there is a network without sockets for tests.
+//! connections over QUIC with mutual TLS, from certificates that [`certs`] makes; a [`tls::TlsStream`] is
+//! TCP with the same. In [`memory`] there is a network without sockets for tests.
 //!
 //! Knows nothing about what the bytes mean, about actors, or about tensors.
 

@@ -13,9 +13,11 @@
 //! server's refusal shows on the client's first read.
 
 mod refusal;
+mod stream;
 mod verify;
 
 pub use refusal::refusal;
+pub use stream::TlsStream;
 
 use crate::Lane;
 use crate::certs::{BadIdentity, Credentials, identity_of};

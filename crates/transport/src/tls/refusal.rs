@@ -33,16 +33,28 @@ pub fn refusal(error: &ConnectionError, lanes: &[Lane]) -> Option<String> {
         _ => return None,
     };
     let alert = u8::try_from(u64::checked_sub(code, CRYPTO_ERROR)?).ok()?;
-    let why = why(
-        AlertDescription::from(alert),
-        refused,
-        &plain(&reason),
-        lanes,
-    );
-    Some(match refused {
+    Some(sentence(alert.into(), refused, &reason, lanes))
+}
+
+/// The same of TLS over TCP.
+pub(super) fn stream_refusal(error: &rustls::Error, lane: Lane) -> Option<String> {
+    use rustls::Error as E;
+    let (refused, alert) = match error {
+        E::AlertReceived(alert) => (Refused::Us, *alert),
+        E::InvalidCertificate(wrong) => (Refused::Other, wrong.clone().into()),
+        E::NoCertificatesPresented => (Refused::Other, AlertDescription::CertificateRequired),
+        E::NoApplicationProtocol => (Refused::Other, AlertDescription::NoApplicationProtocol),
+        _ => return None,
+    };
+    Some(sentence(alert, refused, &error.to_string(), &[lane]))
+}
+
+fn sentence(alert: AlertDescription, refused: Refused, reason: &str, lanes: &[Lane]) -> String {
+    let why = why(alert, refused, &plain(reason), lanes);
+    match refused {
         Refused::Other => format!("refused the other node: {why}"),
         Refused::Us => format!("the other node refused this one: {why}"),
-    })
+    }
 }
 
 fn why(alert: AlertDescription, refused: Refused, reason: &str, lanes: &[Lane]) -> String {

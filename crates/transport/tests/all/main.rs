@@ -8,3 +8,5 @@ mod endpoint;
 mod fixture;
 #[cfg(test)]
 mod handshake;
+#[cfg(test)]
+mod stream;
