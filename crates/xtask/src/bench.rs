@@ -16,6 +16,8 @@ const OWN_PYTHON: &str = "SWIRL_PEERS_PYTHON";
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Bench {
+    /// Sums over processes: beside torch's gloo
+    Allreduce,
     /// Steps of the learner: policy steps beside TRL, supervised ones beside transformers
     Learner,
     /// Calls, messages and transfers between processes: beside Ray, Monarch and plain TCP
@@ -35,6 +37,7 @@ struct Peers {
 impl Bench {
     fn program(self) -> &'static str {
         match self {
+            Self::Allreduce => "bench-allreduce",
             Self::Learner => "bench-learner",
             Self::Net => "bench-net",
             Self::Scale => "bench-scale",
@@ -44,6 +47,10 @@ impl Bench {
     /// What it is compared with, if there is anything.
     fn peers(self) -> Option<Peers> {
         match self {
+            Self::Allreduce => Some(Peers {
+                requirements: "allreduce",
+                script: "allreduce_gloo.py",
+            }),
             Self::Learner => Some(Peers {
                 requirements: "learner",
                 script: "learner.py",

@@ -10,6 +10,7 @@ mod serve;
 mod work;
 
 use anyhow::{Context, Result, bail};
+use benches::figures::median;
 use clap::{Parser, Subcommand, ValueEnum};
 use program::{Program, Request, gradient_file};
 use serde_json::{Value, json};
@@ -386,15 +387,4 @@ fn spread(values: &[f64]) -> Value {
     let least = values.iter().copied().fold(f64::INFINITY, f64::min);
     let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     json!({"median": median(values), "least": least, "most": most})
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    if sorted.len().is_multiple_of(2) && middle > 0 {
-        (sorted[middle - 1] + sorted[middle]) / 2.0
-    } else {
-        sorted[middle]
-    }
 }

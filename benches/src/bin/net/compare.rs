@@ -1,8 +1,9 @@
 //! Rounds of all systems in turn, and a table of medians.
 
-use crate::peer::Peer;
 use crate::words::{Answer, Ask, BeatLane};
 use anyhow::{Context, Result};
+use benches::figures::shown;
+use benches::program::Program;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
@@ -138,19 +139,33 @@ fn measurements(fewer: u64) -> Vec<Measurement> {
     ]
 }
 
+fn start(name: &str, command: &mut Command) -> Result<Program> {
+    let mut program = Program::start(name, command)?;
+    let ready: Answer = program.ask(&Ask::Ready)?;
+    eprintln!("{name} {} is ready", ready.version.unwrap_or_default());
+    Ok(program)
+}
+
+fn checked(program: &mut Program, ask: &Ask) -> Result<Answer> {
+    let answer: Answer = program.ask(ask)?;
+    if answer.unsupported.is_none() {
+        ask.check(&answer)
+            .with_context(|| program.name().to_owned())?;
+    }
+    Ok(answer)
+}
+
 pub fn run(python: Option<(PathBuf, PathBuf)>, rounds: usize, fewer: u64) -> Result<()> {
     let this = std::env::current_exe()?;
     let mut peers = vec![
-        Peer::start(OURS, Command::new(&this).arg("ours"))?,
-        Peer::start(PLAIN, Command::new(&this).arg("plain"))?,
+        start(OURS, Command::new(&this).arg("ours"))?,
+        start(PLAIN, Command::new(&this).arg("plain"))?,
     ];
     if let Some((python, script)) = python {
         let scripts = script.parent().context("a script lies in a folder")?;
         for (name, script) in [("Ray", "net_ray.py"), ("Monarch", "net_monarch.py")] {
-            peers.push(Peer::start(
-                name,
-                Command::new(&python).arg(scripts.join(script)),
-            )?);
+            let mut command = Command::new(&python);
+            peers.push(start(name, command.arg(scripts.join(script)))?);
         }
     }
     let measurements = measurements(fewer);
@@ -160,13 +175,13 @@ pub fn run(python: Option<(PathBuf, PathBuf)>, rounds: usize, fewer: u64) -> Res
     for round in 0..=rounds {
         for (m, measurement) in measurements.iter().enumerate() {
             for (p, peer) in peers.iter_mut().enumerate() {
-                let ask = match peer.name {
+                let ask = match peer.name() {
                     OURS => Some(&measurement.ask),
                     PLAIN => measurement.peers.is_some().then_some(&measurement.ask),
                     _ => measurement.peers.as_ref(),
                 };
                 let Some(ask) = ask else { continue };
-                let answer = peer.ask(ask)?;
+                let answer = checked(peer, ask)?;
                 for (f, (_, figure)) in measurement.shown.iter().enumerate() {
                     if let Some(figure) = figure(ask, &answer)
                         && round > 0
@@ -178,7 +193,7 @@ pub fn run(python: Option<(PathBuf, PathBuf)>, rounds: usize, fewer: u64) -> Res
         }
         eprintln!("round {round} of {rounds} is done");
     }
-    let names: Vec<&str> = peers.iter().map(|peer| peer.name).collect();
+    let names: Vec<&str> = peers.iter().map(Program::name).collect();
     println!(
         "| median [least, most] of {rounds} | {} |",
         names.join(" | ")
@@ -207,17 +222,4 @@ pub fn run(python: Option<(PathBuf, PathBuf)>, rounds: usize, fewer: u64) -> Res
         serde_json::json!({"benchmark": "net", "rounds": rounds, "figures": json})
     );
     Ok(())
-}
-
-fn shown(figures: &[f64]) -> String {
-    let mut sorted = figures.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let digits = |value: f64| match value {
-        value if value >= 100.0 => format!("{value:.0}"),
-        value if value >= 10.0 => format!("{value:.1}"),
-        value => format!("{value:.2}"),
-    };
-    let (least, most) = (sorted[0], sorted[sorted.len() - 1]);
-    let median = sorted[sorted.len() / 2];
-    format!("{} [{}, {}]", digits(median), digits(least), digits(most))
 }

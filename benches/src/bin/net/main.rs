@@ -7,7 +7,6 @@
 
 mod compare;
 mod ours;
-mod peer;
 mod plain;
 mod words;
 

@@ -150,8 +150,14 @@ impl Meeting<'_> {
         hello
     }
 
-    /// Whether there is still time.
-    fn go_on(&self, until: Instant, failed: &AtomicBool, whom: &str) -> io::Result<()> {
+    /// Whether there is still time. `last` is what became of the last try.
+    fn go_on(
+        &self,
+        until: Instant,
+        failed: &AtomicBool,
+        whom: &str,
+        last: Option<&io::Error>,
+    ) -> io::Result<()> {
         if self.stop.load(Ordering::Relaxed) || failed.load(Ordering::Relaxed) {
             return Err(io::Error::new(
                 io::ErrorKind::Interrupted,
@@ -163,10 +169,11 @@ impl Meeting<'_> {
         }
         failed.store(true, Ordering::Relaxed);
         let Group { rank, world, epoch } = self.group;
+        let last = last.map_or(String::new(), |error| format!(": {error}"));
         Err(io::Error::new(
             io::ErrorKind::TimedOut,
             format!(
-                "replica {rank} of {world} did not meet {whom} within {} s (group {epoch})",
+                "replica {rank} of {world} did not meet {whom} within {} s (group {epoch}){last}",
                 self.limit.as_secs_f64()
             ),
         ))
@@ -179,13 +186,15 @@ impl Meeting<'_> {
         wrap: &impl Fn(TcpStream) -> io::Result<D>,
     ) -> io::Result<(D, TcpStream)> {
         let whom = format!("the next one at {}", self.next);
+        let mut last = None;
         loop {
-            self.go_on(until, failed, &whom)?;
+            self.go_on(until, failed, &whom, last.as_ref())?;
             // Not there yet, or with another group still.
             match self.try_dial(wrap) {
                 Ok(streams) => return Ok(streams),
-                Err(_) => thread::sleep(AGAIN),
+                Err(error) => last = Some(error),
             }
+            thread::sleep(AGAIN);
         }
     }
 
@@ -217,15 +226,18 @@ impl Meeting<'_> {
         let (sender, arrivals) = channel();
         thread::scope(|scope| {
             let (mut arrived, mut handles) = (0, BTreeMap::new());
+            let mut last = None;
             let result = 'meeting: loop {
-                if let Err(error) = self.go_on(until, failed, "the one before it") {
+                let whom = "the one before it";
+                if let Err(error) = self.go_on(until, failed, whom, last.as_ref()) {
                     break Err(error);
                 }
                 while let Ok((index, met)) = arrivals.try_recv() {
                     // Its last handle, unless it was taken in.
                     handles.remove(&index);
-                    if let Ok(streams) = met {
-                        break 'meeting Ok(streams);
+                    match met {
+                        Ok(streams) => break 'meeting Ok(streams),
+                        Err(error) => last = Some(error),
                     }
                 }
                 let accepted = self.listener.accept();
