@@ -45,6 +45,15 @@ pub enum StepError {
     /// The replicas can no longer work together.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
+    /// Replicas have different weights: a fault of this program or of the machines. Begin anew from a
+    /// checkpoint.
+    #[error(
+        "the replicas' weights are not the same after step {step}; go on from a checkpoint, and          check the machines' memory if it happens again"
+    )]
+    Apart {
+        /// Steps made.
+        step: u64,
+    },
     /// Training has come apart: begin anew, from a checkpoint's folder or the start model, with a
     /// smaller learning rate.
     #[error(

@@ -5,7 +5,11 @@ use crate::pass::StepError;
 use algo::advantage::{Population, RewardHistory};
 use algo::loss::GlobalCounts;
 use collective::{CollectiveError, Communicator, Reduce};
+use sha2::{Digest, Sha256};
 use tch::Tensor;
+
+/// Elements that are hashed at a time.
+const DIGEST_PART: i64 = 1 << 16;
 
 impl Learner {
     /// Makes it one replica of a group: from now on every member takes each step, on its own share
@@ -41,6 +45,45 @@ impl Learner {
         self.reward_history = RewardHistory { sum, weight };
         self.communicator = communicator;
         Ok(())
+    }
+
+    /// A hash of the f32 weights that are trained, the same where they are the same bit for bit.
+    pub fn weights_digest(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let flat = &self.flat.master;
+        let total = flat.numel() as i64;
+        let mut part = vec![0f32; DIGEST_PART as usize];
+        for start in (0..total).step_by(DIGEST_PART as usize) {
+            let length = DIGEST_PART.min(total - start);
+            let part = &mut part[..length as usize];
+            flat.narrow(0, start, length).copy_data(part, part.len());
+            part.iter()
+                .for_each(|value| hash.update(value.to_le_bytes()));
+        }
+        hash.finalize().into()
+    }
+
+    /// Compares the weights of all replicas, by their hashes: costs a hash of the weights and one
+    /// small reduction. Every replica has to call it.
+    ///
+    /// # Errors
+    /// [`StepError::Apart`], on every replica, when one has others; or when the group cannot be used.
+    pub fn compare_replicas(&mut self) -> Result<(), StepError> {
+        let digest = self.weights_digest();
+        // f64 holds 32 bits exactly; the largest of all and the smallest, as opposites.
+        let mut numbers = [0.0; 16];
+        for (index, part) in digest.as_chunks::<4>().0.iter().enumerate() {
+            let number = f64::from(u32::from_le_bytes(*part));
+            numbers[index] = number;
+            numbers[index + 8] = -number;
+        }
+        self.communicator
+            .all_reduce_numbers(&mut numbers, Reduce::Max)?;
+        let (largest, opposite) = numbers.split_at(8);
+        match largest.iter().zip(opposite).all(|(a, b)| *a == -b) {
+            true => Ok(()),
+            false => Err(StepError::Apart { step: self.step }),
+        }
     }
 
     /// Replaces numbers by their sums over all replicas.

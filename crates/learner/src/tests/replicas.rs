@@ -4,8 +4,15 @@ use super::*;
 use crate::{KlConfig, LossConfig, LossKind, StepError, StepMetrics};
 use algo::advantage::Baseline;
 use algo::loss::{KlTerm, Normalisation};
-use collective::{CollectiveError, threads};
+use collective::ring::{Options, tcp};
+use collective::{CollectiveError, Group, Ring, threads};
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::AtomicBool;
 use std::thread;
+use std::time::Duration;
 
 /// Runs `work` on each replica of a group, on a thread of its own.
 fn replicas<T: Send>(
@@ -173,6 +180,154 @@ fn le_1_shares_do_not_change_a_supervised_step() {
             assert!((found_loss - loss).abs() < 1e-5);
             assert!(relative_difference(&gradient, &expected) < 1e-5);
         }
+    }
+}
+
+/// 20 steps on the batch, as replica `rank` of `world`: a hash of the weights, and the weights.
+fn twenty_steps(learner: &mut Learner, rank: usize, world: usize) -> ([u8; 32], Vec<f32>) {
+    let share = share(&batch(), rank, world);
+    for _ in 0..20 {
+        learner.rl_step(&share).unwrap();
+        learner.compare_replicas().unwrap();
+    }
+    let weights = Vec::<f32>::try_from(&learner.flat.master).unwrap();
+    (learner.weights_digest(), weights)
+}
+
+/// As a learner is used in earnest.
+fn steady() -> LearnerConfig {
+    LearnerConfig {
+        learning_rate: 1e-4,
+        ..config()
+    }
+}
+
+/// LE-1 between processes: 1, 2 and 4 of them in a ring, threads, and one replica alone come to the
+/// same weights in 20 steps.
+#[test]
+fn le_1_processes_in_a_ring_come_to_the_same_weights() {
+    let home = folder(LLAMA);
+    let mut alone = learner(home.path(), steady());
+    let (_, expected) = twenty_steps(&mut alone, 0, 1);
+    let change = {
+        let start = learner(home.path(), steady());
+        let start = Vec::<f32>::try_from(&start.flat.master).unwrap();
+        relative_difference(&start, &expected)
+    };
+    assert!(change > 1e-4, "{change}");
+    for world in [2, 4] {
+        let found = replicas(home.path(), world, &steady(), |rank, mut learner| {
+            twenty_steps(&mut learner, rank, world)
+        });
+        for (digest, weights) in &found {
+            assert_eq!(digest, &found[0].0);
+            assert!(relative_difference(weights, &expected) < 1e-5);
+        }
+    }
+    for world in [1, 2, 4] {
+        let meeting = tempfile::tempdir().unwrap();
+        let members: Vec<Child> = (0..world)
+            .map(|rank| {
+                Command::new(std::env::current_exe().unwrap())
+                    .args(["--exact", "tests::replicas::a_member_of_a_ring"])
+                    .env(HOME, home.path())
+                    .env(MEETING, meeting.path())
+                    .env(PLACE, format!("{rank} {world}"))
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped())
+                    .spawn()
+                    .unwrap()
+            })
+            .collect();
+        let mut digests = BTreeSet::new();
+        for (rank, member) in members.into_iter().enumerate() {
+            let output = member.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout).into_owned()
+                + &String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{said}");
+            let result = std::fs::read(meeting.path().join(format!("{rank}.weights"))).unwrap();
+            let (digest, weights) = result.split_at(32);
+            digests.insert(digest.to_vec());
+            let weights: Vec<f32> = weights
+                .as_chunks()
+                .0
+                .iter()
+                .map(|bytes| f32::from_le_bytes(*bytes))
+                .collect();
+            let difference = relative_difference(&weights, &expected);
+            assert!(difference < 1e-5, "{rank} of {world}: {difference}");
+        }
+        assert_eq!(digests.len(), 1);
+    }
+}
+
+const HOME: &str = "SWIRL_TEST_HOME";
+const MEETING: &str = "SWIRL_TEST_MEETING";
+const PLACE: &str = "SWIRL_TEST_PLACE";
+
+/// One of the processes above; a test only so that the test's program can be started as one.
+#[test]
+fn a_member_of_a_ring() {
+    let Ok(place) = std::env::var(PLACE) else {
+        return;
+    };
+    let folder = |name| PathBuf::from(std::env::var_os(name).unwrap());
+    let (home, meeting) = (folder(HOME), folder(MEETING));
+    let place: Vec<usize> = place.split(' ').map(|n| n.parse().unwrap()).collect();
+    let group = Group {
+        rank: place[0],
+        world: place[1],
+        epoch: 0,
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address_of = |rank| meeting.join(format!("{rank}.address"));
+    let written = meeting.join(format!("{}.new", group.rank));
+    std::fs::write(&written, listener.local_addr().unwrap().to_string()).unwrap();
+    std::fs::rename(&written, address_of(group.rank)).unwrap();
+    let next = loop {
+        match std::fs::read_to_string(address_of(group.next())) {
+            Ok(address) => break address.parse().unwrap(),
+            Err(_) => thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    let links = tcp::connect(&tcp::Meeting {
+        group,
+        run: [1; 16],
+        listener: &listener,
+        next,
+        limit: Duration::from_secs(60),
+        patience: Duration::from_secs(60),
+        stop: &AtomicBool::new(false),
+    });
+    let ring = Ring::new(group, links.unwrap(), Options::default()).unwrap();
+    let mut learner = learner(&home, steady());
+    learner.join(Box::new(ring)).unwrap();
+    let (digest, weights) = twenty_steps(&mut learner, group.rank, group.world);
+    let mut bytes = digest.to_vec();
+    weights
+        .iter()
+        .for_each(|w| bytes.extend_from_slice(&w.to_le_bytes()));
+    std::fs::write(meeting.join(format!("{}.weights", group.rank)), bytes).unwrap();
+}
+
+/// Everybody learns that somebody's weights are others.
+#[test]
+fn replicas_that_have_come_apart_are_found() {
+    let home = folder(LLAMA);
+    let found = replicas(home.path(), 3, &config(), |rank, mut learner| {
+        let before = learner.compare_replicas();
+        if rank == 1 {
+            let one = learner.flat.master.narrow(0, 5, 1);
+            let next = f64::from(f32::from_bits(
+                (one.double_value(&[0]) as f32).to_bits() ^ 1,
+            ));
+            let _ = tch::no_grad(|| one.shallow_clone().fill_(next));
+        }
+        (before, learner.compare_replicas())
+    });
+    for (before, after) in found {
+        assert!(before.is_ok());
+        assert!(matches!(after, Err(StepError::Apart { step: 0 })));
     }
 }
 
