@@ -3,9 +3,10 @@
 use crate::cluster::Arrival;
 use crate::fleet::{Fleet, FleetPlan, RestartCounts};
 use crate::pool::{Home, Pool};
+use crate::publication::catch_up;
 use crate::remote::{PassOn, RemoteEngine, StandIn};
 use crate::rollouts::{ItemResult, Job, Outcome, RolloutError, RolloutPlan, RolloutReport};
-use crate::workers::{Judge, Learner, Sampler, SamplerMessage, ToolExecutor};
+use crate::workers::{Judge, Learner, Sampler, ToolExecutor};
 use control::ledger::LeaseToken;
 use proto::Role;
 use ractor::{
@@ -305,7 +306,7 @@ async fn take_in(
     match role {
         Role::Sampler => {
             let actor = stand_in(engine, me).await?;
-            tokio::spawn(catch_up(fleet.clone(), actor));
+            tokio::spawn(catch_up(fleet.clone(), actor, None));
         }
         Role::Tool => {
             fleet
@@ -333,28 +334,6 @@ async fn stand_in<M: PassOn>(
 ) -> Result<ActorRef<M>, ActorProcessingErr> {
     let (actor, _) = Actor::spawn_linked(None, StandIn::new(), engine, me.clone()).await?;
     Ok(actor)
-}
-
-/// Gives a sampler the weights that the others serve, before anything is asked of it.
-async fn catch_up(fleet: Fleet, sampler: ActorRef<SamplerMessage>) {
-    let published = fleet.published.lock().await;
-    if let Some(weights) = &*published {
-        let publish = |port| SamplerMessage::Publish(weights.clone(), port);
-        let reason = match ractor::call!(sampler, publish) {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(reason) = reason {
-            tracing::warn!(
-                reason,
-                "A sampler that joined cannot serve the present weights."
-            );
-            sampler.stop(None);
-            return;
-        }
-    }
-    fleet.samplers.insert(sampler, Home::Elsewhere);
 }
 
 /// Starts a new actor in the place of one of this process that ended (AC-1). One that stood for

@@ -109,8 +109,8 @@ pub struct Fleet {
     pub(crate) judges: Pool<JudgeMessage>,
     pub(crate) learner: Pool<LearnerMessage>,
     pub(crate) restarts: Arc<RestartCounts>,
-    /// The weights that every sampler serves; none before the first publication. Held while they
-    /// change and while a sampler is taken in, so that none misses any.
+    /// The weights that every sampler serves that is asked for anything; none before the first
+    /// publication. Held while they change and while a sampler is taken in, so that none misses any.
     pub(crate) published: Arc<tokio::sync::Mutex<Option<WeightSnapshot>>>,
     /// The group of learners that the current one belongs to.
     pub(crate) epoch: Arc<AtomicU32>,
@@ -173,26 +173,6 @@ impl Fleet {
         let message = |port| SamplerMessage::Generate(requests.clone(), caller.waiting(), port);
         let completions = self.samplers.call(message, ENGINE_LIMIT).await??;
         Ok(complete(completions, requests.len())?)
-    }
-
-    /// Gives every sampler these weights; returns once all of them serve them, and there is one. A
-    /// sampler that joins later gets them before anything is asked of it.
-    pub async fn publish(&self, weights: WeightSnapshot) -> Result<(), FleetError> {
-        let mut published = self.published.lock().await;
-        *published = Some(weights.clone());
-        let message = |port| SamplerMessage::Publish(weights.clone(), port);
-        let ids = self.samplers.ids();
-        let calls = ids.into_iter().map(|id| async move {
-            match self.samplers.call_on(id, message, ENGINE_LIMIT).await {
-                // The weights wait for the next one to come.
-                Err(CallError::Gone { .. }) => Ok(()),
-                served => Ok(served??),
-            }
-        });
-        let served = futures::future::join_all(calls).await;
-        drop(published);
-        served.into_iter().collect::<Result<(), FleetError>>()?;
-        Ok(self.samplers.wait().await?)
     }
 
     /// The tool's reply.

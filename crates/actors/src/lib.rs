@@ -21,6 +21,7 @@ mod fleet;
 pub mod node;
 mod pool;
 pub mod ports;
+mod publication;
 pub mod remote;
 mod rollouts;
 pub mod seeds;

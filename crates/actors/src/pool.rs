@@ -173,6 +173,11 @@ impl<M: Message> Pool<M> {
         self.write(|members| members.by_id.remove(&id));
     }
 
+    /// Removes a member that lives on, to be inserted again.
+    pub(crate) fn take(&self, id: MemberId) -> Option<ActorRef<M>> {
+        self.write(|members| members.by_id.remove(&id).map(|member| member.actor))
+    }
+
     /// How many members have come so far, those that are gone included.
     pub(crate) fn arrivals(&self) -> u32 {
         self.read(|members| members.next)

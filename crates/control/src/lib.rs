@@ -5,10 +5,12 @@
 //! - [`ledger`]: which rollout item is unleased, leased, done or failed.
 //! - [`membership`]: which nodes belong to the run.
 //! - [`phases`]: which phase of a run comes next, and whether a stopped run may be continued.
+//! - [`publication`]: how long new weights wait for samplers.
 //! - [`rollout`]: the steps of one item, from its prompt to its trajectory.
 
 pub mod backoff;
 pub mod ledger;
 pub mod membership;
 pub mod phases;
+pub mod publication;
 pub mod rollout;

@@ -72,6 +72,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "actors",
             "algo",
+            "collective",
             "control",
             "data",
             "judge",

@@ -1,0 +1,285 @@
+//! Weights to samplers.
+//!
+//! - **PU-1 (none is stale).** A sampler that does not serve the newest weights is not among those that
+//!   are asked for actions: not when it joins, and not when it falls behind.
+//! - **PU-2 (the slowest is not waited for).** Samplers of other nodes that take much longer than half
+//!   of all (`control::publication`) follow by themselves, and come back when they serve what is newest
+//!   then.
+
+use crate::fleet::{ENGINE_LIMIT, Fleet, FleetError};
+use crate::pool::{CallError, Home, MemberId, Pool};
+use crate::ports::EngineError;
+use crate::workers::SamplerMessage;
+use control::publication::Publication;
+use proto::{WeightSnapshot, WeightVersion};
+use ractor::ActorRef;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+/// What became of the weights at one sampler.
+type Served = Result<Result<(), EngineError>, CallError>;
+
+/// Deliveries under way.
+type Deliveries = JoinSet<(MemberId, Served)>;
+
+async fn deliver(
+    samplers: Pool<SamplerMessage>,
+    id: MemberId,
+    weights: WeightSnapshot,
+) -> (MemberId, Served) {
+    let message = |port| SamplerMessage::Publish(weights.clone(), port);
+    (id, samplers.call_on(id, message, ENGINE_LIMIT).await)
+}
+
+impl Fleet {
+    /// Gives the samplers these weights; returns once most of them serve them, and there is one. Those
+    /// that take much longer are asked for nothing until they do, as those that join later.
+    ///
+    /// # Errors
+    /// When a sampler refuses the weights, or none can come.
+    pub async fn publish(&self, weights: WeightSnapshot) -> Result<(), FleetError> {
+        let version = weights.manifest.version;
+        let members = {
+            let mut published = self.published.lock().await;
+            *published = Some(weights.clone());
+            self.samplers.ids()
+        };
+        let began = Instant::now();
+        let mut publication = Publication::new(members.len());
+        let mut owed: BTreeSet<MemberId> = members.iter().copied().collect();
+        let mut deliveries = Deliveries::new();
+        for id in members {
+            deliveries.spawn(deliver(self.samplers.clone(), id, weights.clone()));
+        }
+        let mut failure = None;
+        while !owed.is_empty() {
+            // Those of this process come and go with it.
+            let is_here = |id: &MemberId| self.samplers.home(*id) == Some(Home::Here);
+            let until = publication.until_ms().filter(|_| !owed.iter().any(is_here));
+            let delivery = match until {
+                Some(ms) => timeout_at(began + Duration::from_millis(ms), deliveries.join_next()),
+                None => timeout_at(began + ENGINE_LIMIT * 2, deliveries.join_next()),
+            };
+            let Ok(Some(Ok((id, served)))) = delivery.await else {
+                break;
+            };
+            owed.remove(&id);
+            match served {
+                Ok(Ok(())) => publication.served(began.elapsed().as_millis() as u64),
+                // The weights wait for the next one to come.
+                Err(CallError::Gone { .. }) => {}
+                Ok(Err(error)) => drop(failure.get_or_insert(error.into())),
+                Err(error) => drop(failure.get_or_insert(error.into())),
+            }
+        }
+        let behind: BTreeMap<MemberId, ActorRef<SamplerMessage>> = owed
+            .into_iter()
+            .filter_map(|id| Some((id, self.samplers.take(id)?)))
+            .collect();
+        if !behind.is_empty() {
+            let samplers = behind.len();
+            tracing::info!(samplers, %version, "Samplers are behind: they follow by themselves.");
+            tokio::spawn(follow(self.clone(), behind, deliveries, version));
+        }
+        match failure {
+            Some(error) => Err(error),
+            None => Ok(self.samplers.wait().await?),
+        }
+    }
+}
+
+/// Takes samplers that were left behind in again, once they have what they were sent.
+async fn follow(
+    fleet: Fleet,
+    mut behind: BTreeMap<MemberId, ActorRef<SamplerMessage>>,
+    mut deliveries: Deliveries,
+    version: WeightVersion,
+) {
+    while let Some(Ok((id, served))) = deliveries.join_next().await {
+        let Some(sampler) = behind.remove(&id) else {
+            continue;
+        };
+        match served {
+            Ok(Ok(())) => drop(tokio::spawn(catch_up(
+                fleet.clone(),
+                sampler,
+                Some(version),
+            ))),
+            Ok(Err(error)) => give_up(&sampler, &error),
+            Err(CallError::Gone { .. }) => {}
+            Err(error) => give_up(&sampler, &error),
+        }
+    }
+}
+
+/// Takes a sampler of another node in, once it serves the newest weights; `serves` is what it has.
+pub(crate) async fn catch_up(
+    fleet: Fleet,
+    sampler: ActorRef<SamplerMessage>,
+    mut serves: Option<WeightVersion>,
+) {
+    loop {
+        let newest = {
+            let published = fleet.published.lock().await;
+            let version = published.as_ref().map(|weights| weights.manifest.version);
+            if version == serves {
+                fleet.samplers.insert(sampler, Home::Elsewhere);
+                return;
+            }
+            published.clone()
+        };
+        // What is published meanwhile is not waited for by anybody, and comes next.
+        let Some(weights) = newest else { return };
+        serves = Some(weights.manifest.version);
+        let publish = |port| SamplerMessage::Publish(weights, port);
+        match ractor::call!(sampler, publish) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return give_up(&sampler, &error),
+            Err(error) => return give_up(&sampler, &error),
+        }
+    }
+}
+
+fn give_up(sampler: &ActorRef<SamplerMessage>, reason: &dyn std::fmt::Display) {
+    tracing::warn!(%reason, "A sampler cannot serve the present weights, and is left out.");
+    sampler.stop(None);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::RestartCounts;
+    use proto::WeightManifest;
+    use ractor::{Actor, ActorProcessingErr};
+    use std::sync::atomic::AtomicU32;
+    use std::sync::{Arc, Mutex};
+
+    /// A sampler whose weights take so long to arrive.
+    struct Slow(Duration);
+
+    /// Versions in the order in which they were served.
+    type Log = Arc<Mutex<Vec<u64>>>;
+
+    #[ractor::async_trait]
+    impl Actor for Slow {
+        type Msg = SamplerMessage;
+        type State = Log;
+        type Arguments = Log;
+
+        async fn pre_start(
+            &self,
+            _: ActorRef<SamplerMessage>,
+            log: Log,
+        ) -> Result<Log, ActorProcessingErr> {
+            Ok(log)
+        }
+
+        async fn handle(
+            &self,
+            _: ActorRef<SamplerMessage>,
+            message: SamplerMessage,
+            log: &mut Log,
+        ) -> Result<(), ActorProcessingErr> {
+            if let SamplerMessage::Publish(weights, port) = message {
+                tokio::time::sleep(self.0).await;
+                log.lock().unwrap().push(weights.manifest.version.0);
+                let _ = port.send(Ok(()));
+            }
+            Ok(())
+        }
+    }
+
+    fn fleet() -> Fleet {
+        Fleet {
+            samplers: Pool::new("sampler", 1, true),
+            tools: Pool::new("tool executor", 1, false),
+            judges: Pool::new("judge", 1, false),
+            learner: Pool::new("learner", 1, false),
+            restarts: Arc::new(RestartCounts::default()),
+            published: Arc::default(),
+            epoch: Arc::new(AtomicU32::new(0)),
+        }
+    }
+
+    fn weights(version: u64) -> WeightSnapshot {
+        WeightSnapshot {
+            manifest: Arc::new(WeightManifest {
+                version: WeightVersion(version),
+                tensors: Vec::new(),
+                adapter: None,
+                checksum: 0,
+            }),
+            bytes: Arc::default(),
+        }
+    }
+
+    async fn sampler(seconds: u64) -> (ActorRef<SamplerMessage>, Log) {
+        let log = Log::default();
+        let slow = Slow(Duration::from_secs(seconds));
+        let (actor, _) = Actor::spawn(None, slow, log.clone()).await.unwrap();
+        (actor, log)
+    }
+
+    /// PU-2: the others are not held up. PU-1: it comes back with the newest weights, and it alone
+    /// decides how often it is sent some.
+    #[tokio::test(start_paused = true)]
+    async fn a_sampler_that_is_slow_is_left_out_until_it_has_caught_up() {
+        let fleet = fleet();
+        let mut logs = Vec::new();
+        for seconds in [1, 1, 60] {
+            let (actor, log) = sampler(seconds).await;
+            fleet.samplers.insert(actor, Home::Elsewhere);
+            logs.push(log);
+        }
+        let began = Instant::now();
+        for version in 1..=20 {
+            fleet.publish(weights(version)).await.unwrap();
+            assert_eq!(fleet.sampler_count(), 2);
+        }
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(25), "{took:?}");
+        assert_eq!(*logs[0].lock().unwrap(), (1..=20).collect::<Vec<_>>());
+        assert!(logs[2].lock().unwrap().is_empty());
+        // It has the first after 60 s, and the newest after 60 more.
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        assert_eq!(
+            (fleet.sampler_count(), &*logs[2].lock().unwrap()),
+            (2, &vec![1])
+        );
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(*logs[2].lock().unwrap(), [1, 20]);
+        assert_eq!(fleet.sampler_count(), 3);
+    }
+
+    /// One that joins does not keep a publication waiting either.
+    #[tokio::test(start_paused = true)]
+    async fn a_sampler_that_joins_holds_up_nobody() {
+        let fleet = fleet();
+        let (quick, _) = sampler(1).await;
+        fleet.samplers.insert(quick, Home::Elsewhere);
+        fleet.publish(weights(1)).await.unwrap();
+        let (slow, log) = sampler(60).await;
+        tokio::spawn(catch_up(fleet.clone(), slow, None));
+        let began = Instant::now();
+        fleet.publish(weights(2)).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(3));
+        tokio::time::sleep(Duration::from_secs(130)).await;
+        assert_eq!(fleet.sampler_count(), 2);
+        let log = log.lock().unwrap();
+        assert_eq!(log.last(), Some(&2));
+    }
+
+    /// Samplers of this process are waited for, however long.
+    #[tokio::test(start_paused = true)]
+    async fn samplers_of_this_process_are_waited_for() {
+        let fleet = fleet();
+        for seconds in [1, 60] {
+            let (actor, _) = sampler(seconds).await;
+            fleet.samplers.insert(actor, Home::Here);
+        }
+        fleet.publish(weights(1)).await.unwrap();
+        assert_eq!(fleet.sampler_count(), 2);
+    }
+}
