@@ -1,5 +1,6 @@
 //! What members call for, and how a tensor is shared out among them.
 
+use crate::CollectiveError;
 use std::fmt::{self, Display, Formatter};
 use std::ops::Range;
 use tch::{Kind, Tensor};
@@ -20,6 +21,18 @@ pub(crate) enum Operation {
     ReduceScatter(Reduce),
     AllGather,
     Broadcast { root: usize },
+}
+
+impl Operation {
+    /// Whether a group of `world` can do it.
+    pub(crate) fn check(self, world: usize) -> Result<(), CollectiveError> {
+        match self {
+            Self::Broadcast { root } if root >= world => Err(CollectiveError::Unsupported(
+                format!("there is no replica {root} in a group of {world}"),
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What a member asks for; all members of a group have to ask for the same.

@@ -236,6 +236,7 @@ impl State {
 
 impl ThreadMember {
     fn start(&mut self, operation: Operation, tensor: &Tensor) -> Result<Pending, CollectiveError> {
+        operation.check(self.world)?;
         let call = Call::on(operation, tensor);
         let number = self.calls;
         let joined = self

@@ -4,9 +4,9 @@
 use super::elements::{self, Element};
 use super::memory::Memory;
 use super::plan::{Into, plan};
-use super::sender::{Gate, SenderThread, Sends};
+use super::sender::{Gate, SenderThread, Sends, write_fault};
 use super::wire::{HEADER, Header, Wire, failure_of};
-use super::{Links, Options, Output};
+use super::{Breaker, Links, Options, Output};
 use crate::call::{Call, Operation, Reduce, share};
 use crate::{CollectiveError, Group};
 use std::io::{self, BufReader, Read};
@@ -42,6 +42,7 @@ pub(super) struct Engine {
     patience: Duration,
     next: Output,
     sender: SenderThread,
+    breaker: Breaker,
     /// What a frame is read into.
     frame: Vec<u8>,
 }
@@ -54,7 +55,8 @@ impl Engine {
             previous: BufReader::with_capacity(AHEAD, links.previous),
             patience: links.patience,
             next: links.next,
-            sender: SenderThread::start(group, links.breaker)?,
+            sender: SenderThread::start(group, links.patience, links.breaker.clone())?,
+            breaker: links.breaker,
             frame: Vec::new(),
         })
     }
@@ -100,10 +102,11 @@ impl Engine {
         }
         if let Err(error) = &received {
             gate.fail(error);
+            gate.watch(&self.breaker);
             receiving.drain();
         }
-        gate.over();
         let sent = self.sender.outcome();
+        gate.over();
         received?;
         self.next = sent?;
         Ok(self)
@@ -126,7 +129,8 @@ impl Engine {
             }
             Err(error) => {
                 let gate = Arc::new(Gate::default());
-                self.sender.farewell(self.next, error.clone(), gate.clone());
+                gate.watch(&self.breaker);
+                self.sender.farewell(self.next, error.clone());
                 let mut receiving = Receiving {
                     group: self.group,
                     patience: self.patience,
@@ -135,8 +139,8 @@ impl Engine {
                     frame: &mut self.frame,
                 };
                 receiving.drain();
-                gate.over();
                 drop(self.sender.outcome());
+                gate.over();
                 Err(error)
             }
         }
@@ -145,9 +149,8 @@ impl Engine {
     /// All members' tensors, by rank.
     fn pass_round(&mut self, job: &Job) -> Result<Vec<Vec<u8>>, CollectiveError> {
         let Group { rank, world, .. } = self.group;
-        let gone = |_| CollectiveError::Gone {
-            rank: self.group.next(),
-        };
+        let (group, patience) = (self.group, self.patience);
+        let failed = |error| write_fault(group, patience, &error);
         let mut tensors = vec![Vec::new(); world];
         // SAFETY: nobody else works on this call.
         let own = unsafe { job.memory.bytes(&(0..job.call.elements)) };
@@ -171,7 +174,7 @@ impl Engine {
             message.extend_from_slice(&data);
             message.extend_from_slice(&tensors[(rank + world - hop) % world]);
             let written = self.next.write_all(&message);
-            written.and_then(|()| self.next.flush()).map_err(gone)?;
+            written.and_then(|()| self.next.flush()).map_err(failed)?;
             let mut receiving = Receiving {
                 group: self.group,
                 patience: self.patience,
@@ -338,8 +341,8 @@ impl Receiving<'_> {
         }
     }
 
-    /// Reads on until the member before ends, so that it can write what it has to say. The sender
-    /// breaks the links when that takes too long.
+    /// Reads on until the member before ends, so that it can write what it has to say. The links
+    /// are broken when that takes too long.
     fn drain(&mut self) {
         self.frame.resize(AHEAD.max(64 << 10), 0);
         while self.previous.read(self.frame).is_ok_and(|read| read > 0) {}

@@ -25,6 +25,7 @@ use memory::Memory;
 use std::collections::VecDeque;
 use std::fmt::{self, Debug, Formatter};
 use std::io::{self, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
@@ -43,7 +44,8 @@ pub struct Links {
     pub previous: Box<dyn Read + Send>,
     /// Ends reads and writes that are under way, and all later ones.
     pub breaker: Arc<dyn Fn() + Send + Sync>,
-    /// How long a read waits. A member that computes says nothing meanwhile: much longer than a step.
+    /// How long a read or a write waits. A member that computes says nothing meanwhile: much longer
+    /// than a step.
     pub patience: Duration,
 }
 
@@ -129,6 +131,7 @@ impl Ring {
             operation,
             Operation::AllReduce(_) | Operation::ReduceScatter(_)
         );
+        operation.check(self.group.world)?;
         if reduces && !matches!(call.kind, Kind::Float | Kind::Double) {
             return Err(CollectiveError::Unsupported(format!(
                 "a ring reduces f32 and f64, and not {:?}",
@@ -221,7 +224,12 @@ impl Shared {
         };
         state.is_running = true;
         drop(state);
-        let result = engine.run(&job);
+        // Others wait for the end of this call, whatever it is.
+        let result = catch_unwind(AssertUnwindSafe(|| engine.run(&job)));
+        let result = result.unwrap_or_else(|_| {
+            let reason = "an operation panicked: see the log".to_owned();
+            Err(CollectiveError::Aborted(reason))
+        });
         let mut state = self.lock();
         state.is_running = false;
         match result {

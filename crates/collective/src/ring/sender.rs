@@ -47,7 +47,7 @@ impl Gate {
         });
     }
 
-    /// Nothing is read any more.
+    /// Nothing is read or written any more.
     pub(super) fn over(&self) {
         self.update(|progress| progress.is_over = true);
     }
@@ -62,12 +62,23 @@ impl Gate {
         }
     }
 
-    /// Whether nothing is read any more, at the latest after [`GRACE`].
-    fn is_over_in_time(&self) -> bool {
-        let progress = self.progress.lock().expect("no holder panics");
-        let waiting = |p: &mut Progress| !p.is_over;
-        let waited = self.changed.wait_timeout_while(progress, GRACE, waiting);
-        !waited.expect("no holder panics").1.timed_out()
+    /// Breaks the links of a group that has failed, unless all is over after [`GRACE`]: for so long
+    /// members may tell each other why.
+    pub(super) fn watch(self: &Arc<Self>, breaker: &Breaker) {
+        let (gate, to_break) = (self.clone(), breaker.clone());
+        let watching = thread::Builder::new()
+            .name("ring-end".to_owned())
+            .spawn(move || {
+                let progress = gate.progress.lock().expect("no holder panics");
+                let waiting = |p: &mut Progress| !p.is_over;
+                let waited = gate.changed.wait_timeout_while(progress, GRACE, waiting);
+                if waited.expect("no holder panics").1.timed_out() {
+                    to_break();
+                }
+            });
+        if watching.is_err() {
+            breaker();
+        }
     }
 }
 
@@ -86,7 +97,7 @@ pub(super) struct Sends {
 
 enum Order {
     Send(Output, Sends, Arc<Gate>),
-    Farewell(Output, CollectiveError, Arc<Gate>),
+    Farewell(Output, CollectiveError),
 }
 
 type Outcome = Result<Output, CollectiveError>;
@@ -98,10 +109,14 @@ pub(super) struct SenderThread {
 }
 
 impl SenderThread {
-    pub(super) fn start(group: Group, breaker: Breaker) -> io::Result<Self> {
+    pub(super) fn start(group: Group, patience: Duration, breaker: Breaker) -> io::Result<Self> {
         let (orders, received) = channel();
         let (done, outcomes) = channel();
-        let worker = Worker { group, breaker };
+        let worker = Worker {
+            group,
+            patience,
+            breaker,
+        };
         thread::Builder::new()
             .name(format!("ring-send-{}", group.rank))
             .spawn(move || {
@@ -119,8 +134,8 @@ impl SenderThread {
     }
 
     /// Tells the next member why the group is over.
-    pub(super) fn farewell(&self, output: Output, error: CollectiveError, gate: Arc<Gate>) {
-        let _ = self.orders.send(Order::Farewell(output, error, gate));
+    pub(super) fn farewell(&self, output: Output, error: CollectiveError) {
+        let _ = self.orders.send(Order::Farewell(output, error));
     }
 
     /// Waits until the order is carried out.
@@ -132,6 +147,7 @@ impl SenderThread {
 
 struct Worker {
     group: Group,
+    patience: Duration,
     breaker: Breaker,
 }
 
@@ -140,16 +156,18 @@ impl Worker {
         match order {
             Order::Send(mut output, sends, gate) => match self.send(&mut output, &sends, &gate) {
                 Ok(()) => Ok(output),
-                Err(error) => Err(self.part(output, error, &gate)),
+                Err(error) => {
+                    // The one who receives may wait for somebody who is gone, too.
+                    gate.watch(&self.breaker);
+                    Err(part(output, error))
+                }
             },
-            Order::Farewell(output, error, gate) => Err(self.part(output, error, &gate)),
+            Order::Farewell(output, error) => Err(part(output, error)),
         }
     }
 
     fn send(&self, output: &mut Output, sends: &Sends, gate: &Gate) -> Result<(), CollectiveError> {
-        let gone = |_| CollectiveError::Gone {
-            rank: self.group.next(),
-        };
+        let failed = |error| write_fault(self.group, self.patience, &error);
         let (number, wire) = (sends.number, sends.wire);
         let call = Header::Call {
             number,
@@ -157,7 +175,7 @@ impl Worker {
             wire,
         };
         let call = call.encode().expect("checked when it was called");
-        output.write_all(&call).map_err(gone)?;
+        output.write_all(&call).map_err(failed)?;
         let mut encoded = Vec::new();
         for (index, range) in sends.ranges.iter().enumerate() {
             gate.wait_for((index + 1).saturating_sub(sends.head))?;
@@ -175,21 +193,28 @@ impl Worker {
                 bytes: bytes.len() as u64,
             };
             let header = header.encode().expect("data have a place on the wire");
-            write_both(&mut **output, &header, bytes).map_err(gone)?;
+            write_both(&mut **output, &header, bytes).map_err(failed)?;
         }
-        output.flush().map_err(gone)
+        output.flush().map_err(failed)
     }
+}
 
-    /// Ends this side: says why, if there is still somebody to say it to.
-    fn part(&self, mut output: Output, error: CollectiveError, gate: &Gate) -> CollectiveError {
-        let _ = output
-            .write_all(&failure_frame(&error))
-            .and_then(|()| output.flush());
-        // Whoever is gone may have left others waiting: they too are gone then.
-        drop(output);
-        if !gate.is_over_in_time() {
-            (self.breaker)();
-        }
-        error
+/// Ends this side: says why, if there is still somebody to say it to.
+fn part(mut output: Output, error: CollectiveError) -> CollectiveError {
+    let _ = output
+        .write_all(&failure_frame(&error))
+        .and_then(|()| output.flush());
+    error
+}
+
+/// What it means that the next member cannot be written to.
+pub(super) fn write_fault(group: Group, patience: Duration, error: &io::Error) -> CollectiveError {
+    let rank = group.next();
+    match error.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => CollectiveError::TimedOut {
+            rank,
+            after: patience,
+        },
+        _ => CollectiveError::Gone { rank },
     }
 }

@@ -92,7 +92,7 @@ pub fn connect_with<D: Stream, A: Stream>(
         (Err(error), _) | (_, Err(error)) => return Err(error),
     };
     to_previous.set_read_timeout(Some(meeting.patience))?;
-    to_next.set_read_timeout(Some(meeting.patience))?;
+    to_next.set_write_timeout(Some(meeting.patience))?;
     let closing = |handle: &TcpStream, how| Ok::<_, io::Error>(Closing(handle.try_clone()?, how));
     Ok(Links {
         next: Box::new(Closed(next, closing(&to_next, Shutdown::Write)?)),

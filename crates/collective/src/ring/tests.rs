@@ -5,7 +5,6 @@ use crate::call::share;
 use proptest::prelude::*;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
 use tch::Device;
 
 /// Rings over TCP, by rank. `patience` and `options` as given.
@@ -258,25 +257,40 @@ fn co_3_calls_that_do_not_fit_fail_everywhere() {
     }
 }
 
-/// A member that calls for nothing is not waited for longer than was said.
+/// A member that calls for nothing, and reads nothing, is not waited for longer than was said: neither
+/// with what fits the buffers of sockets nor with what does not.
 #[test]
 fn co_2_a_member_that_hangs_is_given_up() {
-    let mut members = rings(3, Options::default(), Duration::from_millis(300));
-    let hanging = members.remove(1);
-    let found = on_all(members, |ring| {
-        let tensor = Tensor::ones([100_000], (Kind::Float, Device::Cpu));
-        ring.all_reduce(&tensor, Reduce::Sum)
-            .and_then(Pending::wait)
-    });
-    for result in found {
+    for elements in [10, 100_000, 20_000_000] {
         let after = Duration::from_millis(300);
-        let timed_out = |rank| Err(CollectiveError::TimedOut { rank, after });
-        assert!(
-            result == timed_out(1) || result == timed_out(2),
-            "{result:?}"
-        );
+        let mut members = rings(3, Options::default(), after);
+        let hanging = members.remove(1);
+        let found = on_all(members, |ring| {
+            let tensor = Tensor::ones([elements], (Kind::Float, Device::Cpu));
+            ring.all_reduce(&tensor, Reduce::Sum)
+                .and_then(Pending::wait)
+        });
+        for result in found {
+            let timed_out =
+                matches!(result, Err(CollectiveError::TimedOut { after: a, .. }) if a == after);
+            assert!(timed_out, "{elements}: {result:?}");
+        }
+        drop(hanging);
     }
-    drop(hanging);
+}
+
+/// Where there is no such member, nobody is asked.
+#[test]
+fn a_broadcast_needs_a_root() {
+    let found = on_all(rings(2, Options::default(), PATIENCE), |ring| {
+        let tensor = Tensor::ones([4], (Kind::Float, Device::Cpu));
+        let refused = ring.broadcast(&tensor, 2).map(drop);
+        (refused, ring.barrier())
+    });
+    for (refused, after) in found {
+        assert!(refused.unwrap_err().to_string().contains("no replica 2"));
+        assert_eq!(after, Ok(()));
+    }
 }
 
 /// Given up by one member, in the middle of a call that will never be complete.
@@ -285,7 +299,6 @@ fn co_2_a_group_that_is_given_up_ends_at_once() {
     let mut members = rings(3, Options::default(), PATIENCE);
     let absent = members.remove(2);
     let abort = members[0].aborter();
-    let began = Instant::now();
     let found = thread::scope(|scope| {
         scope.spawn(move || {
             thread::sleep(Duration::from_millis(100));
@@ -301,8 +314,13 @@ fn co_2_a_group_that_is_given_up_ends_at_once() {
     });
     let aborted = CollectiveError::Aborted("a member is lost".to_owned());
     assert_eq!(found[0], (Err(aborted.clone()), Err(aborted)));
-    assert!(found[1].0.is_err() && found[1].1.is_err());
-    assert!(began.elapsed() < PATIENCE / 2);
+    let is_told = |result: &Result<(), CollectiveError>| {
+        matches!(
+            result,
+            Err(CollectiveError::Gone { .. } | CollectiveError::Aborted(_))
+        )
+    };
+    assert!(is_told(&found[1].0) && is_told(&found[1].1), "{found:?}");
     drop(absent);
 }
 

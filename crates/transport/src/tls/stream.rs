@@ -6,7 +6,7 @@ use crate::certs::{BadIdentity, Credentials, SERVER_NAME, identity_of};
 use proto::Identity;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, ServerConnection};
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 
@@ -149,6 +149,13 @@ impl Read for TlsStream {
 impl Write for TlsStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.connection.writer().write(bytes)?;
+        self.flush()?;
+        Ok(written)
+    }
+
+    /// One record for all pieces, as far as they fit.
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let written = self.connection.writer().write_vectored(pieces)?;
         self.flush()?;
         Ok(written)
     }
