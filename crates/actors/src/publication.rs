@@ -59,23 +59,28 @@ impl Fleet {
             let is_here = |id: &MemberId| self.samplers.home(*id) == Some(Home::Here);
             let until = publication.until_ms().filter(|_| !owed.iter().any(is_here));
             let delivery = match until {
-                Some(ms) => timeout_at(began + Duration::from_millis(ms), deliveries.join_next()),
-                None => timeout_at(began + ENGINE_LIMIT * 2, deliveries.join_next()),
+                Some(ms) => {
+                    let until = began + Duration::from_millis(ms);
+                    timeout_at(until, deliveries.join_next()).await
+                }
+                None => Ok(deliveries.join_next().await),
             };
-            let Ok(Some(Ok((id, served)))) = delivery.await else {
+            let Ok(Some(Ok((id, served)))) = delivery else {
                 break;
             };
             owed.remove(&id);
+            let after = began.elapsed().as_millis() as u64;
             match served {
-                Ok(Ok(())) => publication.served(began.elapsed().as_millis() as u64),
+                Ok(Ok(())) => publication.served(after),
                 // The weights wait for the next one to come.
-                Err(CallError::Gone { .. }) => {}
+                Err(CallError::Gone { .. }) => publication.lost(after),
                 Ok(Err(error)) => drop(failure.get_or_insert(error.into())),
                 Err(error) => drop(failure.get_or_insert(error.into())),
             }
         }
         let behind: BTreeMap<MemberId, ActorRef<SamplerMessage>> = owed
             .into_iter()
+            .filter(|id| self.samplers.home(*id) == Some(Home::Elsewhere))
             .filter_map(|id| Some((id, self.samplers.take(id)?)))
             .collect();
         if !behind.is_empty() {

@@ -26,7 +26,17 @@ impl Publication {
     /// One more serves the weights, so long after the beginning.
     pub fn served(&mut self, after_ms: u64) {
         self.served += 1;
-        if 2 * self.served >= self.samplers {
+        self.look(after_ms);
+    }
+
+    /// One is lost and will not: it does not count.
+    pub fn lost(&mut self, after_ms: u64) {
+        self.samplers -= 1;
+        self.look(after_ms);
+    }
+
+    fn look(&mut self, after_ms: u64) {
+        if self.served > 0 && 2 * self.served >= self.samplers {
             self.half_ms.get_or_insert(after_ms);
         }
     }
@@ -55,6 +65,19 @@ mod tests {
             publication.served(5000);
             assert_eq!(publication.until_ms(), Some(8000));
         }
+    }
+
+    #[test]
+    fn who_is_lost_is_not_waited_for() {
+        let mut publication = Publication::new(3);
+        publication.served(1000);
+        assert_eq!(publication.until_ms(), None);
+        publication.lost(1500);
+        assert_eq!(publication.until_ms(), Some(3000));
+        let mut publication = Publication::new(2);
+        publication.lost(1);
+        publication.lost(2);
+        assert_eq!(publication.until_ms(), None);
     }
 
     #[test]
