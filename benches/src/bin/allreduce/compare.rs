@@ -82,6 +82,9 @@ pub fn run(
         .into_iter()
         .filter(|(_, elements, _)| 4 * elements <= most)
         .collect();
+    if let Some(few) = worlds.iter().find(|world| **world < 2) {
+        bail!("--worlds {few}: a group has at least 2 members");
+    }
     for &world in worlds {
         let mut systems = systems(peer.as_ref(), world, frame)?;
         let mut seconds = vec![vec![Vec::new(); systems.len()]; sizes.len()];

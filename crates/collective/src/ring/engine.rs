@@ -36,28 +36,27 @@ impl Job {
 }
 
 pub(super) struct Engine {
-    group: Group,
     options: Options,
-    previous: BufReader<Box<dyn Read + Send>>,
-    patience: Duration,
+    receiving: Receiving,
     next: Output,
     sender: SenderThread,
     breaker: Breaker,
-    /// What a frame is read into.
-    frame: Vec<u8>,
 }
 
 impl Engine {
     pub(super) fn new(group: Group, links: Links, options: Options) -> io::Result<Self> {
         Ok(Self {
-            group,
             options,
-            previous: BufReader::with_capacity(AHEAD, links.previous),
-            patience: links.patience,
+            receiving: Receiving {
+                group,
+                patience: links.patience,
+                wire: options.wire,
+                previous: BufReader::with_capacity(AHEAD, links.previous),
+                frame: Vec::new(),
+            },
             next: links.next,
             sender: SenderThread::start(group, links.patience, links.breaker.clone())?,
             breaker: links.breaker,
-            frame: Vec::new(),
         })
     }
 
@@ -70,7 +69,7 @@ impl Engine {
     }
 
     fn run_large(mut self, job: &Job) -> Result<Self, CollectiveError> {
-        let Group { rank, world, .. } = self.group;
+        let Group { rank, world, .. } = self.receiving.group;
         let segment = (self.options.frame / job.call.kind.elt_size_in_bytes()).max(1);
         let plan = plan(&job.call, rank, world, segment);
         let is_bf16 = self.is_bf16(&job.call);
@@ -85,25 +84,18 @@ impl Engine {
             memory: job.memory.clone(),
         };
         self.sender.send(self.next, sends, gate.clone());
-        let mut receiving = Receiving {
-            group: self.group,
-            patience: self.patience,
-            wire: self.options.wire,
-            previous: &mut self.previous,
-            frame: &mut self.frame,
-        };
-        let mut received = receiving.call(job);
+        let mut received = self.receiving.call(job);
         for (range, into) in &plan.receives {
             if received.is_err() {
                 break;
             }
-            received = receiving.segment(job, range, *into, is_bf16);
+            received = self.receiving.segment(job, range, *into, is_bf16);
             gate.received();
         }
         if let Err(error) = &received {
             gate.fail(error);
             gate.watch(&self.breaker);
-            receiving.drain();
+            self.receiving.drain();
         }
         let sent = self.sender.outcome();
         gate.over();
@@ -124,21 +116,14 @@ impl Engine {
     fn run_small(mut self, job: &Job) -> Result<Self, CollectiveError> {
         match self.pass_round(job) {
             Ok(tensors) => {
-                combine(self.group, job, &tensors);
+                combine(self.receiving.group, job, &tensors);
                 Ok(self)
             }
             Err(error) => {
                 let gate = Arc::new(Gate::default());
                 gate.watch(&self.breaker);
                 self.sender.farewell(self.next, error.clone());
-                let mut receiving = Receiving {
-                    group: self.group,
-                    patience: self.patience,
-                    wire: self.options.wire,
-                    previous: &mut self.previous,
-                    frame: &mut self.frame,
-                };
-                receiving.drain();
+                self.receiving.drain();
                 drop(self.sender.outcome());
                 gate.over();
                 Err(error)
@@ -148,8 +133,8 @@ impl Engine {
 
     /// All members' tensors, by rank.
     fn pass_round(&mut self, job: &Job) -> Result<Vec<Vec<u8>>, CollectiveError> {
-        let Group { rank, world, .. } = self.group;
-        let (group, patience) = (self.group, self.patience);
+        let Group { rank, world, .. } = self.receiving.group;
+        let (group, patience) = (self.receiving.group, self.receiving.patience);
         let failed = |error| write_fault(group, patience, &error);
         let mut tensors = vec![Vec::new(); world];
         // SAFETY: nobody else works on this call.
@@ -175,19 +160,12 @@ impl Engine {
             message.extend_from_slice(&tensors[(rank + world - hop) % world]);
             let written = self.next.write_all(&message);
             written.and_then(|()| self.next.flush()).map_err(failed)?;
-            let mut receiving = Receiving {
-                group: self.group,
-                patience: self.patience,
-                wire: self.options.wire,
-                previous: &mut self.previous,
-                frame: &mut self.frame,
-            };
             if hop == 0 {
-                receiving.call(job)?;
+                self.receiving.call(job)?;
             }
-            receiving.data(number, own.len())?;
+            self.receiving.data(number, own.len())?;
             let of = (rank + 2 * world - 1 - hop) % world;
-            tensors[of] = self.frame.clone();
+            tensors[of] = self.receiving.frame.clone();
         }
         Ok(tensors)
     }
@@ -229,15 +207,17 @@ fn reduce_into(job: &Job, range: &Range<usize>, frame: &[u8], reduce: Reduce) {
     }
 }
 
-struct Receiving<'a> {
+/// What is read from the member before.
+struct Receiving {
     group: Group,
     patience: Duration,
     wire: Wire,
-    previous: &'a mut BufReader<Box<dyn Read + Send>>,
-    frame: &'a mut Vec<u8>,
+    previous: BufReader<Box<dyn Read + Send>>,
+    /// What a frame is read into.
+    frame: Vec<u8>,
 }
 
-impl Receiving<'_> {
+impl Receiving {
     /// Whether the member before asks for the same.
     fn call(&mut self, job: &Job) -> Result<(), CollectiveError> {
         let words = |number: u64, call: &Call, wire: Wire| match wire {
@@ -275,7 +255,7 @@ impl Receiving<'_> {
     fn data(&mut self, number: u64, bytes: usize) -> Result<(), CollectiveError> {
         self.announced(number, bytes)?;
         self.frame.resize(bytes, 0);
-        let read = self.previous.read_exact(self.frame);
+        let read = self.previous.read_exact(&mut self.frame);
         read.map_err(|error| self.fault(&error))
     }
 
@@ -305,16 +285,16 @@ impl Receiving<'_> {
             unreachable!("other operations replace")
         };
         if !is_bf16 {
-            reduce_into(job, range, self.frame, reduce);
+            reduce_into(job, range, &self.frame, reduce);
             return Ok(());
         }
         // SAFETY: f32, and as above.
         let own = unsafe { job.memory.elements_mut::<f32>(range) };
         match into {
-            Into::Replace => elements::replace_bf16(own, self.frame),
-            Into::Reduce => elements::reduce_bf16(own, self.frame, reduce),
+            Into::Replace => elements::replace_bf16(own, &self.frame),
+            Into::Reduce => elements::reduce_bf16(own, &self.frame, reduce),
             Into::Complete => {
-                elements::reduce_bf16(own, self.frame, reduce);
+                elements::reduce_bf16(own, &self.frame, reduce);
                 elements::round_bf16(own);
             }
         }
@@ -345,7 +325,11 @@ impl Receiving<'_> {
     /// are broken when that takes too long.
     fn drain(&mut self) {
         self.frame.resize(AHEAD.max(64 << 10), 0);
-        while self.previous.read(self.frame).is_ok_and(|read| read > 0) {}
+        while self
+            .previous
+            .read(&mut self.frame)
+            .is_ok_and(|read| read > 0)
+        {}
     }
 
     fn nonsense(&self, reason: &str) -> CollectiveError {
