@@ -3,6 +3,7 @@
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use proto::{NodeName, Role};
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use transport::certs::Validity;
 
@@ -111,6 +112,10 @@ pub struct NodeArgs {
     /// Threads of libtorch on a CPU; 0 takes one per core.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub threads: usize,
+    /// Where other nodes reach this one; by default the address of the interface that leads to the
+    /// controller.
+    #[arg(long, value_name = "IP")]
+    pub address: Option<IpAddr>,
     /// Where models and checkpoints are kept; by default in the user's cache folder.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,

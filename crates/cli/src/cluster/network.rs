@@ -8,7 +8,7 @@ use actors::node::{DialFault, Dialler};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use proto::Role;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use tokio::runtime::{Handle, Runtime};
 use transport::certs::Credentials;
@@ -199,6 +199,17 @@ pub fn any_like(address: SocketAddr) -> SocketAddr {
         SocketAddr::V4(_) => ([0; 4], 0).into(),
         SocketAddr::V6(_) => ([0u16; 8], 0).into(),
     }
+}
+
+/// The address that other nodes reach this one at, unless it is told another: that of the interface
+/// that leads to `peer`. Nothing is sent.
+///
+/// # Errors
+/// When no interface leads there.
+pub fn address_towards(peer: SocketAddr) -> std::io::Result<IpAddr> {
+    let socket = UdpSocket::bind(any_like(peer))?;
+    socket.connect(peer)?;
+    Ok(socket.local_addr()?.ip())
 }
 
 impl ToController {
