@@ -6,6 +6,7 @@
 //! - [`membership`]: which nodes belong to the run.
 //! - [`phases`]: which phase of a run comes next, and whether a stopped run may be continued.
 //! - [`publication`]: how long new weights wait for samplers.
+//! - [`replicas`]: which learners train side by side, and which step counts when one is lost.
 //! - [`rollout`]: the steps of one item, from its prompt to its trajectory.
 
 pub mod backoff;
@@ -13,4 +14,5 @@ pub mod ledger;
 pub mod membership;
 pub mod phases;
 pub mod publication;
+pub mod replicas;
 pub mod rollout;
