@@ -5,6 +5,7 @@ use crate::fleet::{Fleet, FleetPlan, RestartCounts};
 use crate::pool::{Home, Pool};
 use crate::publication::catch_up;
 use crate::remote::{PassOn, RemoteEngine, StandIn};
+use crate::replicas::{self, GroupMessage};
 use crate::rollouts::{ItemResult, Job, Outcome, RolloutError, RolloutPlan, RolloutReport};
 use crate::workers::{Judge, Learner, Sampler, ToolExecutor};
 use control::ledger::LeaseToken;
@@ -251,14 +252,22 @@ impl Actor for Supervisor {
 async fn start_fleet(plan: &FleetPlan, me: &ActorCell) -> Result<Fleet, ActorProcessingErr> {
     let elsewhere = plan.elsewhere.as_ref();
     let comes = |role| elsewhere.is_some_and(|engagement| engagement.roles().contains(&role));
+    let epoch = Arc::default();
+    let group = match elsewhere.filter(|_| comes(Role::Learner)) {
+        Some(engagement) => {
+            Some(replicas::start(engagement.clone(), Arc::clone(&epoch), me).await?)
+        }
+        None => None,
+    };
     let fleet = Fleet {
         samplers: Pool::new("sampler", SERVICE_TRIES, comes(Role::Sampler)),
         tools: Pool::new("tool executor", SERVICE_TRIES, comes(Role::Tool)),
         judges: Pool::new("judge", SERVICE_TRIES, comes(Role::Judge)),
-        learner: Pool::new("learner", LEARNER_TRIES, comes(Role::Learner)),
+        learner: Pool::new("learner", LEARNER_TRIES, false),
         restarts: Arc::new(RestartCounts::default()),
         published: Arc::default(),
-        epoch: Arc::default(),
+        epoch,
+        group: group.clone(),
     };
     for engine in &plan.samplers {
         start(&fleet.samplers, Sampler, engine.clone(), me).await?;
@@ -275,6 +284,9 @@ async fn start_fleet(plan: &FleetPlan, me: &ActorCell) -> Result<Fleet, ActorPro
     }
     if let Some(engine) = &plan.learner {
         start(&fleet.learner, Learner, engine.clone(), me).await?;
+    }
+    if let Some(group) = group {
+        start(&fleet.learner, replicas::Front, group, me).await?;
     }
     Ok(fleet)
 }
@@ -300,7 +312,7 @@ async fn take_in(
     let Arrival {
         role,
         engine,
-        epoch,
+        lineage,
     } = arrival;
     tracing::info!(role = %role, node = %engine.node(), "An engine of another node joins.");
     match role {
@@ -319,9 +331,9 @@ async fn take_in(
                 .insert(stand_in(engine, me).await?, Home::Elsewhere);
         }
         Role::Learner => {
-            let actor = stand_in(engine, me).await?;
-            fleet.epoch.store(epoch, Ordering::SeqCst);
-            fleet.learner.insert(actor, Home::Elsewhere);
+            if let Some(group) = &fleet.group {
+                group.send_message(GroupMessage::Arrived(engine, lineage))?;
+            }
         }
         Role::Controller => {}
     }

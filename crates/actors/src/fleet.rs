@@ -2,13 +2,17 @@
 
 use crate::cluster::Engagement;
 use crate::pool::{CallError, MemberId, Pool};
-use crate::ports::{EngineError, Generator, StepReport, Trainer};
-use crate::workers::{Caller, JudgeMessage, LearnerMessage, SamplerMessage, ToolMessage};
+use crate::ports::{EngineError, Generator, LearnerFault, StepReport, Trainer};
+use crate::replicas::GroupMessage;
+use crate::workers::{
+    Caller, JudgeMessage, LearnerMessage, LearnerPort, SamplerMessage, ToolMessage,
+};
 use judge::{JudgeError, OutcomeJudge, ProcessJudge, StepContext};
 use proto::{
     Completion, GenerateRequest, Question, SftSample, StateGroup, ToolCall, Verdict,
     WeightSnapshot, WeightVersion,
 };
+use ractor::ActorRef;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -18,6 +22,10 @@ use tools::registry::{Registry, ToolError, ToolReply};
 /// How long a sampler may take for one request, a learner for one step. Generous: a CPU is slow,
 /// and a limit that is too short would throw work away.
 pub(crate) const ENGINE_LIMIT: Duration = Duration::from_secs(3600);
+
+/// How long whoever trains waits for a task. Learners on other nodes may be lost with it again and
+/// again, and others may be long in coming: that is for whoever watches the run to end.
+const LEARNER_LIMIT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How long a call of a tool or a judge may take, waiting for its turn included. Tools and judges
 /// have time limits and retries of their own, and theirs end first: a judge model with the default
@@ -112,8 +120,10 @@ pub struct Fleet {
     /// The weights that every sampler serves that is asked for anything; none before the first
     /// publication. Held while they change and while a sampler is taken in, so that none misses any.
     pub(crate) published: Arc<tokio::sync::Mutex<Option<WeightSnapshot>>>,
-    /// The group of learners that the current one belongs to.
+    /// The epoch of the group of learners that stands, or stood last.
     pub(crate) epoch: Arc<AtomicU32>,
+    /// What is told of learners on other nodes, where there may be some.
+    pub(crate) group: Option<ActorRef<GroupMessage>>,
 }
 
 impl Fleet {
@@ -213,7 +223,7 @@ impl Fleet {
                 return Ok(LearnerHandle {
                     pool: self.learner.clone(),
                     id,
-                    epoch: self.epoch.load(Ordering::SeqCst),
+                    epoch: self.epoch.clone(),
                 });
             }
         }
@@ -233,19 +243,20 @@ fn complete(
     }
 }
 
-/// One learner. When it is lost with its node, every call says so: the next one may have fewer steps
-/// behind it.
+/// The learner, or the group of learners on other nodes. When these are lost and those that come next
+/// have other steps behind them, a call says so ([`FleetError::is_gone`]).
 #[derive(Clone)]
 pub struct LearnerHandle {
     pool: Pool<LearnerMessage>,
     id: MemberId,
-    epoch: u32,
+    epoch: Arc<AtomicU32>,
 }
 
 impl LearnerHandle {
-    /// How the weights after `step` steps of this learner are called.
-    pub fn version(&self, step: u64) -> WeightVersion {
-        WeightVersion::of(self.epoch, step)
+    /// How the weights after `step` steps are called; a group that meets anew before they are given
+    /// out gives them a higher version.
+    fn version(&self, step: u64) -> WeightVersion {
+        WeightVersion::of(self.epoch.load(Ordering::SeqCst), step)
     }
 
     /// How many steps the learner has made.
@@ -265,8 +276,9 @@ impl LearnerHandle {
             .await
     }
 
-    /// The learner's weights.
-    pub async fn snapshot(&self, version: WeightVersion) -> Result<WeightSnapshot, FleetError> {
+    /// The learner's weights after its `step` steps. Their version says of which group they are.
+    pub async fn snapshot(&self, step: u64) -> Result<WeightSnapshot, FleetError> {
+        let version = self.version(step);
         self.ask(|port| LearnerMessage::Snapshot(version, port))
             .await
     }
@@ -284,8 +296,13 @@ impl LearnerHandle {
 
     async fn ask<R: Send + 'static>(
         &self,
-        message: impl Fn(ractor::RpcReplyPort<Result<R, EngineError>>) -> LearnerMessage,
+        message: impl Fn(LearnerPort<R>) -> LearnerMessage,
     ) -> Result<R, FleetError> {
-        Ok(self.pool.call_on(self.id, message, ENGINE_LIMIT).await??)
+        let answer = self.pool.call_on(self.id, message, LEARNER_LIMIT).await?;
+        answer.map_err(|fault| match fault {
+            LearnerFault::Engine(error) => FleetError::Engine(error),
+            LearnerFault::Apart(reason) => FleetError::Engine(EngineError(reason)),
+            LearnerFault::Behind => FleetError::Call(CallError::Gone { role: "learner" }),
+        })
     }
 }

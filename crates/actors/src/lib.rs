@@ -23,6 +23,7 @@ mod pool;
 pub mod ports;
 mod publication;
 pub mod remote;
+mod replicas;
 mod rollouts;
 pub mod seeds;
 pub mod training;

@@ -1,6 +1,7 @@
 //! What the actors ask of engines that live outside of them.
 
 use async_trait::async_trait;
+use proto::cluster::{Place, Standing};
 use proto::{
     Completion, GenerateRequest, Question, SftSample, StateGroup, WeightSnapshot, WeightVersion,
 };
@@ -47,17 +48,32 @@ pub struct StepReport {
     pub metrics: BTreeMap<String, f64>,
 }
 
+/// A learner did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum LearnerFault {
+    /// It cannot, and says why.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Its group of replicas fell apart over it, or is not the one that was meant: the next group can
+    /// be asked again.
+    #[error("{0}")]
+    Apart(String),
+    /// The learners that there are now have other steps behind them than those before.
+    #[error("the learner was lost, and the next one has other steps behind it")]
+    Behind,
+}
+
 /// Makes optimisation steps and gives the weights out.
 #[async_trait]
 pub trait Trainer: Send + Sync + 'static {
     /// How many steps are done: 0, or more after a resume.
     async fn steps_done(&self) -> Result<u64, EngineError>;
 
-    /// One supervised step over the whole batch.
-    async fn supervised_step(&self, batch: Vec<SftSample>) -> Result<StepReport, EngineError>;
+    /// One supervised step over the whole batch; in a group of replicas, over its share.
+    async fn supervised_step(&self, batch: Vec<SftSample>) -> Result<StepReport, LearnerFault>;
 
-    /// One policy-gradient step over the whole batch.
-    async fn policy_step(&self, batch: Vec<StateGroup>) -> Result<StepReport, EngineError>;
+    /// One policy-gradient step over the whole batch; in a group of replicas, over its share.
+    async fn policy_step(&self, batch: Vec<StateGroup>) -> Result<StepReport, LearnerFault>;
 
     /// The current weights, complete and checksummed.
     async fn snapshot(&self, version: WeightVersion) -> Result<WeightSnapshot, EngineError>;
@@ -67,4 +83,19 @@ pub trait Trainer: Send + Sync + 'static {
 
     /// Writes the weights alone, as a Hugging Face directory.
     async fn export(&self, folder: PathBuf) -> Result<(), EngineError>;
+}
+
+/// A learner that can be one of several: they have the same weights, and add their gradients up.
+#[async_trait]
+pub trait Replica: Trainer {
+    /// How far it is, and where others meet it.
+    async fn standing(&self) -> Result<Standing, EngineError>;
+
+    /// Leaves the group it is in, and meets the members of another one. All take over weights,
+    /// moments and steps of rank 0; returns the steps.
+    async fn meet(&self, place: Place) -> Result<u64, EngineError>;
+
+    /// Gives this group and all before it up, at once: a step under way ends without new weights, and
+    /// a meeting without a group.
+    fn abandon(&self, epoch: u32, reason: &str);
 }

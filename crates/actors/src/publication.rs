@@ -205,6 +205,7 @@ mod tests {
             restarts: Arc::new(RestartCounts::default()),
             published: Arc::default(),
             epoch: Arc::new(AtomicU32::new(0)),
+            group: None,
         }
     }
 

@@ -3,7 +3,7 @@
 //! judge ends that actor and nothing else; the controller starts another.
 
 use crate::fleet::Judges;
-use crate::ports::{EngineError, Generator, StepReport, Trainer};
+use crate::ports::{EngineError, Generator, LearnerFault, StepReport, Trainer};
 use judge::{JudgeError, StepContext};
 use proto::{
     Completion, GenerateRequest, Question, SftSample, StateGroup, ToolCall, Verdict,
@@ -175,22 +175,20 @@ impl Actor for Judge {
     }
 }
 
+/// What whoever asks a learner waits for.
+pub(crate) type LearnerPort<T> = RpcReplyPort<Result<T, LearnerFault>>;
+
 pub(crate) enum LearnerMessage {
-    StepsDone(RpcReplyPort<Result<u64, EngineError>>),
-    Supervised(
-        Vec<SftSample>,
-        RpcReplyPort<Result<StepReport, EngineError>>,
-    ),
-    Policy(
-        Vec<StateGroup>,
-        RpcReplyPort<Result<StepReport, EngineError>>,
-    ),
-    Snapshot(
-        WeightVersion,
-        RpcReplyPort<Result<WeightSnapshot, EngineError>>,
-    ),
-    Checkpoint(RpcReplyPort<Result<PathBuf, EngineError>>),
-    Export(PathBuf, RpcReplyPort<Result<(), EngineError>>),
+    StepsDone(LearnerPort<u64>),
+    Supervised(Vec<SftSample>, LearnerPort<StepReport>),
+    Policy(Vec<StateGroup>, LearnerPort<StepReport>),
+    Snapshot(WeightVersion, LearnerPort<WeightSnapshot>),
+    Checkpoint(LearnerPort<PathBuf>),
+    Export(PathBuf, LearnerPort<()>),
+}
+
+fn said<T>(result: Result<T, EngineError>) -> Result<T, LearnerFault> {
+    result.map_err(LearnerFault::Engine)
 }
 
 /// One request at a time, in order: each step starts from the weights of the one before.
@@ -217,16 +215,18 @@ impl Actor for Learner {
         engine: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            LearnerMessage::StepsDone(port) => answer(port, engine.steps_done().await),
+            LearnerMessage::StepsDone(port) => answer(port, said(engine.steps_done().await)),
             LearnerMessage::Supervised(batch, port) => {
                 answer(port, engine.supervised_step(batch).await);
             }
             LearnerMessage::Policy(batch, port) => answer(port, engine.policy_step(batch).await),
             LearnerMessage::Snapshot(version, port) => {
-                answer(port, engine.snapshot(version).await);
+                answer(port, said(engine.snapshot(version).await));
             }
-            LearnerMessage::Checkpoint(port) => answer(port, engine.checkpoint().await),
-            LearnerMessage::Export(folder, port) => answer(port, engine.export(folder).await),
+            LearnerMessage::Checkpoint(port) => answer(port, said(engine.checkpoint().await)),
+            LearnerMessage::Export(folder, port) => {
+                answer(port, said(engine.export(folder).await));
+            }
         }
         Ok(())
     }

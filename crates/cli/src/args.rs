@@ -116,6 +116,9 @@ pub struct NodeArgs {
     /// controller.
     #[arg(long, value_name = "IP")]
     pub address: Option<IpAddr>,
+    /// The TCP port where other learners reach this one; 0 takes any.
+    #[arg(long, default_value_t = 0, value_name = "PORT")]
+    pub ring_port: u16,
     /// Where models and checkpoints are kept; by default in the user's cache folder.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,

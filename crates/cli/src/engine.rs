@@ -2,10 +2,10 @@
 
 use crate::config::ModelSection;
 use crate::usage::UsageError;
-use actors::ports::{EngineError, Generator, StepReport, Trainer, Turns};
+use actors::ports::{EngineError, Generator, LearnerFault, StepReport, Trainer, Turns};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
-use learner::{ComputeType, Learner};
+use learner::{ComputeType, Learner, StepError, StepMetrics};
 use model::{DeviceHandle, DeviceThread, Tokenizer, TurnCodec};
 use proto::{
     Completion, GenerateRequest, Question, SftSample, StateGroup, WeightSnapshot, WeightVersion,
@@ -182,10 +182,22 @@ impl LearnerPort {
         }
     }
 
-    async fn with<R: Send + 'static>(
+    /// Has something done with the learner, on its device's thread.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    pub async fn with<R: Send + 'static>(
         &self,
         job: impl FnOnce(&mut Learner) -> Result<R> + Send + 'static,
     ) -> Result<R, EngineError> {
+        let result = self.run(job).await.and_then(|result| result);
+        result.map_err(|error| EngineError(format!("{error:#}")))
+    }
+
+    async fn run<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Learner) -> R + Send + 'static,
+    ) -> Result<R> {
         let learner = self.learner.clone();
         let run = move || {
             let mut learner = learner
@@ -193,9 +205,32 @@ impl LearnerPort {
                 .unwrap_or_else(|poisoned| poisoned.into_inner());
             job(&mut learner)
         };
-        let result = self.machine.run(run).await.and_then(|result| result);
-        result.map_err(|error| EngineError(format!("{error:#}")))
+        self.machine.run(run).await
     }
+
+    async fn step(
+        &self,
+        step: impl FnOnce(&mut Learner) -> Result<StepMetrics, StepError> + Send + 'static,
+    ) -> Result<StepReport, LearnerFault> {
+        let made = self.run(move |learner| {
+            let metrics = step(learner)?;
+            Ok(StepReport {
+                step: learner.step(),
+                metrics: metrics.values(),
+            })
+        });
+        let made = made
+            .await
+            .map_err(|error| engine_fault(&format!("{error:#}")))?;
+        made.map_err(|error: StepError| match error {
+            StepError::Collective(_) | StepError::Replica => LearnerFault::Apart(error.to_string()),
+            error => engine_fault(&error.to_string()),
+        })
+    }
+}
+
+fn engine_fault(reason: &str) -> LearnerFault {
+    LearnerFault::Engine(EngineError(reason.to_owned()))
 }
 
 #[async_trait]
@@ -204,26 +239,12 @@ impl Trainer for LearnerPort {
         self.with(|learner| Ok(learner.step())).await
     }
 
-    async fn supervised_step(&self, batch: Vec<SftSample>) -> Result<StepReport, EngineError> {
-        self.with(move |learner| {
-            let metrics = learner.sft_step(&batch)?;
-            Ok(StepReport {
-                step: learner.step(),
-                metrics: metrics.values(),
-            })
-        })
-        .await
+    async fn supervised_step(&self, batch: Vec<SftSample>) -> Result<StepReport, LearnerFault> {
+        self.step(move |learner| learner.sft_step(&batch)).await
     }
 
-    async fn policy_step(&self, batch: Vec<StateGroup>) -> Result<StepReport, EngineError> {
-        self.with(move |learner| {
-            let metrics = learner.rl_step(&batch)?;
-            Ok(StepReport {
-                step: learner.step(),
-                metrics: metrics.values(),
-            })
-        })
-        .await
+    async fn policy_step(&self, batch: Vec<StateGroup>) -> Result<StepReport, LearnerFault> {
+        self.step(move |learner| learner.rl_step(&batch)).await
     }
 
     async fn snapshot(&self, version: WeightVersion) -> Result<WeightSnapshot, EngineError> {

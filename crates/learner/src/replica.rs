@@ -47,6 +47,34 @@ impl Learner {
         Ok(())
     }
 
+    /// Makes it one replica of another group, whose members are at the same step of the same training
+    /// already: nothing is taken over.
+    ///
+    /// # Errors
+    /// [`StepError::Apart`], on every replica, when they are not; or when the group cannot be used.
+    pub fn regroup(&mut self, communicator: Box<dyn Communicator>) -> Result<(), StepError> {
+        self.communicator = communicator;
+        let numbers = [
+            self.step as f64,
+            self.optimizer.updates as f64,
+            f64::from(self.bad_steps),
+            self.reward_history.sum,
+            self.reward_history.weight,
+        ];
+        let mut both: Vec<f64> = numbers
+            .iter()
+            .chain(&numbers.map(|n| -n))
+            .copied()
+            .collect();
+        self.communicator
+            .all_reduce_numbers(&mut both, Reduce::Max)?;
+        let (largest, opposite) = both.split_at(numbers.len());
+        match largest.iter().zip(opposite).all(|(a, b)| *a == -b) {
+            true => Ok(()),
+            false => Err(StepError::Apart { step: self.step }),
+        }
+    }
+
     /// A hash of the f32 weights that are trained, the same where they are the same bit for bit.
     pub fn weights_digest(&self) -> [u8; 32] {
         let mut hash = Sha256::new();

@@ -6,6 +6,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 /// A node joins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +83,30 @@ pub struct FileSet {
     pub files: BTreeMap<String, BlobRef>,
 }
 
+/// How far a learner is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The epoch of the last group whose weights it took over; 0 before its first.
+    pub epoch: u32,
+    /// Steps made.
+    pub steps: u64,
+    /// Where other learners meet it.
+    pub address: SocketAddr,
+}
+
+/// A learner's place in a group of replicas.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The group's epoch.
+    pub epoch: u32,
+    /// The learner's rank. All take over the weights of rank 0.
+    pub rank: u32,
+    /// Where the members are met, by rank.
+    pub members: Vec<SocketAddr>,
+    /// All have the same weights as it is: nothing is taken over.
+    pub is_level: bool,
+}
+
 /// What is asked of an engine on another node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum EngineRequest {
@@ -95,18 +120,23 @@ pub enum EngineRequest {
     JudgeStep(Box<Question>, Vec<StepView>, Box<StepView>),
     /// Of a judge: question and answer.
     JudgeOutcome(Box<Question>, Option<String>),
-    /// Of a learner: how many steps it has made.
-    StepsDone,
-    /// Of a learner: a supervised step.
-    Supervised(Vec<SftSample>),
-    /// Of a learner: a policy-gradient step.
-    Policy(Vec<StateGroup>),
-    /// Of a learner: its weights, as this version.
+    /// Of a learner: how far it is, and where others meet it.
+    Standing,
+    /// Of a learner: a group that it is to be in.
+    Meet(Place),
+    /// Of a learner: this group and any before it are given up; the reason. It is heard at once,
+    /// whatever the learner is at.
+    Abandon(u32, String),
+    /// Of a learner in this group: its share of a supervised step.
+    Supervised(u32, Vec<SftSample>),
+    /// Of a learner in this group: its share of a policy-gradient step.
+    Policy(u32, Vec<StateGroup>),
+    /// Of a learner in the version's group: its weights, as this version.
     Snapshot(WeightVersion),
-    /// Of a learner: a checkpoint.
-    Checkpoint,
-    /// Of a learner: its weights as a Hugging Face directory.
-    Export,
+    /// Of a learner in this group: a checkpoint.
+    Checkpoint(u32),
+    /// Of a learner in this group: its weights as a Hugging Face directory.
+    Export(u32),
 }
 
 impl EngineRequest {
@@ -116,12 +146,14 @@ impl EngineRequest {
             Self::Generate(_) | Self::Publish(..) => Role::Sampler,
             Self::Execute(_) => Role::Tool,
             Self::JudgeStep(..) | Self::JudgeOutcome(..) => Role::Judge,
-            Self::StepsDone
-            | Self::Supervised(_)
-            | Self::Policy(_)
+            Self::Standing
+            | Self::Meet(_)
+            | Self::Abandon(..)
+            | Self::Supervised(..)
+            | Self::Policy(..)
             | Self::Snapshot(_)
-            | Self::Checkpoint
-            | Self::Export => Role::Learner,
+            | Self::Checkpoint(_)
+            | Self::Export(_) => Role::Learner,
         }
     }
 }

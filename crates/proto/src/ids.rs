@@ -47,11 +47,22 @@ impl WeightVersion {
     pub fn of(epoch: u32, step: u64) -> Self {
         Self(u64::from(epoch) << 40 | step)
     }
+
+    /// The group of learners.
+    pub fn epoch(self) -> u32 {
+        // A group has 24 bits.
+        (self.0 >> 40) as u32
+    }
+
+    /// The number of its steps.
+    pub fn step(self) -> u64 {
+        self.0 & ((1 << 40) - 1)
+    }
 }
 
 impl fmt::Display for WeightVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.0 >> 40, self.0 & ((1 << 40) - 1)) {
+        match (self.epoch(), self.step()) {
             (0, step) => write!(f, "v{step}"),
             (epoch, step) => write!(f, "v{epoch}.{step}"),
         }

@@ -1,6 +1,6 @@
 //! What happened in a simulation, and what must not have.
 
-use proto::{NodeName, WeightVersion};
+use proto::{NodeName, StateGroup, WeightVersion};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Arguments;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -22,9 +22,9 @@ struct Books {
     log: Vec<String>,
     breaks: Vec<String>,
     faults: BTreeMap<&'static str, u64>,
-    /// The newest epoch of learners that was handed out.
+    /// The newest epoch of a group of learners that was handed out.
     epoch: u32,
-    /// The newest weights that a learner gave out.
+    /// The newest weights that a sampler was given.
     newest: WeightVersion,
     /// The newest weights of each sampler's process.
     served: BTreeMap<(NodeName, u64), WeightVersion>,
@@ -34,6 +34,8 @@ struct Books {
     /// Trajectories of which the controller said that they are stored.
     acknowledged: u64,
     steps: u64,
+    /// Members' parts in steps of groups of several.
+    shared_steps: u64,
     /// Steps that learners made, by epoch and number: the newest epoch at that time.
     made: BTreeMap<(u32, u64), u32>,
 }
@@ -114,39 +116,47 @@ impl Account {
         }
     }
 
-    /// A learner made a step.
-    pub(crate) fn step_made(&self, epoch: u32, step: u64) {
+    /// A learner made a step, as one of so many.
+    pub(crate) fn step_made(&self, epoch: u32, step: u64, world: usize) {
         let mut books = self.books();
+        books.shared_steps += u64::from(world > 1);
         let newest = books.epoch;
         books.made.insert((epoch, step), newest);
     }
 
     /// SI-2: what the training loop counts was made while its epoch was the newest. It may say so
-    /// later: it publishes first.
-    pub(crate) fn step_taken(&self, epoch: u32, step: u64) {
-        self.note(format_args!("step {step} of epoch {epoch}"));
+    /// later: it publishes first. Where a report was lost with its maker, the epoch is not known.
+    pub(crate) fn step_taken(&self, epoch: Option<u32>, step: u64) {
+        self.note(format_args!("step {step} of epoch {epoch:?}"));
         let mut books = self.books();
         books.steps += 1;
-        let newest = books.made.get(&(epoch, step)).copied();
+        let mut made = books.made.iter();
+        let counts = made.any(|((of, made), newest)| {
+            *made == step && of == newest && epoch.is_none_or(|epoch| epoch == *of)
+        });
         drop(books);
-        if newest != Some(epoch) {
-            let how = format_args!("step {step} of epoch {epoch} counts beside epoch {newest:?}");
-            self.breaks("SI-2", how);
+        if !counts {
+            self.breaks(
+                "SI-2",
+                format_args!("step {step} of {epoch:?} is not of the newest group"),
+            );
         }
     }
 
-    /// SI-2: weights that a learner gives out only rise.
-    pub(crate) fn given_out(&self, version: WeightVersion) {
-        let mut books = self.books();
-        let before = books.newest;
-        books.newest = before.max(version);
+    /// SI-3: actions that a learner trains on were sampled from the newest weights that were published
+    /// by then. What an older group still trains on does not count.
+    pub(crate) fn on_policy(&self, epoch: u32, batch: &[StateGroup]) {
+        let books = self.books();
+        let newest = books.newest;
+        if epoch < books.epoch {
+            return;
+        }
         drop(books);
-        self.note(format_args!("weights {version} are given out"));
-        if version < before {
-            self.breaks(
-                "SI-2",
-                format_args!("{version} is given out after {before}"),
-            );
+        let mut samples = batch.iter().flat_map(|group| &group.samples);
+        if let Some(stale) = samples.find(|sample| sample.weight_version != newest) {
+            let found = stale.weight_version;
+            let how = format_args!("an action of {found} where {newest} were published");
+            self.breaks("SI-3", how);
         }
     }
 
@@ -154,6 +164,7 @@ impl Account {
     pub(crate) fn serves(&self, node: &NodeName, boot: u64, version: WeightVersion) {
         let mut books = self.books();
         let before = books.served.insert((node.clone(), boot), version);
+        books.newest = books.newest.max(version);
         drop(books);
         self.note(format_args!("{node} serves {version}"));
         if let Some(before) = before.filter(|before| version < *before) {
@@ -207,6 +218,7 @@ impl Account {
             faults: books.faults.clone(),
             stored: books.acknowledged,
             steps: books.steps,
+            shared_steps: books.shared_steps,
         }
     }
 }
@@ -218,4 +230,5 @@ pub(crate) struct Finished {
     pub faults: BTreeMap<&'static str, u64>,
     pub stored: u64,
     pub steps: u64,
+    pub shared_steps: u64,
 }

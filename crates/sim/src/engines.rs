@@ -3,19 +3,17 @@
 
 use crate::account::Account;
 use actors::Judges;
-use actors::ports::{EngineError, Generator, StepReport, Trainer, Turns};
+use actors::ports::{EngineError, Generator, Turns};
 use async_trait::async_trait;
 use judge::{JudgeError, OutcomeJudge, ProcessJudge, StepContext};
 use proto::{
-    Completion, FinishReason, GenerateRequest, Label, NodeName, Question, SftSample, StateGroup,
-    TensorEntry, Verdict, WeightManifest, WeightSnapshot, WeightVersion,
+    Completion, FinishReason, GenerateRequest, Label, NodeName, Question, Verdict, WeightSnapshot,
+    WeightVersion,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tools::registry::{Limits, Registry, Tool, ToolError};
 
@@ -78,7 +76,7 @@ impl Place {
     }
 
     /// SI-4, and the time that a call takes.
-    async fn work(&self) {
+    pub(crate) async fn work(&self) {
         let busy = self.busy.fetch_add(1, Ordering::Relaxed) + 1;
         let _call = Call(self);
         if busy > self.credits {
@@ -272,132 +270,5 @@ pub(crate) fn judges(place: Place) -> Judges {
     Judges {
         process: kind.clone(),
         outcome: kind,
-    }
-}
-
-/// Its weights are the number of its steps.
-pub(crate) struct Learner {
-    place: Place,
-    epoch: u32,
-    folder: PathBuf,
-    state: Mutex<Learned>,
-}
-
-struct Learned {
-    steps: u64,
-    /// The weights that were given out last.
-    given: Option<WeightVersion>,
-}
-
-/// The file of a checkpoint.
-const STEPS: &str = "steps";
-
-impl Learner {
-    /// Goes on from a checkpoint, if there is one.
-    pub(crate) fn open(
-        place: Place,
-        epoch: u32,
-        folder: PathBuf,
-        checkpoint: Option<&Path>,
-    ) -> Result<Self, EngineError> {
-        let steps = match checkpoint {
-            Some(path) => {
-                let text = std::fs::read_to_string(path.join(STEPS)).map_err(fault)?;
-                text.parse().map_err(fault)?
-            }
-            None => 0,
-        };
-        place.account.note(format_args!(
-            "learner of epoch {epoch} begins with {steps} steps"
-        ));
-        let state = Mutex::new(Learned { steps, given: None });
-        Ok(Self {
-            place,
-            epoch,
-            folder,
-            state,
-        })
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, Learned> {
-        self.state.lock().expect("no holder panics")
-    }
-
-    fn write(&self, folder: &Path) -> Result<(), EngineError> {
-        let steps = self.state().steps.to_string();
-        std::fs::create_dir_all(folder).map_err(fault)?;
-        std::fs::write(folder.join(STEPS), steps).map_err(fault)
-    }
-}
-
-fn fault(error: impl std::fmt::Display) -> EngineError {
-    EngineError(error.to_string())
-}
-
-#[async_trait]
-impl Trainer for Learner {
-    async fn steps_done(&self) -> Result<u64, EngineError> {
-        Ok(self.state().steps)
-    }
-
-    async fn supervised_step(&self, _: Vec<SftSample>) -> Result<StepReport, EngineError> {
-        Err(fault("nothing is imitated here"))
-    }
-
-    async fn policy_step(&self, batch: Vec<StateGroup>) -> Result<StepReport, EngineError> {
-        let given = self.state().given;
-        let mut samples = batch.iter().flat_map(|group| &group.samples);
-        if let Some(stale) = samples.find(|sample| Some(sample.weight_version) != given) {
-            let found = stale.weight_version;
-            let how = format_args!("an action of {found} where {given:?} were published");
-            self.place.account.breaks("SI-3", how);
-        }
-        self.place.work().await;
-        let mut state = self.state();
-        state.steps += 1;
-        self.place.account.step_made(self.epoch, state.steps);
-        Ok(StepReport {
-            step: state.steps,
-            metrics: BTreeMap::from([("epoch".to_owned(), f64::from(self.epoch))]),
-        })
-    }
-
-    async fn snapshot(&self, version: WeightVersion) -> Result<WeightSnapshot, EngineError> {
-        let mut state = self.state();
-        if version != WeightVersion::of(self.epoch, state.steps) {
-            let (epoch, steps) = (self.epoch, state.steps);
-            let how = format_args!("step {steps} of epoch {epoch} is called {version}");
-            self.place.account.breaks("SI-2", how);
-        }
-        self.place.account.given_out(version);
-        state.given = Some(version);
-        let bytes = version.0.to_le_bytes().to_vec();
-        let tensor = TensorEntry {
-            name: "version".into(),
-            dtype: "f32".into(),
-            shape: vec![2],
-            offset: 0,
-            len: bytes.len() as u64,
-        };
-        let manifest = WeightManifest {
-            adapter: None,
-            version,
-            tensors: vec![tensor],
-            checksum: crc32fast::hash(&bytes),
-        };
-        Ok(WeightSnapshot {
-            manifest: Arc::new(manifest),
-            bytes: Arc::new(bytes),
-        })
-    }
-
-    async fn checkpoint(&self) -> Result<PathBuf, EngineError> {
-        let folder = self.folder.join(format!("step_{}", self.state().steps));
-        self.write(&folder)?;
-        Ok(folder)
-    }
-
-    async fn export(&self, folder: PathBuf) -> Result<(), EngineError> {
-        self.write(&folder)
     }
 }

@@ -35,7 +35,7 @@ pub(crate) fn controller() -> Identity {
 pub(crate) struct Ordered {
     pub model: Option<FileSet>,
     pub checkpoint: Option<(String, FileSet)>,
-    pub epoch: u32,
+    pub number: u32,
 }
 
 /// Stops a task when it is dropped.
@@ -208,8 +208,8 @@ impl Head {
         let fleet = started.fleet().clone();
         loop {
             training::policy(&fleet, &policy, |report| {
-                let epoch = report.metrics.get("epoch").copied().unwrap_or_default();
-                world.account.step_taken(epoch as u32, report.step);
+                let epoch = report.metrics.get("epoch").map(|epoch| *epoch as u32);
+                world.account.step_taken(epoch, report.step);
             })
             .await?;
             match fleet.learner().await?.export(world.exported()).await {
@@ -318,12 +318,12 @@ impl Orders for SimOrders {
         let mut ordered = Ordered {
             model: None,
             checkpoint: None,
-            epoch: 0,
+            number: 0,
         };
         match role {
             Role::Sampler => ordered.model = Some(self.lend(blobs, &self.world.model())?),
             Role::Learner => {
-                ordered.epoch = self.world.next_epoch();
+                ordered.number = self.world.next_number();
                 if let Some((name, path)) = newest(&self.world.checkpoints()) {
                     ordered.checkpoint = Some((name, self.lend(blobs, &path)?));
                 }
@@ -332,10 +332,20 @@ impl Orders for SimOrders {
         }
         let order = serde_json::to_vec(&ordered).map_err(|e| EngineError(e.to_string()))?;
         Ok(Order {
-            key: format!("{}-{role}-{}", self.fleet, ordered.epoch),
+            key: format!("{}-{role}-{}", self.fleet, ordered.number),
             order,
-            epoch: ordered.epoch,
+            epoch: ordered.number,
         })
+    }
+
+    fn replicas(&self) -> usize {
+        self.world.scenario.replicas
+    }
+
+    async fn next_epoch(&self) -> Result<u32, EngineError> {
+        let epoch = self.world.next_number();
+        self.world.account.epoch_handed_out(epoch);
+        Ok(epoch)
     }
 
     fn checkpoints(&self) -> Option<(PathBuf, CheckpointHook)> {

@@ -8,8 +8,8 @@
 //!
 //! - **SI-1 (each item once).** Each item is stored once, and what was acknowledged is there whatever
 //!   happened to the controller.
-//! - **SI-2 (one learner).** Training takes no step of an epoch once a newer one was handed out;
-//!   weights that are given out have rising versions.
+//! - **SI-2 (one group).** Training takes no step of a group of learners once there was a newer one;
+//!   weights that are published have rising versions.
 //! - **SI-3 (on policy).** No step is made with an action of other weights than those that were
 //!   published for its batch.
 //! - **SI-4 (credits).** No engine has more calls at once than it said it takes, on a network that
@@ -20,6 +20,7 @@
 //! - **SI-7 (one process a name).** No two members have the same name.
 //! - **SI-8 (nothing is left).** Afterwards no engine is open and no task is left.
 //! - **SI-9 (repeatable).** The same seed gives the same course, line by line.
+//! - **SI-10 (the same weights).** Learners that make a step together begin it with the same weights.
 //!
 //! What is not simulated: QUIC and TLS themselves, disks that fail, clocks that differ, engines that
 //! fail or hang.
@@ -28,12 +29,14 @@ mod account;
 mod chaos;
 mod engines;
 mod head;
+mod learners;
 mod machine;
 mod scenario;
 
 pub use scenario::Scenario;
 
 use account::Account;
+use learners::Rings;
 use machine::Machine;
 use proto::NodeName;
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +61,8 @@ pub struct Outcome {
     pub stored: u64,
     /// Steps that the training loop was told of.
     pub steps: u64,
+    /// Parts that learners had in steps of groups of several.
+    pub shared_steps: u64,
     /// Faults by their kind.
     pub faults: BTreeMap<&'static str, u64>,
     /// Virtual time until everything had ended.
@@ -71,6 +76,7 @@ pub(crate) struct World {
     pub network: Network,
     machines: Mutex<Vec<Machine>>,
     epoch: AtomicU32,
+    pub rings: Rings,
     folder: tempfile::TempDir,
 }
 
@@ -93,6 +99,7 @@ impl World {
             network: Network::new(scenario.seed, scenario.rules, scenario.idle),
             machines: Mutex::default(),
             epoch: AtomicU32::new(0),
+            rings: Rings::default(),
             folder,
             scenario,
         })
@@ -122,11 +129,9 @@ impl World {
         self.folder.path().join("exported")
     }
 
-    /// As on disk: it outlives the controller.
-    pub(crate) fn next_epoch(&self) -> u32 {
-        let epoch = self.epoch.fetch_add(1, Ordering::Relaxed) + 1;
-        self.account.epoch_handed_out(epoch);
-        epoch
+    /// Of groups and orders of learners. As on disk: it outlives the controller.
+    pub(crate) fn next_number(&self) -> u32 {
+        self.epoch.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The machines, each of which has a member, once all is mended.
@@ -162,6 +167,7 @@ pub fn run(scenario: Scenario) -> Outcome {
         hash: finished.hash,
         stored: finished.stored,
         steps: finished.steps,
+        shared_steps: finished.shared_steps,
         faults: finished.faults,
         took,
     }

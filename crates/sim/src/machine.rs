@@ -1,8 +1,9 @@
 //! The simulation's machines: each runs a node, which dies, comes back, and is slow at times.
 
 use crate::World;
-use crate::engines::{Learner, Place, Sampler, Slowness, judges, registry};
+use crate::engines::{Place, Sampler, Slowness, judges, registry};
 use crate::head::{Ordered, controller};
+use crate::learners::Learner;
 use actors::node::{self, DialFault, Dialler, NodeEnd, NodePlan};
 use actors::ports::EngineError;
 use actors::remote::{Engine, Outfitter, pull_folder};
@@ -224,7 +225,7 @@ impl Outfitter for Outfit {
                 credits,
             ),
             Role::Learner => {
-                let folder = root.join(format!("learner-{}", ordered.epoch));
+                let folder = root.join(format!("learner-{}", ordered.number));
                 let checkpoint = match &ordered.checkpoint {
                     Some((name, files)) => {
                         let path = folder.join(name);
@@ -234,7 +235,8 @@ impl Outfitter for Outfit {
                     None => None,
                 };
                 let place = self.place("learner", 1, scenario.step_ms);
-                let learner = Learner::open(place, ordered.epoch, folder, checkpoint.as_deref())?;
+                let world = self.world.clone();
+                let learner = Learner::open(world, place, folder, checkpoint.as_deref())?;
                 Engine::Learner(Arc::new(learner))
             }
             Role::Sampler | Role::Controller => {

@@ -34,6 +34,7 @@ struct Sums {
     failed: Vec<u64>,
     stored: u64,
     steps: u64,
+    shared_steps: u64,
     faults: BTreeMap<&'static str, u64>,
     took: Duration,
     slowest: (Duration, u64),
@@ -83,6 +84,7 @@ impl Work {
     fn add(&self, sums: &mut Sums, outcome: Outcome) {
         sums.stored += outcome.stored;
         sums.steps += outcome.steps;
+        sums.shared_steps += outcome.shared_steps;
         sums.took += outcome.took;
         for (kind, count) in outcome.faults {
             *sums.faults.entry(kind).or_default() += count;
@@ -126,11 +128,12 @@ fn main() -> ExitCode {
         .map(|(kind, n)| format!("{kind} {n}"))
         .collect();
     println!(
-        "{seeds} seeds, {} failed; {} items stored, {} steps; {:.1} virtual hours in {:.1} s \
-         (slowest: seed {}, {:.1} s)",
+        "{seeds} seeds, {} failed; {} items stored, {} steps ({} parts in shared ones); {:.1} virtual \
+         hours in {:.1} s (slowest: seed {}, {:.1} s)",
         sums.failed.len(),
         sums.stored,
         sums.steps,
+        sums.shared_steps,
         sums.took.as_secs_f64() / 3600.0,
         began.elapsed().as_secs_f64(),
         sums.slowest.1,

@@ -40,6 +40,8 @@ pub struct Scenario {
     pub updates_per_batch: u64,
     /// States of a step.
     pub states_per_step: usize,
+    /// Learners side by side, at most.
+    pub replicas: usize,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
     /// The network while nothing is wrong with it.
@@ -98,6 +100,7 @@ impl Scenario {
             gap_ms: between(rng, 300, if is_large { 2_000 } else { 20_000 }),
             faults_ms: rng.random_range(5_000..if is_large { 30_000 } else { 180_000 }),
             is_harsh,
+            replicas: *[1, 2, 3, usize::MAX].choose(rng).unwrap_or(&1),
         }
     }
 
@@ -124,8 +127,8 @@ fn roles(rng: &mut ChaCha8Rng, number: usize, services_here: bool) -> BTreeSet<R
     let many = if rng.random_bool(0.3) { 2 } else { 1 };
     for _ in 0..many {
         let role = match rng.random_range(0..10) {
-            0..6 => Role::Sampler,
-            6 => Role::Learner,
+            0..5 => Role::Sampler,
+            5..8 => Role::Learner,
             _ => *every.choose(rng).unwrap_or(&Role::Sampler),
         };
         roles.insert(role);

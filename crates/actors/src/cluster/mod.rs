@@ -4,10 +4,11 @@
 //! ([`Engagement`]); whatever node is there, or joins while it lasts, gets its orders, and the fleet's
 //! controller is told of every engine that is open.
 //!
-//! - **CL-1 (one learner).** At most one node trains. Another takes over only when that one is lost,
-//!   under a new epoch.
+//! - **CL-1 (so many learners).** At most as many nodes train as the orders say, in one group
+//!   (`crate::replicas`); others stand by. One of these takes the place of a learner that is lost and
+//!   stays away.
 //! - **CL-2 (kept).** A node that finds back within the same process keeps its engines, and a learner
-//!   the steps it has made, unless another learner took over meanwhile.
+//!   the steps it has made, unless others went on without it.
 
 mod lanes;
 mod orders;
@@ -45,8 +46,7 @@ const OPEN_LIMIT: Duration = Duration::from_secs(3600);
 /// Pause before a node that could not open its engines is asked again.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// How long a learner that was lost may take to find back before another node takes over: it still has
-/// the steps that it made since its last checkpoint.
+/// How long a learner that was lost may take to find back before a node that stands by takes its place.
 const TAKE_OVER: Duration = Duration::from_secs(10);
 
 /// What nodes are told of the run.
@@ -69,12 +69,23 @@ pub trait Orders: Send + Sync + 'static {
     fn roles(&self) -> BTreeSet<Role>;
 
     /// How an engine is to be opened. Files that it needs are lent by `blobs`, as long as this lives.
-    /// A learner is asked for anew whenever another node takes over: the order then goes on from the
-    /// newest checkpoint, under a new epoch.
+    /// A learner is asked for anew for each node: its order goes on from the newest checkpoint.
     ///
     /// # Errors
     /// When it cannot be said; it is asked for again later.
     async fn order(&self, role: Role, blobs: &Blobs) -> Result<Order, EngineError>;
+
+    /// How many learners train side by side, at most.
+    fn replicas(&self) -> usize {
+        1
+    }
+
+    /// The number of the next group of learners: higher than any before it, those of learners' orders
+    /// included, whatever happened to the controller meanwhile.
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    async fn next_epoch(&self) -> Result<u32, EngineError>;
 
     /// Where checkpoints of a learner on another node are kept, and what is done with each.
     fn checkpoints(&self) -> Option<(PathBuf, CheckpointHook)> {
@@ -89,7 +100,7 @@ pub struct Order {
     pub key: String,
     /// What the node is told.
     pub order: Vec<u8>,
-    /// Of a learner: its epoch.
+    /// Of a learner: its number, counted together with epochs of groups.
     pub epoch: u32,
 }
 
@@ -117,13 +128,30 @@ impl Engagement {
     pub(crate) fn end(&self) {
         self.cluster.disengage();
     }
+
+    pub(crate) fn replicas(&self) -> usize {
+        self.orders.replicas()
+    }
+
+    /// The number of a group that is to be formed. What learners are opened with from now on is older
+    /// than what it has.
+    pub(crate) async fn next_epoch(&self) -> Result<u32, EngineError> {
+        self.cluster.group_begins();
+        self.orders.next_epoch().await
+    }
+
+    /// Has learners that were ordered before this epoch opened anew.
+    pub(crate) fn renew_learners(&self, epoch: u32) {
+        self.cluster.renew_learners(epoch);
+    }
 }
 
 /// An engine of a node that is open.
 pub(crate) struct Arrival {
     pub role: Role,
     pub engine: Arc<RemoteEngine>,
-    pub epoch: u32,
+    /// Of a learner: the number that it was opened under, if no group could go on at that time; or 0.
+    pub lineage: u32,
 }
 
 /// The nodes of a run. Clones are the same cluster.
@@ -167,14 +195,20 @@ struct Engaged {
     orders: Arc<dyn Orders>,
     controller: ActorRef<ControllerMessage>,
     known: BTreeMap<Role, Order>,
-    learner: Option<Learning>,
+    /// By name and process.
+    learners: BTreeMap<(NodeName, u64), Learning>,
+    /// No group of learners can go on, or there was none yet: what they are opened with is the newest
+    /// there is.
+    is_without_group: bool,
 }
 
-/// Who trains.
+/// A node that trains, or is to.
 struct Learning {
-    name: NodeName,
-    boot: u64,
     order: Order,
+    /// As [`Arrival::lineage`].
+    lineage: u32,
+    /// Since when it is away.
+    away: Option<Instant>,
 }
 
 impl Cluster {

@@ -6,50 +6,77 @@ use super::{
 use crate::controller::ControllerMessage;
 use crate::ports::EngineError;
 use crate::remote::{RemoteEngine, method};
-use control::membership::{Member, NodeId};
+use control::membership::{Member, Membership, NodeId};
 use proto::cluster::{Assignment, EngineOrder, Opened};
 use proto::{NodeName, Role, codec};
 use ractor::ActorRef;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use transport::Link;
 
 impl Cluster {
-    /// Has another node train if the one that does is lost and stays away.
+    /// Notes which learners are away, and has those that stand by take their places if they stay away.
     pub(super) fn learner_lost(&self) {
-        let is_away = |state: &State, number: Option<u64>| {
-            let engaged = state
-                .engaged
-                .as_ref()
-                .filter(|e| number.is_none_or(|n| n == e.number))?;
-            let learner = engaged.learner.as_ref()?;
-            let is_it = |m: &Member| m.name == learner.name && m.boot == learner.boot;
-            let is_there = state.membership.members().any(|(_, m)| is_it(m));
-            (!is_there).then_some(engaged.number)
-        };
-        let Some(number) = is_away(&self.lock(), None) else {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let Some(engaged) = &mut state.engaged else {
             return;
         };
+        let is_new = engaged.note_away(&state.membership);
+        let number = engaged.number;
+        if !is_new {
+            return;
+        }
         let cluster = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(TAKE_OVER).await;
             let mut state = cluster.lock();
-            if is_away(&state, Some(number)).is_none() {
-                return;
-            }
-            let able = state
-                .membership
-                .members()
-                .filter(|(_, m)| m.roles.contains(&Role::Learner));
-            let able: Vec<NodeId> = able.map(|(id, _)| id).collect();
-            for id in able {
-                if let Some(node) = state.nodes.get_mut(&id) {
-                    node.ordered = None;
-                }
-                cluster.order(&mut state, id);
+            let engaged = state.engaged.as_ref().filter(|e| e.number == number);
+            if engaged.is_some_and(|engaged| engaged.vacancy().is_some()) {
+                cluster.order_learners(&mut state);
             }
         });
+    }
+
+    /// A group of learners is about to be formed.
+    pub(super) fn group_begins(&self) {
+        if let Some(engaged) = &mut self.lock().engaged {
+            engaged.is_without_group = false;
+        }
+    }
+
+    /// Has learners that were ordered before this epoch opened anew, from the newest checkpoint: none
+    /// is there that could go on from more.
+    pub(super) fn renew_learners(&self, epoch: u32) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let Some(engaged) = &mut state.engaged else {
+            return;
+        };
+        engaged.is_without_group = true;
+        let is_there = |known: &(NodeName, u64)| {
+            let mut members = state.membership.members();
+            members.any(|(_, m)| m.name == known.0 && m.boot == known.1)
+        };
+        engaged
+            .learners
+            .retain(|known, learning| learning.lineage >= epoch || !is_there(known));
+        self.order_learners(state);
+    }
+
+    /// Gives every node that could train its orders again; engines that it is to keep stay open.
+    fn order_learners(&self, state: &mut State) {
+        let members = state.membership.members();
+        let able = members.filter(|(_, m)| m.roles.contains(&Role::Learner));
+        let able: Vec<NodeId> = able.map(|(id, _)| id).collect();
+        for id in able {
+            if let Some(node) = state.nodes.get_mut(&id) {
+                node.ordered = None;
+            }
+            self.order(state, id);
+        }
     }
 
     pub(super) fn engage(&self, orders: Arc<dyn Orders>, controller: ActorRef<ControllerMessage>) {
@@ -60,7 +87,8 @@ impl Cluster {
             orders,
             controller,
             known: BTreeMap::new(),
-            learner: None,
+            learners: BTreeMap::new(),
+            is_without_group: true,
         });
         let ids: Vec<NodeId> = state.nodes.keys().copied().collect();
         for id in ids {
@@ -114,7 +142,7 @@ impl Cluster {
         };
         let mut orders = Vec::new();
         for role in target.orders.roles().intersection(&target.roles) {
-            if let Some(order) = self.order_for(id, number, *role, &target).await? {
+            if let Some(order) = self.order_for(number, *role, &target).await? {
                 orders.push((*role, order));
             }
         }
@@ -169,36 +197,35 @@ impl Cluster {
     /// The order for a role; none when this node is not to have it.
     async fn order_for(
         &self,
-        id: NodeId,
         number: u64,
         role: Role,
         target: &Target,
     ) -> Result<Option<Order>, EngineError> {
         let _one = self.0.ordering.lock().await;
+        let who = (target.name.clone(), target.boot);
         let known = {
             let mut state = self.lock();
-            let state = &mut *state;
             let Some(engaged) = state.engaged.as_mut().filter(|e| e.number == number) else {
                 return Ok(None);
             };
-            if role == Role::Learner {
-                let learner = engaged.learner.as_ref();
-                match learner {
-                    Some(l) if l.name == target.name && l.boot == target.boot => {
-                        return Ok(Some(l.order.clone()));
-                    }
+            match role {
+                Role::Learner => {
+                    // Processes before this one do not come back.
+                    engaged
+                        .learners
+                        .retain(|known, _| known.0 != who.0 || known.1 == who.1);
+                    let known = engaged.learners.get_mut(&who);
+                    let known = known.map(|learning| {
+                        learning.away = None;
+                        learning.order.clone()
+                    });
                     // CL-1.
-                    Some(l)
-                        if state.membership.members().any(|(other, m)| {
-                            other != id && m.name == l.name && m.boot == l.boot
-                        }) =>
-                    {
+                    if known.is_none() && !engaged.has_room() {
                         return Ok(None);
                     }
-                    _ => None,
+                    known
                 }
-            } else {
-                engaged.known.get(&role).cloned()
+                _ => engaged.known.get(&role).cloned(),
             }
         };
         if let Some(order) = known {
@@ -207,14 +234,9 @@ impl Cluster {
         let order = target.orders.order(role, &self.0.blobs).await?;
         let mut state = self.lock();
         if let Some(engaged) = state.engaged.as_mut().filter(|e| e.number == number) {
-            if role == Role::Learner {
-                engaged.learner = Some(Learning {
-                    name: target.name.clone(),
-                    boot: target.boot,
-                    order: order.clone(),
-                });
-            } else {
-                engaged.known.insert(role, order.clone());
+            match role {
+                Role::Learner => engaged.take_on(who, order.clone()),
+                _ => drop(engaged.known.insert(role, order.clone())),
             }
         }
         Ok(Some(order))
@@ -228,9 +250,7 @@ impl Cluster {
         };
         let engaged = state.engaged.as_mut().filter(|e| e.number == number);
         if let Some(engaged) = engaged {
-            engaged
-                .learner
-                .take_if(|l| l.name == member.name && l.boot == member.boot);
+            engaged.learners.remove(&(member.name, member.boot));
         }
     }
 
@@ -261,15 +281,63 @@ impl Cluster {
             checkpoints,
             on_checkpoint,
         };
+        let learning = engaged.learners.get(&(member.name.clone(), member.boot));
         let arrival = Arrival {
             role,
             engine: Arc::new(engine),
-            epoch: order.epoch,
+            lineage: learning.map_or(0, |learning| learning.lineage),
         };
         // A controller that is gone has ended its engagement.
         let _ = engaged
             .controller
             .send_message(ControllerMessage::Arrived(arrival));
+    }
+}
+
+impl Engaged {
+    /// Whether another node may train.
+    fn has_room(&self) -> bool {
+        self.learners.len() < self.orders.replicas().max(1) || self.vacancy().is_some()
+    }
+
+    /// A learner that has stayed away for so long that another one may take its place.
+    fn vacancy(&self) -> Option<&(NodeName, u64)> {
+        let is_vacant = |l: &Learning| l.away.is_some_and(|since| since.elapsed() >= TAKE_OVER);
+        let mut learners = self.learners.iter();
+        learners.find(|(_, l)| is_vacant(l)).map(|(who, _)| who)
+    }
+
+    fn take_on(&mut self, who: (NodeName, u64), order: Order) {
+        if self.learners.len() >= self.orders.replicas().max(1)
+            && let Some(vacant) = self.vacancy().cloned()
+        {
+            self.learners.remove(&vacant);
+        }
+        let learning = Learning {
+            lineage: if self.is_without_group {
+                order.epoch
+            } else {
+                0
+            },
+            order,
+            away: None,
+        };
+        self.learners.insert(who, learning);
+    }
+
+    /// Notes since when learners are away; whether there is one more than before.
+    fn note_away(&mut self, membership: &Membership) -> bool {
+        let mut is_new = false;
+        for ((name, boot), learning) in &mut self.learners {
+            let is_it = |m: &Member| m.name == *name && m.boot == *boot;
+            if membership.members().any(|(_, m)| is_it(m)) {
+                learning.away = None;
+            } else if learning.away.is_none() {
+                learning.away = Some(Instant::now());
+                is_new = true;
+            }
+        }
+        is_new
     }
 }
 

@@ -2,16 +2,17 @@
 
 use super::blobs::{Blobs, Loan, TransferError, pull_bytes};
 use crate::controller::Controller;
-use crate::fleet::{FleetError, FleetPlan, Judges, LearnerHandle};
-use crate::ports::{EngineError, Generator, Trainer};
+use crate::fleet::{FleetError, FleetPlan, Judges};
+use crate::ports::{EngineError, Generator, LearnerFault, Replica};
 use async_trait::async_trait;
 use bytes::Bytes;
 use judge::{JudgeError, StepContext};
-use proto::cluster::{Assignment, EngineOrder, EngineRequest, FileSet, Opened};
-use proto::{Role, WeightSnapshot, codec};
+use proto::cluster::{Assignment, BlobRef, EngineOrder, EngineRequest, FileSet, Opened};
+use proto::{Role, WeightManifest, WeightSnapshot, WeightVersion, codec};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 use tools::registry::{Registry, ToolError};
@@ -25,8 +26,8 @@ pub enum Engine {
     Tools(Arc<Registry>, u32),
     /// Judges, so many steps at once.
     Judges(Judges, u32),
-    /// Trains.
-    Learner(Arc<dyn Trainer>),
+    /// Trains, alone or in a group.
+    Learner(Arc<dyn Replica>),
 }
 
 /// Opens engines as a controller orders.
@@ -74,6 +75,8 @@ struct Hosted {
     key: String,
     credits: u32,
     controller: Controller,
+    /// The learner, and the epoch of the group it is in; 0 for none.
+    replica: Option<(Arc<dyn Replica>, AtomicU32)>,
     /// What the controller may still pull, by kind: each replaces the one before, and with the engine
     /// all go.
     lent: Mutex<BTreeMap<&'static str, (Loan, Option<TempDir>)>>,
@@ -148,6 +151,10 @@ impl Host {
         let bulk = lock(&self.bulk).clone();
         let bulk = bulk.ok_or_else(|| fault(&HostError::NoBulk))?;
         let engine = self.outfitter.open(order, bulk).await?;
+        let replica = match &engine {
+            Engine::Learner(replica) => Some((replica.clone(), AtomicU32::new(0))),
+            _ => None,
+        };
         let (plan, credits) = plan_of(engine);
         let controller = Controller::start(plan)
             .await
@@ -156,6 +163,7 @@ impl Host {
             key: order.key.clone(),
             credits,
             controller,
+            replica,
             lent: Mutex::default(),
         };
         lock(&self.hosted).insert(order.role, Arc::new(hosted));
@@ -214,42 +222,86 @@ impl Host {
     }
 
     async fn train(&self, hosted: &Hosted, request: EngineRequest) -> Result<Bytes, HostError> {
-        let learner = match hosted.controller.fleet().learner().await {
-            Ok(learner) => learner,
-            Err(error) => return encode(Err::<(), _>(engine_error(error))),
+        let none = || HostError::NoEngine(Role::Learner);
+        let (replica, group) = hosted.replica.as_ref().ok_or_else(none)?;
+        // What is asked of another group than this is in counts for nothing, nor does what it did.
+        let fence = |epoch: u32| match group.load(Ordering::SeqCst) {
+            current if current == epoch => Ok(()),
+            current => Err(LearnerFault::Apart(format!(
+                "the replica is in group {current}, and not in {epoch}"
+            ))),
         };
         match request {
-            EngineRequest::StepsDone => encode(learner.steps_done().await.map_err(engine_error)),
-            EngineRequest::Supervised(batch) => {
-                encode(learner.supervised_step(batch).await.map_err(engine_error))
+            EngineRequest::Standing => {
+                let standing = replica.standing().await;
+                if standing.is_err() {
+                    // It is of no use, and opened anew when the node gets its orders again.
+                    lock(&self.hosted).remove(&Role::Learner);
+                }
+                encode(standing)
             }
-            EngineRequest::Policy(batch) => {
-                encode(learner.policy_step(batch).await.map_err(engine_error))
+            EngineRequest::Meet(place) => {
+                group.store(0, Ordering::SeqCst);
+                let epoch = place.epoch;
+                let met = replica.meet(place).await;
+                if met.is_ok() {
+                    group.store(epoch, Ordering::SeqCst);
+                }
+                encode(met)
             }
-            EngineRequest::Snapshot(version) => {
-                let taken = learner.snapshot(version).await.map_err(engine_error);
-                encode(taken.map(|weights| {
-                    let (blob, loan) = self.blobs.lend_weights(&weights);
-                    hosted.keep("snapshot", loan, None);
-                    ((*weights.manifest).clone(), blob)
-                }))
+            EngineRequest::Abandon(epoch, reason) => {
+                let is_given_up = |current| (current <= epoch).then_some(0);
+                // One that is in a later group stays there.
+                let _ = group.fetch_update(Ordering::SeqCst, Ordering::SeqCst, is_given_up);
+                replica.abandon(epoch, &reason);
+                encode(())
             }
-            EngineRequest::Checkpoint => encode(self.checkpoint(hosted, learner).await),
-            EngineRequest::Export => encode(self.export(hosted, learner).await),
+            EngineRequest::Supervised(epoch, batch) => encode(match fence(epoch) {
+                Ok(()) => replica.supervised_step(batch).await,
+                Err(fault) => Err(fault),
+            }),
+            EngineRequest::Policy(epoch, batch) => encode(match fence(epoch) {
+                Ok(()) => replica.policy_step(batch).await,
+                Err(fault) => Err(fault),
+            }),
+            EngineRequest::Snapshot(version) => encode(match fence(version.epoch()) {
+                Ok(()) => self.snapshot(hosted, replica.as_ref(), version).await,
+                Err(fault) => Err(fault),
+            }),
+            EngineRequest::Checkpoint(epoch) => encode(match fence(epoch) {
+                Ok(()) => self.checkpoint(hosted, replica.as_ref()).await,
+                Err(fault) => Err(fault),
+            }),
+            EngineRequest::Export(epoch) => encode(match fence(epoch) {
+                Ok(()) => self.export(hosted, replica.as_ref()).await,
+                Err(fault) => Err(fault),
+            }),
             EngineRequest::Generate(_)
             | EngineRequest::Publish(..)
             | EngineRequest::Execute(_)
             | EngineRequest::JudgeStep(..)
-            | EngineRequest::JudgeOutcome(..) => Err(HostError::NoEngine(Role::Learner)),
+            | EngineRequest::JudgeOutcome(..) => Err(none()),
         }
+    }
+
+    async fn snapshot(
+        &self,
+        hosted: &Hosted,
+        replica: &dyn Replica,
+        version: WeightVersion,
+    ) -> Result<(WeightManifest, BlobRef), LearnerFault> {
+        let weights = replica.snapshot(version).await?;
+        let (blob, loan) = self.blobs.lend_weights(&weights);
+        hosted.keep("snapshot", loan, None);
+        Ok(((*weights.manifest).clone(), blob))
     }
 
     async fn checkpoint(
         &self,
         hosted: &Hosted,
-        learner: LearnerHandle,
-    ) -> Result<(String, FileSet), EngineError> {
-        let folder = learner.checkpoint().await.map_err(engine_error)?;
+        replica: &dyn Replica,
+    ) -> Result<(String, FileSet), LearnerFault> {
+        let folder = replica.checkpoint().await?;
         let name = folder
             .file_name()
             .unwrap_or_default()
@@ -263,11 +315,11 @@ impl Host {
     async fn export(
         &self,
         hosted: &Hosted,
-        learner: LearnerHandle,
-    ) -> Result<FileSet, EngineError> {
+        replica: &dyn Replica,
+    ) -> Result<FileSet, LearnerFault> {
         let dir = tempfile::tempdir().map_err(|error| EngineError(error.to_string()))?;
         let folder = dir.path().join("model");
-        learner.export(folder.clone()).await.map_err(engine_error)?;
+        replica.export(folder.clone()).await?;
         let (files, loan) = self.lend_folder(folder).await?;
         hosted.keep("export", loan, Some(dir));
         Ok(files)
@@ -304,10 +356,8 @@ fn plan_of(engine: Engine) -> (FleetPlan, u32) {
             };
             (plan, actors)
         }
-        Engine::Learner(learner) => {
-            let learner = Some(learner);
-            (FleetPlan { learner, ..plan }, 1)
-        }
+        // It is asked directly: by one who asks one thing at a time, and gives it up at any time.
+        Engine::Learner(_) => (plan, 1),
     }
 }
 

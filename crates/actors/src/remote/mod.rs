@@ -190,7 +190,7 @@ mod tests {
     }
 
     async fn ask(engine: &RemoteEngine) -> Result<u64, RemoteFault> {
-        engine.ask(&EngineRequest::StepsDone, LIMIT).await
+        engine.ask(&EngineRequest::Standing, LIMIT).await
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,13 +1,14 @@
 //! Actors here that stand for engines elsewhere.
 
 use super::blobs::{TransferError, bring_folder, pull_bytes};
-use super::{RemoteEngine, RemoteFault, engine_fault};
+use super::{RemoteEngine, RemoteFault, engine_fault, method};
 use crate::fleet::{ENGINE_LIMIT, SERVICE_LIMIT};
-use crate::ports::{EngineError, StepReport};
-use crate::workers::{JudgeMessage, LearnerMessage, SamplerMessage, ToolMessage, answer};
+use crate::ports::{EngineError, LearnerFault, StepReport};
+use crate::replicas::ReplicaMessage;
+use crate::workers::{JudgeMessage, LearnerPort, SamplerMessage, ToolMessage, answer};
 use judge::JudgeError;
-use proto::cluster::{BlobRef, EngineRequest, FileSet, Generated};
-use proto::{Verdict, WeightManifest, WeightSnapshot};
+use proto::cluster::{BlobRef, EngineRequest, FileSet, Generated, Standing};
+use proto::{Verdict, WeightManifest, WeightSnapshot, codec};
 use ractor::{Actor, ActorProcessingErr, ActorRef, Message, RpcReplyPort};
 use serde::{Serialize, de::DeserializeOwned};
 use std::marker::PhantomData;
@@ -17,6 +18,13 @@ use std::time::Duration;
 use tools::registry::{ToolError, ToolReply};
 
 type Engine = Arc<RemoteEngine>;
+
+/// How long a replica may take to say how far it is: what it is at ends first, which is given up by
+/// then.
+const STANDING_LIMIT: Duration = Duration::from_secs(600);
+
+/// How long a replica may take to hear that its group is given up.
+const ABANDON_LIMIT: Duration = Duration::from_secs(30);
 
 /// The actor that stands for an engine elsewhere, whatever it is asked. What a learner leaves behind
 /// (checkpoints, exported models) is brought here.
@@ -156,38 +164,64 @@ impl PassOn for JudgeMessage {
     }
 }
 
-impl PassOn for LearnerMessage {
+impl PassOn for ReplicaMessage {
     fn pass_on(self, engine: &Engine) {
         let limit = ENGINE_LIMIT;
         match self {
-            Self::StepsDone(port) => {
-                ask::<u64, _>(engine, EngineRequest::StepsDone, limit, port, EngineError);
+            Self::Standing(port) => {
+                let (request, limit) = (EngineRequest::Standing, STANDING_LIMIT);
+                ask::<Standing, _>(engine, request, limit, port, EngineError);
             }
-            Self::Supervised(batch, port) => {
-                let request = EngineRequest::Supervised(batch);
-                ask::<StepReport, _>(engine, request, limit, port, EngineError);
+            Self::Meet(place, port) => {
+                ask::<u64, _>(engine, EngineRequest::Meet(place), limit, port, EngineError);
             }
-            Self::Policy(batch, port) => {
-                let request = EngineRequest::Policy(batch);
-                ask::<StepReport, _>(engine, request, limit, port, EngineError);
+            Self::Abandon(epoch, reason) => abandon(engine, epoch, reason),
+            Self::Supervised(epoch, batch, port) => {
+                let request = EngineRequest::Supervised(epoch, batch);
+                ask::<StepReport, _>(engine, request, limit, port, refused);
+            }
+            Self::Policy(epoch, batch, port) => {
+                let request = EngineRequest::Policy(epoch, batch);
+                ask::<StepReport, _>(engine, request, limit, port, refused);
             }
             Self::Snapshot(version, port) => {
                 bring(engine, EngineRequest::Snapshot(version), port, snapshot);
             }
-            Self::Checkpoint(port) => bring(engine, EngineRequest::Checkpoint, port, checkpoint),
-            Self::Export(folder, port) => {
+            Self::Checkpoint(epoch, port) => {
+                bring(engine, EngineRequest::Checkpoint(epoch), port, checkpoint);
+            }
+            Self::Export(epoch, folder, port) => {
                 let export = |engine, files| export(engine, files, folder);
-                bring(engine, EngineRequest::Export, port, export);
+                bring(engine, EngineRequest::Export(epoch), port, export);
             }
         }
     }
+}
+
+fn refused(reason: String) -> LearnerFault {
+    LearnerFault::Engine(EngineError(reason))
+}
+
+/// Whatever the replica is at: this waits for no credit. One that does not hear it is lost soon.
+fn abandon(engine: &Engine, epoch: u32, reason: String) {
+    let engine = engine.clone();
+    tokio::spawn(async move {
+        let request = EngineRequest::Abandon(epoch, reason);
+        let Ok(body) = codec::encode(&request) else {
+            return;
+        };
+        let told = engine.link.call(method::ENGINE, &body, ABANDON_LIMIT).await;
+        if let Err(error) = told {
+            tracing::debug!(node = %engine.node, %error, "A replica did not hear of its group's end.");
+        }
+    });
 }
 
 /// Asks for something that lies at the node then, and brings it here.
 fn bring<A, T, F>(
     engine: &Engine,
     request: EngineRequest,
-    port: RpcReplyPort<Result<T, EngineError>>,
+    port: LearnerPort<T>,
     fetch: impl FnOnce(Engine, A) -> F + Send + 'static,
 ) where
     A: DeserializeOwned + Send + 'static,
@@ -196,11 +230,11 @@ fn bring<A, T, F>(
 {
     let engine = engine.clone();
     tokio::spawn(async move {
-        let asked = engine.ask::<Result<A, EngineError>>(&request, ENGINE_LIMIT);
+        let asked = engine.ask::<Result<A, LearnerFault>>(&request, ENGINE_LIMIT);
         let result = match asked.await {
             Ok(Ok(there)) => fetch(engine.clone(), there).await,
-            Ok(Err(error)) => return answer(port, Err(error)),
-            Err(RemoteFault::Refused(reason)) => return answer(port, Err(EngineError(reason))),
+            Ok(Err(fault)) => return answer(port, Err(fault)),
+            Err(RemoteFault::Refused(reason)) => return answer(port, Err(refused(reason))),
             Err(RemoteFault::Lost) => return drop(port),
         };
         match result {
@@ -214,7 +248,10 @@ fn bring<A, T, F>(
                 tracing::debug!(%error, "A transfer ended with its node.");
                 drop(port);
             }
-            Err(error) => answer(port, Err(engine_fault(engine.role, &engine.node, error))),
+            Err(error) => {
+                let fault = engine_fault(engine.role, &engine.node, error);
+                answer(port, Err(LearnerFault::Engine(fault)));
+            }
         }
     });
 }

@@ -112,13 +112,13 @@ async fn with(
     let mut picker = Picker::new(plan)?;
     let mut step = learner.steps_done().await?;
     let first = step;
-    publish(fleet, learner, step).await?; // TL-2
+    let mut published = publish(fleet, learner, step).await?; // TL-2
     while step < plan.steps {
         let mut began = Instant::now();
         let batch = step / plan.updates_per_batch;
         let states = picker.of_batch(batch);
         let groups = actions(fleet, plan, batch, &states).await?;
-        on_policy(&groups, learner.version(step))?; // TL-3
+        on_policy(&groups, published)?; // TL-3
         let sampled = began.elapsed().as_secs_f64();
         let (groups, well_formed) = judged(fleet, plan, &states, groups).await?;
         let judged = began.elapsed().as_secs_f64();
@@ -137,7 +137,7 @@ async fn with(
             }
             step += 1;
             if step.is_multiple_of(plan.updates_per_batch) {
-                publish(fleet, learner, step).await?;
+                published = publish(fleet, learner, step).await?;
             }
             let took = std::mem::replace(&mut began, Instant::now()).elapsed();
             once.push(("cycle_seconds", took.as_secs_f64()));
@@ -177,9 +177,16 @@ fn agreement(report: &StepReport, limit: f64) -> Result<(), TrainingError> {
     }
 }
 
-async fn publish(fleet: &Fleet, learner: &LearnerHandle, step: u64) -> Result<(), FleetError> {
-    let weights = learner.snapshot(learner.version(step)).await?;
-    fleet.publish(weights).await
+/// Gives the samplers the weights after `step` steps; their version.
+async fn publish(
+    fleet: &Fleet,
+    learner: &LearnerHandle,
+    step: u64,
+) -> Result<WeightVersion, FleetError> {
+    let weights = learner.snapshot(step).await?;
+    let version = weights.manifest.version;
+    fleet.publish(weights).await?;
+    Ok(version)
 }
 
 /// Chooses the states of a batch (TL-1).

@@ -1,6 +1,6 @@
 //! Engines for tests: what they do follows from the prompt, so results do not depend on timing.
 
-use actors::ports::{EngineError, Generator, StepReport, Trainer, Turns};
+use actors::ports::{EngineError, Generator, LearnerFault, StepReport, Trainer, Turns};
 use actors::{FleetPlan, Judges};
 use async_trait::async_trait;
 use judge::{AnswerMatch, JudgeError, OutcomeJudge, ProcessJudge, RulesJudge, StepContext};
@@ -129,7 +129,7 @@ impl Trainer for Recorder {
         Ok(self.steps.load(Ordering::Relaxed))
     }
 
-    async fn supervised_step(&self, _: Vec<SftSample>) -> Result<StepReport, EngineError> {
+    async fn supervised_step(&self, _: Vec<SftSample>) -> Result<StepReport, LearnerFault> {
         let step = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
         Ok(StepReport {
             step,
@@ -137,7 +137,7 @@ impl Trainer for Recorder {
         })
     }
 
-    async fn policy_step(&self, batch: Vec<StateGroup>) -> Result<StepReport, EngineError> {
+    async fn policy_step(&self, batch: Vec<StateGroup>) -> Result<StepReport, LearnerFault> {
         self.groups.lock().unwrap().push(batch);
         let step = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
         let difference = ("logprob_difference_mean".into(), self.logprob_difference);

@@ -1,8 +1,9 @@
 //! `swirl node`.
 
 use super::head::credentials;
-use super::network::{Sockets, ToController};
+use super::network::{Sockets, ToController, address_towards};
 use super::outfit::Outfit;
+use super::replica::Berth;
 use crate::args::NodeArgs;
 use crate::config::{self, ModelSection};
 use crate::console;
@@ -11,10 +12,15 @@ use crate::usage::UsageError;
 use actors::node::{Contact, NodeEnd, NodePlan};
 use anyhow::{Context, Result};
 use proto::{NodeName, Role};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// Pause before the controller's address is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Where launchers say which of a machine's processes this is.
 const LOCAL_RANKS: [&str; 3] = ["SLURM_LOCALID", "LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"];
@@ -51,6 +57,18 @@ pub async fn run(args: NodeArgs) -> Result<ExitCode> {
         threads: args.threads,
         ..ModelSection::default()
     })?;
+    let credentials = Arc::new(credentials);
+    let berth = match args.roles.contains(&Role::Learner) {
+        true => {
+            let ip = own_address(args.address, &args.join).await?;
+            Some(Arc::new(Berth::new(
+                ip,
+                args.ring_port,
+                credentials.clone(),
+            )?))
+        }
+        false => None,
+    };
     let sockets = Sockets::new()?;
     let (contact, contacts) = watch::channel(Contact::default());
     if let Some(path) = args.health_file {
@@ -66,10 +84,14 @@ pub async fn run(args: NodeArgs) -> Result<ExitCode> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         config,
         boot: rand::random(),
-        outfitter: Arc::new(Outfit { machine, folder }),
+        outfitter: Arc::new(Outfit {
+            machine,
+            folder,
+            berth,
+        }),
         dialler: Arc::new(ToController {
             join: args.join,
-            credentials: Arc::new(credentials),
+            credentials,
             sockets: sockets.handles(),
             way: Mutex::default(),
         }),
@@ -87,6 +109,24 @@ pub async fn run(args: NodeArgs) -> Result<ExitCode> {
         NodeEnd::Refused(reason) => {
             Err(anyhow::anyhow!("the run does not take this node: {reason}"))
         }
+    }
+}
+
+/// Where other nodes reach this one. A controller that cannot be found yet is waited for.
+async fn own_address(given: Option<IpAddr>, join: &str) -> Result<IpAddr> {
+    if let Some(ip) = given {
+        return Ok(ip);
+    }
+    loop {
+        let found = tokio::net::lookup_host(join).await;
+        match found.map(|mut found| found.find_map(|to| address_towards(to).ok())) {
+            Ok(Some(ip)) => return Ok(ip),
+            Ok(None) => tracing::warn!(join, "No network leads to the controller; still looking."),
+            Err(error) => {
+                tracing::warn!(join, %error, "The controller is not found; still looking.")
+            }
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 

@@ -119,7 +119,12 @@ impl Head {
     /// Adds to a fleet what other nodes do in it, if there are any.
     pub fn extend(head: Option<&Self>, plan: FleetPlan, elsewhere: Elsewhere) -> FleetPlan {
         let Some(head) = head else { return plan };
-        let orders = FleetOrders::new(head.process, head.epochs.clone(), elsewhere);
+        let orders = FleetOrders::new(
+            head.process,
+            head.epochs.clone(),
+            head.section.clone(),
+            elsewhere,
+        );
         FleetPlan {
             elsewhere: Some(Engagement::new(head.cluster.clone(), Arc::new(orders))),
             ..plan

@@ -2,7 +2,8 @@
 //! has no configuration of its own.
 
 use super::head::Elsewhere;
-use crate::config::{Config, JudgeSection};
+use super::replica::RingOrder;
+use crate::config::{ClusterSection, Config, JudgeSection};
 use actors::cluster::{Order, Orders};
 use actors::ports::EngineError;
 use actors::remote::{Blobs, CheckpointHook, Loan};
@@ -13,6 +14,7 @@ use proto::Role;
 use proto::cluster::FileSet;
 use sampler::EngineConfig;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,9 +51,11 @@ pub enum Ordered {
         adapters: Option<FileSet>,
         /// The learner.
         settings: Box<LearnerSettings>,
+        /// How it meets others.
+        ring: RingOrder,
         /// Which of the run's learners it is.
         arm: String,
-        /// Its epoch.
+        /// Its number.
         epoch: u32,
     },
 }
@@ -221,6 +225,7 @@ impl Epochs {
 pub struct FleetOrders {
     elsewhere: Elsewhere,
     epochs: Arc<Epochs>,
+    section: ClusterSection,
     /// Tells the engines of this fleet from those of others: an engine that served another fleet may
     /// hold other weights than the same order would give.
     fleet: String,
@@ -252,14 +257,27 @@ static FLEETS: AtomicU64 = AtomicU64::new(0);
 
 impl FleetOrders {
     /// Orders of a new fleet. `process` tells this process from one before it.
-    pub fn new(process: u64, epochs: Arc<Epochs>, elsewhere: Elsewhere) -> Self {
+    pub fn new(
+        process: u64,
+        epochs: Arc<Epochs>,
+        section: ClusterSection,
+        elsewhere: Elsewhere,
+    ) -> Self {
         let number = FLEETS.fetch_add(1, Ordering::Relaxed);
         Self {
             elsewhere,
             epochs,
+            section,
             fleet: format!("{process:016x}-{number}"),
             loans: Mutex::default(),
         }
+    }
+
+    /// What tells the rings of this fleet from all others.
+    fn ring_run(&self) -> [u8; 16] {
+        let hash: [u8; 32] = Sha256::digest(&self.fleet).into();
+        let (run, _) = hash.split_at(16);
+        run.try_into().expect("16 bytes")
     }
 
     async fn ordered(&self, role: Role, lender: &mut Lender<'_>) -> Result<(Ordered, u32)> {
@@ -305,6 +323,10 @@ impl FleetOrders {
                     checkpoint,
                     adapters,
                     settings: Box::new(order.config.clone().into()),
+                    ring: RingOrder {
+                        run: self.ring_run(),
+                        tls: self.section.ring_tls,
+                    },
                     arm: order.arm.clone(),
                     epoch,
                 };
@@ -344,6 +366,20 @@ impl Orders for FleetOrders {
             order,
             epoch,
         })
+    }
+
+    fn replicas(&self) -> usize {
+        match self.section.replicas {
+            0 => usize::MAX,
+            replicas => replicas,
+        }
+    }
+
+    async fn next_epoch(&self) -> Result<u32, EngineError> {
+        let epochs = self.epochs.clone();
+        let next = tokio::task::spawn_blocking(move || epochs.next()).await;
+        let next = next.map_err(anyhow::Error::from).and_then(|next| next);
+        next.map_err(|error| EngineError(format!("{error:#}")))
     }
 
     fn checkpoints(&self) -> Option<(PathBuf, CheckpointHook)> {

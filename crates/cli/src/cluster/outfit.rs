@@ -1,6 +1,7 @@
 //! How a node opens the engines it is told to.
 
 use super::orders::{JudgeOrder, Ordered};
+use super::replica::{Berth, ReplicaPort, RingOrder};
 use crate::engine::{LearnerPort, Machine};
 use crate::judges;
 use actors::ports::EngineError;
@@ -26,6 +27,8 @@ pub struct Outfit {
     pub machine: Machine,
     /// Where models, checkpoints and rubrics are kept.
     pub folder: PathBuf,
+    /// Where other learners meet this node's; none where it does not train.
+    pub berth: Option<Arc<Berth>>,
 }
 
 #[async_trait]
@@ -80,6 +83,7 @@ impl Outfit {
                 checkpoint,
                 adapters,
                 settings,
+                ring,
                 arm,
                 epoch,
             } => {
@@ -94,7 +98,7 @@ impl Outfit {
                 if let (Some(lora), Some(files)) = (&mut config.lora, adapters) {
                     lora.start = Some(self.model(&files, bulk).await?);
                 }
-                self.learner(start, root, config).await
+                self.learner(start, root, config, ring).await
             }
         }
     }
@@ -104,12 +108,16 @@ impl Outfit {
         start: PathBuf,
         root: PathBuf,
         config: LearnerConfig,
+        ring: RingOrder,
     ) -> Result<Engine> {
+        let berth = self.berth.clone().context("this node does not train")?;
         let (device, checkpoints) = (self.machine.device, root.clone());
         let open = move || Learner::open(&start, &root, device, config);
         let learner = self.machine.run(open).await??;
         let port = LearnerPort::new(self.machine.clone(), learner, checkpoints);
-        Ok(Engine::Learner(Arc::new(port)))
+        Ok(Engine::Learner(Arc::new(ReplicaPort::new(
+            port, berth, ring,
+        ))))
     }
 
     fn judges(&self, order: JudgeOrder) -> Result<Engine> {

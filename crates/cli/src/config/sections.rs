@@ -505,6 +505,12 @@ pub struct ClusterSection {
     pub wait_for: WaitFor,
     /// Roles that this process takes on itself although there are nodes.
     pub here: Vec<Role>,
+    /// Learners that train side by side at most, each on its share of every batch; others stand by.
+    /// 0: every learner node trains.
+    pub replicas: usize,
+    /// Whether learners encrypt what they exchange. Without, gradients are added up about twice as
+    /// fast, and the network between them has to be trusted.
+    pub ring_tls: bool,
 }
 
 impl Default for ClusterSection {
@@ -514,6 +520,8 @@ impl Default for ClusterSection {
             certs: "certs/controller".into(),
             wait_for: WaitFor::default(),
             here: Vec::new(),
+            replicas: 0,
+            ring_tls: true,
         }
     }
 }
@@ -535,7 +543,7 @@ pub struct WaitFor {
     pub tool: usize,
     /// Judges.
     pub judge: usize,
-    /// Learners: one trains, others are spare.
+    /// Learners.
     pub learner: usize,
 }
 

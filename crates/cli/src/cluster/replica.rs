@@ -1,0 +1,231 @@
+//! A node's learner as one of several: where others meet it, and how it meets them.
+
+use crate::engine::LearnerPort;
+use actors::ports::{EngineError, LearnerFault, Replica, StepReport, Trainer};
+use anyhow::{Context, Result};
+use async_trait::async_trait;
+use collective::ring::tcp::{self, Meeting};
+use collective::ring::{Links, Options};
+use collective::{Abort, Communicator, Group, Ring, Solo};
+use learner::Learner;
+use proto::cluster::{Place, Standing};
+use proto::{Role, SftSample, StateGroup, WeightSnapshot, WeightVersion};
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use transport::Lane;
+use transport::certs::Credentials;
+use transport::tls::{Expected, TlsStream};
+
+/// Until when both neighbours in a ring have to be there.
+const MEETING: Duration = Duration::from_secs(20);
+
+/// How long a neighbour may say nothing. The controller notices sooner that one is lost; this is for one
+/// that lives and hangs. Much longer than a step.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// How the learners of a run meet.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RingOrder {
+    /// The same for all learners of a fleet, and for no others.
+    pub run: [u8; 16],
+    /// Whether what they exchange is encrypted.
+    pub tls: bool,
+}
+
+/// Where the learners of a node are met, one after the other.
+pub struct Berth {
+    listener: TcpListener,
+    address: SocketAddr,
+    credentials: Arc<Credentials>,
+}
+
+impl Berth {
+    /// Listens at `port`, or at any for 0. Others reach this machine at `ip`.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub fn new(ip: IpAddr, port: u16, credentials: Arc<Credentials>) -> Result<Self> {
+        let any = super::any_like((ip, port).into()).ip();
+        let listener = TcpListener::bind((any, port))
+            .with_context(|| format!("cannot listen for other learners at TCP port {port}"))?;
+        let port = listener.local_addr()?.port();
+        Ok(Self {
+            listener,
+            address: (ip, port).into(),
+            credentials,
+        })
+    }
+}
+
+/// A learner of this node.
+pub struct ReplicaPort {
+    port: LearnerPort,
+    meetings: Arc<Meetings>,
+}
+
+struct Meetings {
+    berth: Arc<Berth>,
+    order: RingOrder,
+    /// The newest group that was given up.
+    given_up: AtomicU32,
+    /// Set to end the meeting under way.
+    stop: AtomicBool,
+    /// The group it is in, or about to be.
+    group: Mutex<Option<(u32, Abort)>>,
+    /// The last group whose weights it took over.
+    joined: AtomicU32,
+    /// It was left while it took weights over: it has some of the one and some of the other.
+    is_torn: AtomicBool,
+}
+
+impl ReplicaPort {
+    /// A learner that is met at this node's berth.
+    pub fn new(port: LearnerPort, berth: Arc<Berth>, order: RingOrder) -> Self {
+        let meetings = Meetings {
+            berth,
+            order,
+            given_up: AtomicU32::new(0),
+            stop: AtomicBool::new(false),
+            group: Mutex::new(None),
+            joined: AtomicU32::new(0),
+            is_torn: AtomicBool::new(false),
+        };
+        Self {
+            port,
+            meetings: Arc::new(meetings),
+        }
+    }
+}
+
+impl Meetings {
+    /// Meets the others, and takes over what rank 0 has, unless all have the same. Blocks.
+    fn join(&self, learner: &mut Learner, place: &Place) -> Result<u64> {
+        let communicator = self.communicator(place)?;
+        if place.is_level {
+            learner.regroup(communicator)?;
+        } else {
+            let joined = learner.join(communicator);
+            self.is_torn
+                .store(joined.is_err() && place.rank > 0, Ordering::SeqCst);
+            joined?;
+        }
+        self.joined.store(place.epoch, Ordering::SeqCst);
+        Ok(learner.step())
+    }
+
+    fn communicator(&self, place: &Place) -> Result<Box<dyn Communicator>> {
+        let group = Group {
+            rank: place.rank as usize,
+            world: place.members.len(),
+            epoch: place.epoch.into(),
+        };
+        if group.world == 1 {
+            return Ok(Box::new(Solo));
+        }
+        self.stop.store(false, Ordering::SeqCst);
+        // In this order: what is given up from here on sets `stop`.
+        anyhow::ensure!(
+            self.given_up.load(Ordering::SeqCst) < place.epoch,
+            "the group was given up before it met"
+        );
+        let ring = Ring::new(group, self.meet(group, place)?, Options::default())?;
+        let abort = ring.aborter();
+        *self.group.lock().expect("no holder panics") = Some((place.epoch, abort.clone()));
+        if self.given_up.load(Ordering::SeqCst) >= place.epoch {
+            abort.abort("it was given up as it met");
+        }
+        Ok(Box::new(ring))
+    }
+
+    fn meet(&self, group: Group, place: &Place) -> Result<Links> {
+        let meeting = Meeting {
+            group,
+            run: self.order.run,
+            listener: &self.berth.listener,
+            next: place.members[group.next()],
+            limit: MEETING,
+            patience: PATIENCE,
+            stop: &self.stop,
+        };
+        if !self.order.tls {
+            return Ok(tcp::connect(&meeting)?);
+        }
+        let (credentials, lane) = (&self.berth.credentials, Lane::Gradients);
+        let expected = Expected {
+            role: Role::Learner,
+            name: None,
+        };
+        Ok(tcp::connect_with(
+            &meeting,
+            |socket| TlsStream::dialled(socket, credentials, lane, &expected),
+            |socket| TlsStream::accepted(socket, credentials, lane, &expected),
+        )?)
+    }
+
+    fn abandon(&self, epoch: u32, reason: &str) {
+        self.given_up.fetch_max(epoch, Ordering::SeqCst);
+        self.stop.store(true, Ordering::SeqCst);
+        let mut group = self.group.lock().expect("no holder panics");
+        if let Some((_, abort)) = group.take_if(|(present, _)| *present <= epoch) {
+            abort.abort(reason);
+        }
+    }
+}
+
+#[async_trait]
+impl Replica for ReplicaPort {
+    async fn standing(&self) -> Result<Standing, EngineError> {
+        let steps = self.port.steps_done().await?;
+        if self.meetings.is_torn.load(Ordering::SeqCst) {
+            let reason = "it was left while it took over another's weights, and is opened anew";
+            return Err(EngineError(reason.to_owned()));
+        }
+        Ok(Standing {
+            epoch: self.meetings.joined.load(Ordering::SeqCst),
+            steps,
+            address: self.meetings.berth.address,
+        })
+    }
+
+    async fn meet(&self, place: Place) -> Result<u64, EngineError> {
+        let meetings = self.meetings.clone();
+        self.port
+            .with(move |learner| meetings.join(learner, &place))
+            .await
+    }
+
+    fn abandon(&self, epoch: u32, reason: &str) {
+        self.meetings.abandon(epoch, reason);
+    }
+}
+
+#[async_trait]
+impl Trainer for ReplicaPort {
+    async fn steps_done(&self) -> Result<u64, EngineError> {
+        self.port.steps_done().await
+    }
+
+    async fn supervised_step(&self, batch: Vec<SftSample>) -> Result<StepReport, LearnerFault> {
+        self.port.supervised_step(batch).await
+    }
+
+    async fn policy_step(&self, batch: Vec<StateGroup>) -> Result<StepReport, LearnerFault> {
+        self.port.policy_step(batch).await
+    }
+
+    async fn snapshot(&self, version: WeightVersion) -> Result<WeightSnapshot, EngineError> {
+        self.port.snapshot(version).await
+    }
+
+    async fn checkpoint(&self) -> Result<PathBuf, EngineError> {
+        self.port.checkpoint().await
+    }
+
+    async fn export(&self, folder: PathBuf) -> Result<(), EngineError> {
+        self.port.export(folder).await
+    }
+}
