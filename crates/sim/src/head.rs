@@ -146,7 +146,6 @@ impl Head {
             world: world.clone(),
             roles: roles.iter().copied().collect(),
             fleet: format!("{:x}-{name}", self.process),
-            loans: Mutex::default(),
         };
         FleetPlan {
             registry: here.contains(&Role::Tool).then(|| registry(place("tools"))),
@@ -294,16 +293,13 @@ struct SimOrders {
     world: Arc<World>,
     roles: BTreeSet<Role>,
     fleet: String,
-    loans: Mutex<Vec<Loan>>,
 }
 
-impl SimOrders {
-    fn lend(&self, blobs: &Blobs, folder: &Path) -> Result<FileSet, EngineError> {
-        let lent = blobs.lend_folder(folder);
-        let (files, loan) = lent.map_err(|error| EngineError(error.to_string()))?;
-        self.loans.lock().expect("no holder panics").push(loan);
-        Ok(files)
-    }
+fn lend(blobs: &Blobs, folder: &Path, loans: &mut Vec<Loan>) -> Result<FileSet, EngineError> {
+    let lent = blobs.lend_folder(folder);
+    let (files, loan) = lent.map_err(|error| EngineError(error.to_string()))?;
+    loans.push(loan);
+    Ok(files)
 }
 
 #[async_trait]
@@ -315,17 +311,19 @@ impl Orders for SimOrders {
     async fn order(&self, role: Role, blobs: &Blobs) -> Result<Order, EngineError> {
         // Files are read meanwhile.
         tokio::time::sleep(Duration::from_millis(20)).await;
+        let mut loans = Vec::new();
         let mut ordered = Ordered {
             model: None,
             checkpoint: None,
             number: 0,
         };
         match role {
-            Role::Sampler => ordered.model = Some(self.lend(blobs, &self.world.model())?),
+            Role::Sampler => ordered.model = Some(lend(blobs, &self.world.model(), &mut loans)?),
             Role::Learner => {
                 ordered.number = self.world.next_number();
                 if let Some((name, path)) = newest(&self.world.checkpoints()) {
-                    ordered.checkpoint = Some((name, self.lend(blobs, &path)?));
+                    let files = lend(blobs, &path, &mut loans)?;
+                    ordered.checkpoint = Some((name, files));
                 }
             }
             _ => {}
@@ -335,6 +333,7 @@ impl Orders for SimOrders {
             key: format!("{}-{role}-{}", self.fleet, ordered.number),
             order,
             epoch: ordered.number,
+            loans: Arc::new(loans),
         })
     }
 

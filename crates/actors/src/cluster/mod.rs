@@ -15,7 +15,7 @@ mod orders;
 
 use crate::controller::ControllerMessage;
 use crate::ports::EngineError;
-use crate::remote::{Blobs, CheckpointHook, RemoteEngine, method};
+use crate::remote::{Blobs, CheckpointHook, Loan, RemoteEngine, method};
 use async_trait::async_trait;
 use control::membership::{Membership, MembershipConfig, NodeId};
 use proto::{NodeName, Role, RunId};
@@ -68,7 +68,7 @@ pub trait Orders: Send + Sync + 'static {
     /// The roles that nodes are to take on.
     fn roles(&self) -> BTreeSet<Role>;
 
-    /// How an engine is to be opened. Files that it needs are lent by `blobs`, as long as this lives.
+    /// How an engine is to be opened. Files that it needs are lent by `blobs`.
     /// A learner is asked for anew for each node: its order goes on from the newest checkpoint.
     ///
     /// # Errors
@@ -94,7 +94,7 @@ pub trait Orders: Send + Sync + 'static {
 }
 
 /// How an engine is to be opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Order {
     /// Names the engine: one of the same key is kept open.
     pub key: String,
@@ -102,6 +102,8 @@ pub struct Order {
     pub order: Vec<u8>,
     /// Of a learner: its number, counted together with epochs of groups.
     pub epoch: u32,
+    /// Files that it needs are lent as long as this lives.
+    pub loans: Arc<Vec<Loan>>,
 }
 
 /// What other nodes do for a fleet.

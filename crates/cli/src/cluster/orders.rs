@@ -15,7 +15,7 @@ use proto::cluster::FileSet;
 use sampler::EngineConfig;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -229,8 +229,6 @@ pub struct FleetOrders {
     /// Tells the engines of this fleet from those of others: an engine that served another fleet may
     /// hold other weights than the same order would give.
     fleet: String,
-    /// What orders lend, by role: a learner's newer order takes the place of the one before.
-    loans: Mutex<BTreeMap<Role, Vec<Loan>>>,
 }
 
 /// Lends what one order needs.
@@ -269,7 +267,6 @@ impl FleetOrders {
             epochs,
             section,
             fleet: format!("{process:016x}-{number}"),
-            loans: Mutex::default(),
         }
     }
 
@@ -357,14 +354,12 @@ impl Orders for FleetOrders {
             loans: Vec::new(),
         };
         let (ordered, epoch) = self.ordered(role, &mut lender).await.map_err(fault)?;
-        let mut loans = self.loans.lock().expect("no holder panics");
-        loans.insert(role, lender.loans);
-        drop(loans);
         let order = serde_json::to_vec(&ordered).map_err(|error| fault(error.into()))?;
         Ok(Order {
             key: format!("{}-{role}-{epoch}", self.fleet),
             order,
             epoch,
+            loans: Arc::new(lender.loans),
         })
     }
 

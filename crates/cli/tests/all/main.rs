@@ -7,6 +7,8 @@ mod cluster;
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
+mod replicas;
+#[cfg(test)]
 mod run;
 #[cfg(test)]
 mod support;

@@ -1,0 +1,138 @@
+//! Learners on three nodes, of which one is killed in the middle of a sum, one comes, and one is cut off.
+
+use crate::support::{output, small_run, tiny_model};
+use e2e::hosts::Hosts;
+use e2e::results::Results;
+use e2e::stage::{HEAD, Stage};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// How far losses of the same step may be apart where sums are rounded otherwise.
+const NOISE: f64 = 1e-4;
+
+/// Steps of the arm.
+const STEPS: usize = 300;
+
+/// The arm that is disturbed.
+const ARM: &str = "warm_start";
+
+/// A value of every step of the arm.
+fn curve(run: &Path, value: &str) -> Vec<f64> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
+    let rows = text.lines().filter_map(|line| {
+        let row: serde_json::Value = serde_json::from_str(line).ok()?;
+        (row["stage"] == ARM).then(|| row[value].as_f64().unwrap_or(f64::NAN))
+    });
+    rows.collect()
+}
+
+/// Waits until more steps are made than now; how long that took.
+fn next_step(stage: &Stage) -> Duration {
+    let steps = || curve(&stage.run_folder(), "loss").len();
+    let (before, began) = (steps(), Instant::now());
+    while steps() <= before {
+        let log = stage.tail(HEAD);
+        assert!(began.elapsed() < LIMIT, "no step is made:\n{log}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    began.elapsed()
+}
+
+/// How often a group of these many learners has formed.
+fn groups(stage: &Stage, size: usize) -> usize {
+    let log = stage.log(HEAD);
+    let groups = log.lines().filter_map(|line| {
+        let (_, rest) = line.split_once("A group of learners stands.")?;
+        rest.split_once("replicas=")
+    });
+    groups
+        .filter(|(_, names)| names.split(", ").count() == size)
+        .count()
+}
+
+fn wait_for_group(stage: &Stage, size: usize, seen: usize) {
+    let began = Instant::now();
+    while groups(stage, size) <= seen {
+        let log = stage.tail(HEAD);
+        assert!(began.elapsed() < LIMIT, "no group of {size}:\n{log}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn learners_that_are_lost_and_come_back_train_as_one_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(model) = tiny_model(dir.path()) else {
+        return;
+    };
+    let config = dir.path().join("c.toml");
+    let longer = small_run(&model).replace(
+        "steps = 4\nbatch = 2\ncheckpoint_every = 2",
+        "steps = 300\nbatch = 4\ncheckpoint_every = 50",
+    );
+    std::fs::write(&config, longer).unwrap();
+    let alone = output(dir.path(), &["run", "c.toml"]);
+    assert!(alone.status.success());
+    let run = dir.path().join("runs/small");
+    let alone = (Results::read(&run).unwrap(), curve(&run, "loss"));
+
+    let program = Path::new(env!("CARGO_BIN_EXE_swirl"));
+    let folder = dir.path().join("cluster");
+    let mut stage = Stage::new(program, &folder, &config, Hosts::new()).unwrap();
+    let learners = ["l1", "l2", "l3"];
+    for (name, role) in [("s1", "sampler"), ("t1", "tool"), ("j1", "judge")] {
+        stage.add(name, role).unwrap();
+    }
+    for name in learners {
+        stage.add(name, "learner").unwrap();
+    }
+    stage.start_all().unwrap();
+    wait_for_group(&stage, 3, 0);
+    next_step(&stage);
+
+    // In mid sum: the others cannot end a step without it, and are killed from by then.
+    let seen = (groups(&stage, 2), groups(&stage, 3));
+    stage.signal("l2", "STOP").unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    stage.kill("l2").unwrap();
+    let on = next_step(&stage);
+    wait_for_group(&stage, 2, seen.0);
+    stage.start("l2").unwrap();
+    wait_for_group(&stage, 3, seen.1);
+    println!(
+        "two go on {:.1} s after the loss of the third",
+        on.as_secs_f64()
+    );
+
+    if stage.hosts().are_apart() {
+        let seen = (groups(&stage, 2), groups(&stage, 3));
+        stage.hosts().set_link("l1", false).unwrap();
+        wait_for_group(&stage, 2, seen.0);
+        next_step(&stage);
+        stage.hosts().set_link("l1", true).unwrap();
+        wait_for_group(&stage, 3, seen.1);
+    }
+    let steps = curve(&stage.run_folder(), "loss").len();
+    assert!(
+        steps < STEPS,
+        "the run was faster than its faults: make it longer"
+    );
+    stage.finish(LIMIT).unwrap();
+
+    let found = Results::read(&stage.run_folder()).unwrap();
+    println!("{}", alone.0.compare(&found, &model).unwrap());
+    let losses = curve(&stage.run_folder(), "loss");
+    assert_eq!(losses.len(), STEPS, "each step once");
+    for (step, (loss, alone)) in losses.iter().zip(&alone.1).enumerate() {
+        assert!(
+            (loss - alone).abs() <= NOISE,
+            "step {step}: {loss} and {alone}"
+        );
+    }
+    let replicas = curve(&stage.run_folder(), "replicas");
+    for size in [2.0, 3.0] {
+        assert!(replicas.contains(&size), "no step of {size}: {replicas:?}");
+    }
+}
