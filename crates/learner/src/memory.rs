@@ -5,7 +5,7 @@
 //! the estimate beside the peak that was measured.
 
 use crate::config::LearnerConfig;
-use crate::flat::trained_elements;
+use crate::flat::Layout;
 use model::DecoderSpec;
 use tch::{Device, Kind};
 
@@ -55,7 +55,7 @@ impl MemoryNeed {
         let element = kind.elt_size_in_bytes() as u64;
         let all = unsigned(spec.parameter_count());
         let lora = config.lora_spec();
-        let trained = unsigned(trained_elements(spec, lora.as_ref(), &config.freeze));
+        let trained = unsigned(Layout::of(spec, lora.as_ref(), &config.freeze).total);
         let untrained = match lora {
             Some(_) => all,
             None => all.saturating_sub(trained),
