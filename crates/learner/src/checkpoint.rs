@@ -30,8 +30,8 @@ const MASTER: &str = "master.f32";
 const EXP_AVG: &str = "exp_avg.f32";
 const EXP_AVG_SQ: &str = "exp_avg_sq.f32";
 
-/// Elements that are moved between a tensor and a file at once.
-const PIECE: i64 = 1 << 20;
+/// Elements that are moved between a tensor and a file at once. Few in tests, whose tensors are small.
+const PIECE: i64 = if cfg!(test) { 100 } else { 1 << 20 };
 
 /// Why a checkpoint could not be written or read.
 #[derive(Debug, thiserror::Error)]

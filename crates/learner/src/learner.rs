@@ -293,6 +293,12 @@ impl Learner {
     }
 
     #[cfg(test)]
+    pub(crate) fn set_bucket(&mut self, size: i64) {
+        let layers = self.decoder.spec().layers.len();
+        self.buckets = Buckets::of_size(&self.flat.layout, layers, size);
+    }
+
+    #[cfg(test)]
     pub(crate) fn set_activation_checkpointing(&mut self, on: bool) {
         self.config.activation_checkpointing = on;
     }

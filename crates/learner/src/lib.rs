@@ -51,7 +51,7 @@ pub use checkpoint::{CheckpointError, newest_checkpoint, prune_checkpoints};
 pub use config::{ComputeType, ConfigError, LearnerConfig, cpu_has_fast_bf16};
 pub use learner::Learner;
 pub use lora::LoraConfig;
-pub use memory::{BatchSize, MemoryNeed};
+pub use memory::{BatchSize, MemoryNeed, Traffic};
 pub use metrics::{PhaseSeconds, PolicyMetrics, PreferenceMetrics, StepMetrics, SurrogateMetrics};
 pub use objective::{ImportanceConfig, ImportanceMode, KlConfig, LossConfig, LossKind};
 pub use open::LearnerError;
