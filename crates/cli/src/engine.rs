@@ -254,8 +254,11 @@ impl Trainer for LearnerPort {
 
     async fn checkpoint(&self) -> Result<PathBuf, EngineError> {
         let root = self.checkpoints.clone();
-        self.with(move |learner| Ok(learner.save_checkpoint(&root)?))
-            .await
+        self.with(move |learner| {
+            let saved = learner.save_checkpoint(&root)?;
+            saved.context("another replica of the group wrote the checkpoint")
+        })
+        .await
     }
 
     async fn export(&self, folder: PathBuf) -> Result<(), EngineError> {

@@ -184,7 +184,7 @@ mod tests {
             tokens: 1 << 20,
             longest: 512,
         };
-        let need = MemoryNeed::of(&smollm2(), &config, Device::Cpu, batch, has_reference);
+        let need = MemoryNeed::of(&smollm2(), &config, Device::Cpu, batch, has_reference, 1);
         Load {
             sampling: None,
             learning: Some(Learning {

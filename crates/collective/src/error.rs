@@ -40,6 +40,11 @@ pub enum CollectiveError {
         /// What was wrong.
         reason: String,
     },
+    /// Members do not begin from the same state. Open all of them anew from the same place.
+    #[error(
+        "the replicas do not begin from the same state: {0}; open all of them from the same checkpoint"
+    )]
+    Unlike(String),
     /// This side gave the group up.
     #[error("the group was given up: {0}")]
     Aborted(String),

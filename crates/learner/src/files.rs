@@ -18,26 +18,63 @@ pub(crate) fn write_folder(
     folder: &Path,
     fill: impl FnOnce(&Path) -> Result<(), CheckpointError>,
 ) -> Result<(), CheckpointError> {
-    let parent = folder
+    let part = Part::begin(folder)?;
+    fill(part.path())?;
+    part.finish()
+}
+
+/// A folder under way, under another name. It vanishes when it is dropped before it is finished.
+#[derive(Debug)]
+pub(crate) struct Part {
+    folder: PathBuf,
+    part: PathBuf,
+}
+
+impl Part {
+    /// Clears the place beside `folder`; the folder itself is made by whoever fills it.
+    pub(crate) fn begin(folder: &Path) -> Result<Self, CheckpointError> {
+        let parent = parent(folder);
+        let part = beside(folder, "part");
+        fs::create_dir_all(parent).map_err(at(parent))?;
+        for leftover in [&part, &beside(folder, "old")] {
+            remove(leftover)?;
+        }
+        Ok(Self {
+            folder: folder.to_owned(),
+            part,
+        })
+    }
+
+    /// Where it is filled.
+    pub(crate) fn path(&self) -> &Path {
+        &self.part
+    }
+
+    /// Brings it to disk and gives it its name. A folder that has it already is replaced.
+    pub(crate) fn finish(self) -> Result<(), CheckpointError> {
+        let folder = &self.folder;
+        let old = beside(folder, "old");
+        sync_all(&self.part)?;
+        if folder.exists() {
+            fs::rename(folder, &old).map_err(at(folder))?;
+        }
+        fs::rename(&self.part, folder).map_err(at(folder))?;
+        sync(parent(folder))?;
+        remove(&old)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let _ = remove(&self.part); // what failed is the news, not what is left of it
+    }
+}
+
+fn parent(folder: &Path) -> &Path {
+    folder
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let part = beside(folder, "part");
-    let old = beside(folder, "old");
-    fs::create_dir_all(parent).map_err(at(parent))?;
-    for leftover in [&part, &old] {
-        remove(leftover)?;
-    }
-    if let Err(error) = fill(&part).and_then(|()| sync_all(&part)) {
-        let _ = remove(&part); // what failed is the news, not what is left of it
-        return Err(error);
-    }
-    if folder.exists() {
-        fs::rename(folder, &old).map_err(at(folder))?;
-    }
-    fs::rename(&part, folder).map_err(at(folder))?;
-    sync(parent)?;
-    remove(&old)
+        .unwrap_or(Path::new("."))
 }
 
 /// `.name.suffix` in the folder of `folder`; the leading dot keeps it from being taken for whole.

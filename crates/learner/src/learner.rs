@@ -6,7 +6,8 @@ use crate::files;
 use crate::flat::FlatParameters;
 use crate::layers::Gradients;
 use crate::metrics::{StepMetrics, timed};
-use crate::optimizer::{AdamW, Update, global_norm};
+use crate::open::Origin;
+use crate::optimizer::{AdamW, Update};
 use crate::pass::{self, PassOptions, StepError};
 use crate::rate::matrix_rate;
 use crate::schedule::Plan;
@@ -15,7 +16,7 @@ use algo::advantage::RewardHistory;
 use algo::logprob::Drawn;
 use algo::loss::TokenLoss;
 use algo::pack::{MicroBatch, Target};
-use collective::Communicator;
+use collective::{CollectiveError, Communicator};
 use model::{Decoder, Parameter};
 use proto::{SftSample, StateGroup, WeightSnapshot, WeightVersion};
 use rand_chacha::ChaCha8Rng;
@@ -52,6 +53,10 @@ pub struct Learner {
     pub(crate) source: PathBuf,
     pub(crate) communicator: Box<dyn Communicator>,
     pub(crate) buckets: Buckets,
+    /// Where the optimizer's state is, until it is taken up.
+    pub(crate) later: Option<Origin>,
+    /// Why some weights are of one step and some of another.
+    pub(crate) torn: Option<CollectiveError>,
     /// Operations per second of large matrix products, once it has been measured.
     pub(crate) matrix_rate: Option<f64>,
 }
@@ -87,7 +92,7 @@ impl Learner {
         self.cursor = cursor;
     }
 
-    /// The current weights in host memory, in the compute type.
+    /// The current weights in host memory, in the compute type: of no use after [`StepError::Torn`].
     pub fn snapshot(&self, version: WeightVersion) -> WeightSnapshot {
         model::snapshot(&self.decoder, version)
     }
@@ -104,6 +109,7 @@ impl Learner {
         let history = self.reward_history;
         let metrics = self.accumulate_policy(groups)?;
         self.reward_history = history;
+        self.gather_gradient()?;
         Ok((metrics, self.take_gradient()))
     }
 
@@ -116,6 +122,7 @@ impl Learner {
         samples: &[SftSample],
     ) -> Result<(StepMetrics, WeightSnapshot), StepError> {
         let metrics = self.accumulate_supervised(samples)?;
+        self.gather_gradient()?;
         Ok((metrics, self.take_gradient()))
     }
 
@@ -139,8 +146,9 @@ impl Learner {
     /// appears when it is complete; an older one is replaced.
     ///
     /// # Errors
-    /// When the folder cannot be written.
+    /// When the folder cannot be written, or the weights are torn.
     pub fn export(&self, folder: &Path) -> Result<(), CheckpointError> {
+        self.refuse_torn().map_err(CheckpointError::Torn)?;
         files::write_folder(folder, |part| self.save_model(part))
     }
 
@@ -182,7 +190,9 @@ impl Learner {
             recompute: self.config.activation_checkpointing,
         };
         let gradient = self.flat.gradient.shallow_clone();
-        let mut sync = GradientSync::new(&mut *self.communicator, &self.buckets, &gradient);
+        let is_sharded = self.is_sharded();
+        let communicator = &mut *self.communicator;
+        let mut sync = GradientSync::new(communicator, &self.buckets, &gradient, is_sharded);
         let mut sums = pass::backward(
             &self.decoder,
             &mut self.gradients,
@@ -228,14 +238,13 @@ impl Learner {
 
     /// Turns the summed gradient into new weights, or leaves them if it is not finite (LE-3).
     pub(crate) fn apply(&mut self, metrics: &mut StepMetrics) -> Result<(), StepError> {
-        let mut seconds = 0.0;
+        metrics.grad_norm = self.gradient_norm(&mut metrics.seconds)?;
         metrics.learning_rate = self.plan().rate(self.step);
         self.step += 1;
         metrics.step = self.step;
-        metrics.grad_norm = timed(&mut seconds, || global_norm(&self.flat.gradient));
         if metrics.grad_norm.is_finite() {
             self.bad_steps = 0;
-            timed(&mut seconds, || self.update(metrics));
+            self.update(metrics)?;
         } else {
             self.bad_steps += 1;
             metrics.skipped = true;
@@ -245,14 +254,13 @@ impl Learner {
                 "The gradient is not finite; the step is left out."
             );
         }
-        metrics.seconds.optimizer += seconds;
         match self.bad_steps {
             bad if bad >= self.config.max_bad_steps => Err(StepError::TooManyBadSteps(bad)),
             _ => Ok(()),
         }
     }
 
-    fn update(&mut self, metrics: &mut StepMetrics) {
+    fn update(&mut self, metrics: &mut StepMetrics) -> Result<(), StepError> {
         let limit = self.config.clip_grad_norm;
         metrics.clipped = limit > 0.0 && metrics.grad_norm > limit;
         let update = Update {
@@ -267,12 +275,27 @@ impl Learner {
                 1.0
             },
         };
-        self.optimizer.update(&self.flat, update);
+        self.optimizer.updates += 1;
+        if self.is_sharded() {
+            return self.update_shares(update, &mut metrics.seconds);
+        }
+        timed(&mut metrics.seconds.optimizer, || {
+            for stretch in self.flat.kept.stretches() {
+                self.optimizer.update(&self.flat, *stretch, update);
+            }
+        });
+        Ok(())
     }
 
     #[cfg(test)]
     pub(crate) fn set_micro_batch_tokens(&mut self, tokens: usize) {
         self.config.micro_batch_tokens = tokens;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_bucket(&mut self, size: i64) {
+        let layers = self.decoder.spec().layers.len();
+        self.buckets = Buckets::of_size(&self.flat.layout, layers, size);
     }
 
     #[cfg(test)]

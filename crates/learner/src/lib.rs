@@ -14,6 +14,10 @@
 //!   weights, bit for bit, as one that was never stopped.
 //! - **LE-5 (no half checkpoint).** A checkpoint's folder appears under its name only when it is
 //!   complete and on disk.
+//! - **LE-6 (sharded is the same).** Replicas that keep only shares of the optimizer's state make the
+//!   steps that replicas make that keep all of it, and resume from the same checkpoints.
+//! - **LE-7 (never on torn weights).** When new weights did not come from all replicas, no later step
+//!   is made.
 //!
 //! Knows nothing about actors or nodes.
 
@@ -37,6 +41,7 @@ mod preference;
 mod rate;
 mod replica;
 mod schedule;
+mod shards;
 mod supervised;
 mod sync;
 #[cfg(test)]
@@ -46,7 +51,7 @@ pub use checkpoint::{CheckpointError, newest_checkpoint, prune_checkpoints};
 pub use config::{ComputeType, ConfigError, LearnerConfig, cpu_has_fast_bf16};
 pub use learner::Learner;
 pub use lora::LoraConfig;
-pub use memory::{BatchSize, MemoryNeed};
+pub use memory::{BatchSize, MemoryNeed, Traffic};
 pub use metrics::{PhaseSeconds, PolicyMetrics, PreferenceMetrics, StepMetrics, SurrogateMetrics};
 pub use objective::{ImportanceConfig, ImportanceMode, KlConfig, LossConfig, LossKind};
 pub use open::LearnerError;

@@ -1,11 +1,13 @@
-//! How much memory training takes, before anything is loaded.
+//! How much memory training takes, and how much replicas say to each other, before anything is loaded.
 //!
 //! What stays from step to step is counted exactly; what a forward pass keeps for the backward pass
 //! is counted tensor by tensor, as the decoder's operations keep it. The learner's benchmark prints
 //! the estimate beside the peak that was measured.
 
 use crate::config::LearnerConfig;
-use crate::flat::trained_elements;
+use crate::flat::Layout;
+use crate::shards::Kept;
+use crate::sync::Buckets;
 use model::DecoderSpec;
 use tch::{Device, Kind};
 
@@ -29,7 +31,8 @@ pub struct BatchSize {
 pub struct MemoryNeed {
     /// Weights in the compute type; in f32 those that are trained are the master's.
     pub weights: u64,
-    /// Of what is trained: master weights, summed gradient and both moments, f32.
+    /// Of what is trained, in f32: the summed gradient, and master weights and both moments as far as
+    /// the replica keeps them.
     pub training: u64,
     /// The frozen start model of a KL term, or of preferences; none under LoRA.
     pub reference: u64,
@@ -42,20 +45,29 @@ pub struct MemoryNeed {
 }
 
 impl MemoryNeed {
-    /// That of training a decoder of `spec` on `device` with batches like `batch`. `has_reference`
-    /// says whether a frozen model is compared with.
+    /// That of training a decoder of `spec` on `device`, on each of `world` replicas (the first keeps
+    /// most, if they keep shares), with batches like `batch`. `has_reference` says whether a frozen
+    /// model is compared with.
     pub fn of(
         spec: &DecoderSpec,
         config: &LearnerConfig,
         device: Device,
         batch: BatchSize,
         has_reference: bool,
+        world: usize,
     ) -> Self {
         let kind = config.kind(device);
         let element = kind.elt_size_in_bytes() as u64;
         let all = unsigned(spec.parameter_count());
         let lora = config.lora_spec();
-        let trained = unsigned(trained_elements(spec, lora.as_ref(), &config.freeze));
+        let layout = Layout::of(spec, lora.as_ref(), &config.freeze);
+        let trained = unsigned(layout.total);
+        let kept = match config.shard_optimizer {
+            true => Kept::shares(&Buckets::new(&layout, spec.layers.len()), world, 0).len(),
+            false => layout.total,
+        };
+        let kept = unsigned(kept);
+        let masters = if kind == Kind::Float { trained } else { kept };
         let untrained = match lora {
             Some(_) => all,
             None => all.saturating_sub(trained),
@@ -75,7 +87,7 @@ impl MemoryNeed {
         };
         Self {
             weights: copies.saturating_mul(element),
-            training: trained.saturating_mul(4 * 4),
+            training: (trained + masters + 2 * kept).saturating_mul(4),
             reference: reference.saturating_mul(element),
             activations: activations(spec, config, element, row, longest),
             logits: logits(spec, config, element, trained > 0),
@@ -95,6 +107,43 @@ impl MemoryNeed {
         ]
         .into_iter()
         .fold(0, u64::saturating_add)
+    }
+}
+
+/// Bytes that a replica sends in a step, and receives as many of: on average over the replicas of a
+/// group, for what is handed around in shares, as rings and NCCL do it. Numbers that they agree on, and
+/// checkpoints, come on top.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    /// Gradients, in f32: a ring may be told to round them to bf16 on the way, which halves it.
+    pub gradients: u64,
+    /// New weights, in the compute type, where replicas keep shares of the optimizer's state.
+    pub weights: u64,
+}
+
+impl Traffic {
+    /// That of training a decoder of `spec` on `device`, on each of `world` replicas.
+    pub fn of(spec: &DecoderSpec, config: &LearnerConfig, device: Device, world: usize) -> Self {
+        let layout = Layout::of(spec, config.lora_spec().as_ref(), &config.freeze);
+        let (trained, world) = (unsigned(layout.total), world as u64);
+        let element = config.kind(device).elt_size_in_bytes() as u64;
+        // All shares but one go round once, to be summed up or handed out.
+        let once = |bytes: u64| bytes * (world - 1) / world;
+        match config.shard_optimizer {
+            true => Self {
+                gradients: once(4 * trained),
+                weights: once(element * trained),
+            },
+            false => Self {
+                gradients: once(2 * 4 * trained),
+                weights: 0,
+            },
+        }
+    }
+
+    /// The sum.
+    pub fn total(&self) -> u64 {
+        self.gradients + self.weights
     }
 }
 
@@ -178,7 +227,7 @@ mod tests {
             tokens: 10_000,
             longest: 64,
         };
-        MemoryNeed::of(&spec, &config, Device::Cpu, batch, true)
+        MemoryNeed::of(&spec, &config, Device::Cpu, batch, true, 1)
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub struct PhaseSeconds {
     pub loss: f64,
     /// Backward passes.
     pub backward: f64,
-    /// Waiting for the gradients of other replicas.
+    /// Waiting for the gradients of other replicas, and for the weights that they keep.
     pub reduce: f64,
     /// Gradient norm and AdamW.
     pub optimizer: f64,

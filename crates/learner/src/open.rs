@@ -2,11 +2,12 @@
 
 use crate::checkpoint::{self, CheckpointError};
 use crate::config::{ConfigError, LearnerConfig};
-use crate::flat::{FlatParameters, trained_elements};
+use crate::flat::{FlatParameters, Layout};
 use crate::layers::Gradients;
 use crate::learner::{Learner, Reference};
 use crate::lora;
 use crate::optimizer::AdamW;
+use crate::shards::Kept;
 use crate::sync::Buckets;
 use algo::advantage::RewardHistory;
 use collective::Solo;
@@ -14,7 +15,7 @@ use model::{Decoder, DecoderSpec, Slot};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 /// Why a learner could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +72,7 @@ impl Learner {
         config.validate()?;
         check_device(config, device)?;
         check_freeze(config, spec)?;
-        if trained_elements(spec, config.lora_spec().as_ref(), &config.freeze) == 0 {
+        if Layout::of(spec, config.lora_spec().as_ref(), &config.freeze).total == 0 {
             return Err(LearnerError::AllFrozen);
         }
         match &config.lora {
@@ -151,7 +152,15 @@ impl Learner {
             None => None,
         };
         let lora = adapters.as_ref().map(|(lora, _)| lora);
-        let flat = FlatParameters::new(&spec, lora, kind, device, &config.freeze);
+        let layout = Layout::of(&spec, lora, &config.freeze);
+        let mut flat = FlatParameters::new(layout, kind, device);
+        // Where shares are kept, whose they are is known in a group.
+        let later = config
+            .shard_optimizer
+            .then(|| Origin::Start(folder.to_owned()));
+        if later.is_none() {
+            flat.keep(Kept::all(flat.layout.total));
+        }
         let place = |slot: &Slot, tensor| flat.place(slot, tensor);
         // Read as they are stored: a master has digits that the compute type has not.
         let mut decoder = model::load_with(folder, device, read_as(&config, kind), place)?;
@@ -164,7 +173,6 @@ impl Learner {
             let placed = placed.collect();
             decoder.adapt(lora, placed);
         }
-        flat.refresh();
         let reference = match &config.lora {
             Some(lora) => Reference::Loaded(Box::new(frozen(&decoder, lora.start.is_some()))),
             None => Reference::Folder(source.to_owned()),
@@ -176,6 +184,8 @@ impl Learner {
             reference,
             source: source.to_owned(),
             communicator: Box::new(Solo),
+            later,
+            torn: None,
             buckets: Buckets::new(&flat.layout, decoder.spec().layers.len()),
             matrix_rate: None,
             cursor: Vec::new(),
@@ -186,6 +196,75 @@ impl Learner {
             decoder,
             flat,
         })
+    }
+}
+
+/// Where the state of the optimizer begins that a learner has not taken up yet.
+#[derive(Debug, Clone)]
+pub(crate) enum Origin {
+    /// With the weights in a Hugging Face folder, no moments, and the adapters that the configuration
+    /// names.
+    Start(PathBuf),
+    /// Where a checkpoint left off.
+    Checkpoint(PathBuf),
+}
+
+impl Learner {
+    /// Takes up all of the optimizer's state, if it was left for later.
+    pub(crate) fn settle(&mut self) -> Result<(), CheckpointError> {
+        match self.later {
+            Some(_) => self.keep(Kept::all(self.flat.layout.total)),
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps this much of the optimizer's state, of which nothing or everything was kept before.
+    pub(crate) fn keep(&mut self, kept: Kept) -> Result<(), CheckpointError> {
+        let Some(origin) = self.later.clone() else {
+            self.cut_out(kept);
+            return Ok(());
+        };
+        self.flat.keep(kept);
+        self.optimizer.keep(&self.flat);
+        match &origin {
+            Origin::Start(folder) => self.read_start(folder)?,
+            Origin::Checkpoint(folder) => self.read_kept(folder)?,
+        }
+        self.later = None;
+        Ok(())
+    }
+
+    fn cut_out(&mut self, kept: Kept) {
+        if !self.flat.computes_in_f32() {
+            self.flat.master = kept.cut_out(&self.flat.master);
+        }
+        self.optimizer.exp_avg = kept.cut_out(&self.optimizer.exp_avg);
+        self.optimizer.exp_avg_sq = kept.cut_out(&self.optimizer.exp_avg_sq);
+        self.flat.kept = kept;
+    }
+
+    /// Reads the master weights that are kept, which have digits that the compute weights have not.
+    fn read_start(&self, folder: &Path) -> Result<(), CheckpointError> {
+        let failed = |error: LearnerError| CheckpointError::Model(Box::new(error));
+        if self.flat.computes_in_f32() {
+            return Ok(());
+        }
+        if let Some(lora) = &self.config.lora {
+            let spec = self.decoder.spec();
+            let (lora, tensors) = lora::start(lora, spec, self.config.seed).map_err(failed)?;
+            let slots = lora.slots(spec);
+            let slots = slots.iter().zip(&tensors);
+            slots.for_each(|(slot, tensor)| self.flat.place_master(slot, tensor));
+            return Ok(());
+        }
+        // In the place of what was read, the decoder gets the tensors that compute already.
+        let mut own = self.decoder.parameters().iter();
+        let place = |slot: &Slot, tensor: Tensor| {
+            self.flat.place_master(slot, &tensor);
+            own.next().map_or(tensor, |own| own.tensor.shallow_clone())
+        };
+        let read = model::load_with(folder, self.decoder.device(), Kind::Float, place);
+        read.map(|_| ()).map_err(|error| failed(error.into()))
     }
 }
 

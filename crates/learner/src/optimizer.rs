@@ -1,14 +1,16 @@
 //! AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) over flat buffers.
 
 use crate::flat::FlatParameters;
+use crate::shards::Stretch;
 use tch::{Device, Kind, Tensor, no_grad};
 
 /// Elements that are updated together on a CPU: the four f32 pieces of one chunk are 1 MiB and stay
 /// in the second-level cache from the first operation to the last.
 const CPU_CHUNK: i64 = 1 << 16;
 
-/// Elements whose norm is taken at once: small enough for f32 to sum them well.
-const NORM_CHUNK: i64 = 1 << 20;
+/// Elements whose norm is taken in f32, the alignment of parameters and of shares: where a buffer is
+/// cut changes no such norm, and they are added up in f64.
+const NORM_CELL: i64 = 64;
 
 /// One update's numbers.
 #[derive(Debug, Clone, Copy)]
@@ -22,12 +24,12 @@ pub(crate) struct Update {
     pub gradient_scale: f64,
 }
 
-/// The moments.
+/// The moments of what is kept here.
 #[derive(Debug)]
 pub(crate) struct AdamW {
-    /// f32, `[total]`.
+    /// f32, `[kept]`.
     pub exp_avg: Tensor,
-    /// f32, `[total]`.
+    /// f32, `[kept]`.
     pub exp_avg_sq: Tensor,
     /// Updates made: steps that were skipped do not count for the bias correction.
     pub updates: u64,
@@ -35,7 +37,8 @@ pub(crate) struct AdamW {
 
 impl AdamW {
     pub(crate) fn new(flat: &FlatParameters) -> Self {
-        let zeros = || flat.master.zeros_like();
+        let moments = [flat.kept.len()];
+        let zeros = || Tensor::zeros(moments, (Kind::Float, flat.compute.device()));
         Self {
             exp_avg: zeros(),
             exp_avg_sq: zeros(),
@@ -43,25 +46,35 @@ impl AdamW {
         }
     }
 
-    /// Updates master and compute weights; the gradient may be scaled.
-    pub(crate) fn update(&mut self, flat: &FlatParameters, update: Update) {
-        self.updates += 1;
-        let (decayed, total) = (flat.layout.decayed, flat.layout.total);
+    /// Makes room for the moments of what `flat` keeps, all zero.
+    pub(crate) fn keep(&mut self, flat: &FlatParameters) {
+        let nothing = || Tensor::zeros([0], (Kind::Float, flat.compute.device()));
+        (self.exp_avg, self.exp_avg_sq) = (nothing(), nothing()); // what there was goes first
+        *self = Self {
+            updates: self.updates,
+            ..Self::new(flat)
+        };
+    }
+
+    /// Updates master and compute weights of one stretch that is kept, as the update numbered
+    /// `updates`; the gradient may be scaled.
+    pub(crate) fn update(&self, flat: &FlatParameters, stretch: Stretch, update: Update) {
+        let decayed = flat.layout.decayed.clamp(stretch.start, stretch.end());
         let size = if flat.master.device() == Device::Cpu {
             CPU_CHUNK
         } else {
-            total.max(1)
+            stretch.length.max(1)
         };
         no_grad(|| {
-            for (from, to, weight_decay) in
-                [(0, decayed, update.weight_decay), (decayed, total, 0.0)]
-            {
+            for (from, to, weight_decay) in [
+                (stretch.start, decayed, update.weight_decay),
+                (decayed, stretch.end(), 0.0),
+            ] {
                 for start in (from..to).step_by(size as usize) {
-                    let length = size.min(to - start);
+                    let chunk = stretch.part(start, size.min(to - start));
                     self.update_chunk(
                         flat,
-                        start,
-                        length,
+                        chunk,
                         Update {
                             weight_decay,
                             ..update
@@ -72,10 +85,16 @@ impl AdamW {
         });
     }
 
-    fn update_chunk(&self, flat: &FlatParameters, start: i64, length: i64, update: Update) {
-        let part = |flat: &Tensor| flat.narrow(0, start, length);
-        let (mut weights, mut gradient) = (part(&flat.master), part(&flat.gradient));
-        let (mut m, mut v) = (part(&self.exp_avg), part(&self.exp_avg_sq));
+    fn update_chunk(&self, flat: &FlatParameters, chunk: Stretch, update: Update) {
+        let mut weights = match flat.computes_in_f32() {
+            true => chunk.of_all(&flat.master),
+            false => chunk.of_kept(&flat.master),
+        };
+        let mut gradient = chunk.of_all(&flat.gradient);
+        let (mut m, mut v) = (
+            chunk.of_kept(&self.exp_avg),
+            chunk.of_kept(&self.exp_avg_sq),
+        );
         if update.gradient_scale != 1.0 {
             gradient *= update.gradient_scale;
         }
@@ -90,22 +109,18 @@ impl AdamW {
             weights *= 1.0 - update.learning_rate * update.weight_decay;
         }
         let _ = weights.addcdiv_(&m, &divisor);
-        if flat.compute.kind() != Kind::Float {
-            part(&flat.compute).copy_(&weights);
+        if !flat.computes_in_f32() {
+            chunk.of_all(&flat.compute).copy_(&weights);
         }
     }
 }
 
-/// Euclidean norm of a flat tensor; not finite if an element is not.
-pub(crate) fn global_norm(flat: &Tensor) -> f64 {
-    let norms: Vec<Tensor> = flat
-        .split(NORM_CHUNK, 0)
-        .iter()
-        .map(|part| part.norm())
-        .collect();
-    if norms.is_empty() {
-        return 0.0;
-    }
-    let squares = Tensor::stack(&norms, 0).to_kind(Kind::Double).square();
-    squares.sum(Kind::Double).double_value(&[]).sqrt()
+/// Sum of the squares of a stretch of a flat buffer that begins and ends where parameters or shares
+/// do; not finite if an element is not. However a buffer is cut into stretches, the sum over them is
+/// the same up to the rounding of f64.
+pub(crate) fn sum_of_squares(stretch: &Tensor) -> f64 {
+    let cells = stretch.view([-1, NORM_CELL]);
+    let norms = cells.norm_scalaropt_dim(2, [1i64].as_slice(), false);
+    let squares = norms.to_kind(Kind::Double).square();
+    squares.sum(Kind::Double).double_value(&[])
 }

@@ -1,5 +1,6 @@
 //! Forward and backward over micro-batches.
 
+use crate::checkpoint::CheckpointError;
 use crate::layers::{Gradients, Row, Trace};
 use crate::metrics::{PhaseSeconds, timed};
 use crate::sync::Passed;
@@ -11,7 +12,7 @@ use collective::CollectiveError;
 use model::Decoder;
 use tch::{Tensor, no_grad};
 
-/// Why a step was not made. The weights are as before.
+/// Why a step was not made. The weights are as before, unless it is [`StepError::Torn`].
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
     /// No token of the batch is trained: there is nothing to learn from it.
@@ -45,6 +46,17 @@ pub enum StepError {
     /// The replicas can no longer work together.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
+    /// The group failed while replicas that keep shares of the optimizer's state sent each other new
+    /// weights: some are of this step and some of the one before. Open the learner anew from a
+    /// checkpoint; this one makes no more steps.
+    #[error(
+        "new weights of other replicas did not come ({0}), so this replica's weights are of two \
+         steps; open all replicas anew from a checkpoint"
+    )]
+    Torn(CollectiveError),
+    /// Where the learner was opened from, the optimizer's state can no longer be read.
+    #[error("the optimizer's state: {0}")]
+    State(CheckpointError),
     /// Replicas have different weights: a fault of this program or of the machines. Begin anew from a
     /// checkpoint.
     #[error(

@@ -38,6 +38,7 @@ impl Learner {
         &mut self,
         groups: &[StateGroup],
     ) -> Result<StepMetrics, StepError> {
+        self.ready()?;
         let mut metrics = StepMetrics::default();
         let limits = Limits::of(self.decoder().spec());
         let prepared = timed(&mut metrics.seconds.pack, || {

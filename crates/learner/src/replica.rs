@@ -1,12 +1,16 @@
 //! What the replicas of a group do together, besides adding up gradients (`sync`).
 
 use crate::learner::Learner;
+use crate::metrics::{PhaseSeconds, timed};
+use crate::optimizer::{Update, sum_of_squares};
 use crate::pass::StepError;
+use crate::shards::Kept;
+use crate::sync::Started;
 use algo::advantage::{Population, RewardHistory};
 use algo::loss::GlobalCounts;
 use collective::{CollectiveError, Communicator, Reduce};
 use sha2::{Digest, Sha256};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// Elements that are hashed at a time.
 const DIGEST_PART: i64 = 1 << 16;
@@ -17,9 +21,31 @@ impl Learner {
     /// trajectory belong into one share, as do the actions of a state. All take over weights,
     /// moments, step and reward history of rank 0; random numbers and cursor stay as they are.
     ///
+    /// With `shard_optimizer` in a group of several, each member takes up the state of its own shares
+    /// instead, from where it was opened: the same checkpoint, or all of them the start model. A
+    /// learner that keeps shares joins no other group; whenever the group changes, all members are
+    /// opened anew.
+    ///
     /// # Errors
-    /// When the group cannot be used.
+    /// When the group cannot be used; [`CollectiveError::Unlike`], on all members, when they do not
+    /// begin from the same state; [`CollectiveError::Aborted`] when one cannot read its state any more.
     pub fn join(&mut self, mut communicator: Box<dyn Communicator>) -> Result<(), CollectiveError> {
+        match communicator.world() {
+            1 if self.may_join() => {}
+            1 => return Err(unlike("this replica keeps what it kept in another group")),
+            _ if self.config.shard_optimizer => self.join_sharded(&mut *communicator)?,
+            _ => self.join_whole(&mut *communicator)?,
+        }
+        self.communicator = communicator;
+        Ok(())
+    }
+
+    /// Whether what it keeps is all that there is.
+    fn may_join(&self) -> bool {
+        !self.is_sharded() && self.torn.is_none()
+    }
+
+    fn join_whole(&mut self, communicator: &mut dyn Communicator) -> Result<(), CollectiveError> {
         let mut numbers = [
             self.step as f64,
             self.optimizer.updates as f64,
@@ -43,10 +69,10 @@ impl Learner {
         self.optimizer.updates = updates as u64;
         self.bad_steps = bad_steps as u32;
         self.reward_history = RewardHistory { sum, weight };
-        self.communicator = communicator;
         Ok(())
     }
 
+<<<<<<< HEAD
     /// Makes it one replica of another group, whose members are at the same step of the same training
     /// already: nothing is taken over.
     ///
@@ -55,36 +81,152 @@ impl Learner {
     pub fn regroup(&mut self, communicator: Box<dyn Communicator>) -> Result<(), StepError> {
         self.communicator = communicator;
         let numbers = [
+=======
+    /// Makes it one replica of another group, whose members are at the same step of the same training
+    /// already: nothing is taken over. They keep all of the optimizer's state.
+    ///
+    /// # Errors
+    /// [`CollectiveError::Unlike`], on all members, when they are not; or when the group cannot be
+    /// used.
+    pub fn regroup(
+        &mut self,
+        mut communicator: Box<dyn Communicator>,
+    ) -> Result<(), CollectiveError> {
+        let is_odd = self.config.shard_optimizer || !self.may_join();
+        let numbers: Vec<f64> = [f64::from(u8::from(is_odd))]
+            .into_iter()
+            .chain(self.progress())
+            .collect();
+        let (least, most) = extremes(&mut *communicator, &numbers)?;
+        if most[0] > 0.0 || least != most {
+            return Err(unlike("they are not at the same step"));
+        }
+        self.communicator = communicator;
+        Ok(())
+    }
+
+    /// What members that are alike have alike, weights and moments aside.
+    fn progress(&self) -> [f64; 5] {
+        [
             self.step as f64,
             self.optimizer.updates as f64,
             f64::from(self.bad_steps),
             self.reward_history.sum,
             self.reward_history.weight,
-        ];
-        let mut both: Vec<f64> = numbers
-            .iter()
-            .chain(&numbers.map(|n| -n))
-            .copied()
-            .collect();
-        self.communicator
-            .all_reduce_numbers(&mut both, Reduce::Max)?;
-        let (largest, opposite) = both.split_at(numbers.len());
-        match largest.iter().zip(opposite).all(|(a, b)| *a == -b) {
-            true => Ok(()),
-            false => Err(StepError::Apart { step: self.step }),
-        }
+        ]
     }
 
-    /// A hash of the f32 weights that are trained, the same where they are the same bit for bit.
+    fn join_sharded(&mut self, communicator: &mut dyn Communicator) -> Result<(), CollectiveError> {
+        let numbers = [f64::from(u8::from(!self.may_join()))].into_iter();
+        let numbers: Vec<f64> = numbers
+            .chain(self.progress())
+            .chain(words(self.weights_digest()))
+            .collect();
+        let (least, most) = extremes(communicator, &numbers)?;
+        if most[0] > 0.0 {
+            return Err(unlike("a member keeps what it kept in another group"));
+        }
+        if least[1] != most[1] {
+            let (least, most) = (least[1], most[1]);
+            return Err(unlike(&format!("their steps are {least} to {most}")));
+        }
+        if least != most {
+            return Err(unlike("their weights differ"));
+        }
+        let kept = Kept::shares(&self.buckets, communicator.world(), communicator.rank());
+        if let Err(error) = self.keep(kept) {
+            let reason = error.to_string();
+            communicator.aborter().abort(&reason);
+            return Err(CollectiveError::Aborted(reason));
+        }
+        communicator.barrier()
+    }
+
+    /// Whether this replica keeps shares of the optimizer's state only.
+    pub(crate) fn is_sharded(&self) -> bool {
+        self.config.shard_optimizer && self.communicator.world() > 1
+    }
+
+    /// LE-7.
+    pub(crate) fn refuse_torn(&self) -> Result<(), CollectiveError> {
+        self.torn.clone().map_or(Ok(()), Err)
+    }
+
+    /// What every step begins with.
+    pub(crate) fn ready(&mut self) -> Result<(), StepError> {
+        self.refuse_torn().map_err(StepError::Torn)?;
+        self.settle().map_err(StepError::State)
+    }
+
+    /// Norm of the summed gradient, the same on every replica. On an error the gradient is zero.
+    pub(crate) fn gradient_norm(&mut self, seconds: &mut PhaseSeconds) -> Result<f64, StepError> {
+        let mut squares = timed(&mut seconds.optimizer, || {
+            let stretches = self.flat.kept.stretches().iter();
+            let parts = stretches.map(|stretch| stretch.of_all(&self.flat.gradient));
+            parts.map(|part| sum_of_squares(&part)).sum::<f64>()
+        });
+        if self.is_sharded()
+            && let Err(error) = timed(&mut seconds.reduce, || self.add_up([&mut squares]))
+        {
+            let _ = self.flat.gradient.zero_();
+            return Err(error);
+        }
+        Ok(squares.sqrt())
+    }
+
+    /// Updates what is kept here, and takes over what is kept elsewhere: a bucket travels while the
+    /// next one is updated.
+    pub(crate) fn update_shares(
+        &mut self,
+        update: Update,
+        seconds: &mut PhaseSeconds,
+    ) -> Result<(), StepError> {
+        let (flat, communicator) = (&self.flat, &mut self.communicator);
+        let mut gathers = Started::default();
+        for (bucket, stretch) in self.buckets.iter().zip(flat.kept.stretches()) {
+            timed(&mut seconds.optimizer, || {
+                self.optimizer.update(flat, *stretch, update);
+            });
+            gathers.start(|| communicator.all_gather(&bucket.of(&flat.compute)));
+        }
+        timed(&mut seconds.reduce, || gathers.finish()).map_err(|error| {
+            self.torn = Some(error.clone());
+            StepError::Torn(error)
+        })
+    }
+
+    /// Makes the summed gradient whole on every replica. On an error it is zero.
+    pub(crate) fn gather_gradient(&mut self) -> Result<(), StepError> {
+        if !self.is_sharded() {
+            return Ok(());
+        }
+        let gradient = self.flat.gradient.shallow_clone();
+        let mut gathers = Started::default();
+        for bucket in self.buckets.iter() {
+            gathers.start(|| self.communicator.all_gather(&bucket.of(&gradient)));
+        }
+        gathers.finish().map_err(|error| {
+            let _ = self.flat.gradient.zero_();
+            error.into()
+        })
+    }
+
+    /// A hash of the weights that are trained, the same where they are the same bit for bit: of the
+    /// f32 masters, or, with `shard_optimizer`, of those that compute.
+>>>>>>> zero
     pub fn weights_digest(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
-        let flat = &self.flat.master;
+        let flat = match self.config.shard_optimizer {
+            true => &self.flat.compute,
+            false => &self.flat.master,
+        };
         let total = flat.numel() as i64;
         let mut part = vec![0f32; DIGEST_PART as usize];
         for start in (0..total).step_by(DIGEST_PART as usize) {
             let length = DIGEST_PART.min(total - start);
             let part = &mut part[..length as usize];
-            flat.narrow(0, start, length).copy_data(part, part.len());
+            let values = flat.narrow(0, start, length).to_kind(Kind::Float);
+            values.copy_data(part, part.len());
             part.iter()
                 .for_each(|value| hash.update(value.to_le_bytes()));
         }
@@ -98,17 +240,8 @@ impl Learner {
     /// [`StepError::Apart`], on every replica, when one has others; or when the group cannot be used.
     pub fn compare_replicas(&mut self) -> Result<(), StepError> {
         let digest = self.weights_digest();
-        // f64 holds 32 bits exactly; the largest of all and the smallest, as opposites.
-        let mut numbers = [0.0; 16];
-        for (index, part) in digest.as_chunks::<4>().0.iter().enumerate() {
-            let number = f64::from(u32::from_le_bytes(*part));
-            numbers[index] = number;
-            numbers[index + 8] = -number;
-        }
-        self.communicator
-            .all_reduce_numbers(&mut numbers, Reduce::Max)?;
-        let (largest, opposite) = numbers.split_at(8);
-        match largest.iter().zip(opposite).all(|(a, b)| *a == -b) {
+        let (least, most) = extremes(&mut *self.communicator, &words(digest))?;
+        match least == most {
             true => Ok(()),
             false => Err(StepError::Apart { step: self.step }),
         }
@@ -169,4 +302,27 @@ impl Learner {
         all.smallest = -opposite;
         Ok(all)
     }
+}
+
+/// A digest as numbers: f64 holds 32 bits exactly.
+fn words(digest: [u8; 32]) -> [f64; 8] {
+    let words = digest.as_chunks::<4>().0;
+    std::array::from_fn(|index| f64::from(u32::from_le_bytes(words[index])))
+}
+
+/// The least and the most that any replica has of each number.
+fn extremes(
+    communicator: &mut dyn Communicator,
+    numbers: &[f64],
+) -> Result<(Vec<f64>, Vec<f64>), CollectiveError> {
+    let opposites = numbers.iter().map(|number| -number);
+    let mut all: Vec<f64> = numbers.iter().copied().chain(opposites).collect();
+    communicator.all_reduce_numbers(&mut all, Reduce::Max)?;
+    let (most, opposites) = all.split_at(numbers.len());
+    let least = opposites.iter().map(|number| -number).collect();
+    Ok((least, most.to_vec()))
+}
+
+fn unlike(what: &str) -> CollectiveError {
+    CollectiveError::Unlike(what.to_owned())
 }

@@ -27,6 +27,7 @@ impl Learner {
         &mut self,
         samples: &[SftSample],
     ) -> Result<StepMetrics, StepError> {
+        self.ready()?;
         let mut metrics = StepMetrics::default();
         let limits = Limits::of(self.decoder().spec());
         let budget = self.config().micro_batch_tokens;

@@ -22,6 +22,8 @@ pub enum Bench {
     Learner,
     /// Calls, messages and transfers between processes: beside Ray, Monarch and plain TCP
     Net,
+    /// Steps of replicas in a ring, and how much of the sums over them is waited for
+    Replicas,
     /// The controller with 10, 100 and 1,000 samplers that compute nothing
     Scale,
 }
@@ -40,6 +42,7 @@ impl Bench {
             Self::Allreduce => "bench-allreduce",
             Self::Learner => "bench-learner",
             Self::Net => "bench-net",
+            Self::Replicas => "bench-replicas",
             Self::Scale => "bench-scale",
         }
     }
@@ -59,7 +62,7 @@ impl Bench {
                 requirements: "net",
                 script: "net_ray.py",
             }),
-            Self::Scale => None,
+            Self::Replicas | Self::Scale => None,
         }
     }
 }

@@ -64,7 +64,7 @@ pub fn serve(arguments: &Serve) -> Result<()> {
         tokens: work.tokens(arguments.kind) as u64,
         longest: work.longest(arguments.kind) as u64,
     };
-    let need = MemoryNeed::of(spec, learner.config(), Device::Cpu, batch, false);
+    let need = MemoryNeed::of(spec, learner.config(), Device::Cpu, batch, false, 1);
     let ready = Answer {
         ready: true,
         values: [("estimated_bytes".to_owned(), need.total() as f64)].into(),

@@ -61,7 +61,9 @@ fn without_operational(config: &Config) -> Config {
         imitation.checkpoint_every = 0;
     }
     for (_, learner, _) in config.learners_mut() {
-        learner.keep_last = LearnerConfig::default().keep_last;
+        let usual = LearnerConfig::default();
+        learner.keep_last = usual.keep_last;
+        learner.shard_optimizer = usual.shard_optimizer;
     }
     config
 }
@@ -141,7 +143,7 @@ mod tests {
             "judge.llm.base_url=http://h:1 judge.llm.timeout_ms=1 judge.llm.max_tries=1",
             "judge.llm.max_concurrent=1 judge.llm.requests_per_minute=3",
             "train.max_logprob_difference=0.3 train.checkpoint_every=3",
-            "train.learner.keep_last=9",
+            "train.learner.keep_last=9 train.learner.shard_optimizer=true",
         ];
         for setting in operational {
             assert_eq!(hash(&rubric, setting), begun, "{setting}");

@@ -158,7 +158,7 @@ pub fn supervised_load(
         sampling: None,
         learning: Some(Learning {
             kind: learner.dtype.kind(machine.device),
-            need: MemoryNeed::of(spec, learner, machine.device, batch, false),
+            need: MemoryNeed::of(spec, learner, machine.device, batch, false, 1),
         }),
     }
 }
@@ -187,7 +187,7 @@ pub fn policy_load(
         }),
         learning: Some(Learning {
             kind: learner.dtype.kind(machine.device),
-            need: MemoryNeed::of(spec, learner, machine.device, batch, has_reference),
+            need: MemoryNeed::of(spec, learner, machine.device, batch, has_reference, 1),
         }),
     }
 }

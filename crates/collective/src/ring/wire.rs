@@ -145,6 +145,7 @@ pub(super) fn failure_frame(error: &CollectiveError) -> Vec<u8> {
         CollectiveError::Protocol { rank, reason } => (3, *rank, reason.clone()),
         CollectiveError::Aborted(reason) => (4, 0, reason.clone()),
         CollectiveError::Unsupported(reason) => (5, 0, reason.clone()),
+        CollectiveError::Unlike(what) => (6, 0, what.clone()),
     };
     let texts = &texts.as_bytes()[..texts.len().min(TEXTS as usize)];
     let header = Header::Failure {
@@ -176,6 +177,7 @@ pub(super) fn failure_of(detail: u8, rank: u32, texts: &[u8]) -> CollectiveError
         },
         3 => CollectiveError::Protocol { rank, reason: text },
         5 => CollectiveError::Unsupported(text),
+        6 => CollectiveError::Unlike(text),
         _ => CollectiveError::Aborted(text),
     }
 }
@@ -259,6 +261,7 @@ mod tests {
             },
             CollectiveError::Aborted("why".into()),
             CollectiveError::Unsupported("how".into()),
+            CollectiveError::Unlike("what".into()),
         ];
         for error in errors {
             let frame = failure_frame(&error);

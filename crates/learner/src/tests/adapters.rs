@@ -135,6 +135,7 @@ fn le_4_adapters_resume_to_the_bit_and_on_their_own_weights_only() {
     }
     let checkpoint = whole
         .save_checkpoint(&home.path().join("checkpoints"))
+        .unwrap()
         .unwrap();
     let resume = |config| Learner::resume(&checkpoint, &start, Device::Cpu, config);
     let mut resumed = resume(lora()).unwrap();

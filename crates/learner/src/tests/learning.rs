@@ -75,7 +75,8 @@ fn adamw_follows_its_formula() {
         flat.gradient
             .shallow_clone()
             .copy_(&Tensor::from_slice(&gradient));
-        optimizer.update(&flat, update);
+        optimizer.updates += 1;
+        optimizer.update(&flat, flat.kept.stretches()[0], update);
         for (i, w) in weights.iter_mut().enumerate() {
             let g = f64::from(gradient[i]) * 0.5;
             m[i] = 0.9 * m[i] + 0.1 * g;

@@ -7,6 +7,7 @@ mod losses;
 mod replicas;
 mod resume;
 mod separate;
+mod sharded;
 
 use crate::{Learner, LearnerConfig};
 use model::{Decoder, slots, spec_of};

@@ -6,7 +6,6 @@ use algo::advantage::Baseline;
 use algo::loss::{KlTerm, Normalisation};
 use collective::ring::{Options, tcp};
 use collective::{CollectiveError, Group, Ring, threads};
-use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -15,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 /// Runs `work` on each replica of a group, on a thread of its own.
-fn replicas<T: Send>(
+pub(super) fn replicas<T: Send>(
     home: &Path,
     world: usize,
     config: &LearnerConfig,
@@ -29,6 +28,7 @@ fn replicas<T: Send>(
                 let work = &work;
                 scope.spawn(move || {
                     let mut learner = learner(home, config.clone());
+                    as_a_replica(&mut learner);
                     learner.join(Box::new(member)).unwrap();
                     work(rank, learner)
                 })
@@ -38,8 +38,15 @@ fn replicas<T: Send>(
     })
 }
 
+/// Buckets of which there are several, with shares of unequal size; and a rate of the device, which to
+/// measure in bf16 takes seconds on a CPU that does not know it.
+pub(super) fn as_a_replica(learner: &mut Learner) {
+    learner.set_bucket(700);
+    learner.matrix_rate = Some(1e12);
+}
+
 /// Three trajectories of one to three states, with rewards of every kind.
-fn batch() -> Vec<StateGroup> {
+pub(super) fn batch() -> Vec<StateGroup> {
     let path = [3, 4, 5, 6, 7, 11, 2, 9];
     let mut groups = vec![
         group(&path[..3], &[(&[6, 7], 1.0), (&[8, 1, 2], 0.0)]),
@@ -56,7 +63,7 @@ fn batch() -> Vec<StateGroup> {
 }
 
 /// The share of `rank`: whole trajectories. Of three trajectories the fourth replica gets none.
-fn share(groups: &[StateGroup], rank: usize, world: usize) -> Vec<StateGroup> {
+pub(super) fn share(groups: &[StateGroup], rank: usize, world: usize) -> Vec<StateGroup> {
     let starts = [3u32, 12, 14];
     let number = |group: &StateGroup| starts.iter().position(|s| *s == group.prompt[0]).unwrap();
     let mine = |group: &&StateGroup| number(group) % world == rank;
@@ -190,12 +197,12 @@ fn twenty_steps(learner: &mut Learner, rank: usize, world: usize) -> ([u8; 32], 
         learner.rl_step(&share).unwrap();
         learner.compare_replicas().unwrap();
     }
-    let weights = Vec::<f32>::try_from(&learner.flat.master).unwrap();
+    let weights = Vec::<f32>::try_from(&learner.flat.compute.to_kind(Kind::Float)).unwrap();
     (learner.weights_digest(), weights)
 }
 
 /// As a learner is used in earnest.
-fn steady() -> LearnerConfig {
+pub(super) fn steady() -> LearnerConfig {
     LearnerConfig {
         learning_rate: 1e-4,
         ..config()
@@ -225,45 +232,55 @@ fn le_1_processes_in_a_ring_come_to_the_same_weights() {
         }
     }
     for world in [1, 2, 4] {
-        let meeting = tempfile::tempdir().unwrap();
-        let members: Vec<Child> = (0..world)
-            .map(|rank| {
-                Command::new(std::env::current_exe().unwrap())
-                    .args(["--exact", "tests::replicas::a_member_of_a_ring"])
-                    .env(HOME, home.path())
-                    .env(MEETING, meeting.path())
-                    .env(PLACE, format!("{rank} {world}"))
-                    .stdout(Stdio::piped())
-                    .stderr(Stdio::piped())
-                    .spawn()
-                    .unwrap()
-            })
-            .collect();
-        let mut digests = BTreeSet::new();
-        for (rank, member) in members.into_iter().enumerate() {
-            let output = member.wait_with_output().unwrap();
-            let said = String::from_utf8_lossy(&output.stdout).into_owned()
-                + &String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{said}");
-            let result = std::fs::read(meeting.path().join(format!("{rank}.weights"))).unwrap();
-            let (digest, weights) = result.split_at(32);
-            digests.insert(digest.to_vec());
-            let weights: Vec<f32> = weights
-                .as_chunks()
-                .0
-                .iter()
-                .map(|bytes| f32::from_le_bytes(*bytes))
-                .collect();
-            let difference = relative_difference(&weights, &expected);
+        let found = processes(home.path(), world, &steady());
+        for (rank, (digest, weights)) in found.iter().enumerate() {
+            assert_eq!(digest, &found[0].0);
+            let difference = relative_difference(weights, &expected);
             assert!(difference < 1e-5, "{rank} of {world}: {difference}");
         }
-        assert_eq!(digests.len(), 1);
     }
+}
+
+/// Twenty steps by processes in a ring: a digest and the weights of each.
+pub(super) fn processes(
+    home: &Path,
+    world: usize,
+    config: &LearnerConfig,
+) -> Vec<(Vec<u8>, Vec<f32>)> {
+    let meeting = tempfile::tempdir().unwrap();
+    let start = |rank| {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "tests::replicas::a_member_of_a_ring"])
+            .env(HOME, home)
+            .env(MEETING, meeting.path())
+            .env(PLACE, format!("{rank} {world}"))
+            .env(CONFIG, serde_json::to_string(config).unwrap())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let members: Vec<Child> = (0..world).map(start).collect();
+    let result = |(rank, member): (usize, Child)| {
+        let output = member.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        let result = std::fs::read(meeting.path().join(format!("{rank}.weights"))).unwrap();
+        let (digest, weights) = result.split_at(32);
+        let weights = weights.as_chunks().0.iter();
+        (
+            digest.to_vec(),
+            weights.map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+        )
+    };
+    members.into_iter().enumerate().map(result).collect()
 }
 
 const HOME: &str = "SWIRL_TEST_HOME";
 const MEETING: &str = "SWIRL_TEST_MEETING";
 const PLACE: &str = "SWIRL_TEST_PLACE";
+const CONFIG: &str = "SWIRL_TEST_CONFIG";
 
 /// One of the processes above; a test only so that the test's program can be started as one.
 #[test]
@@ -300,7 +317,9 @@ fn a_member_of_a_ring() {
         stop: &AtomicBool::new(false),
     });
     let ring = Ring::new(group, links.unwrap(), Options::default()).unwrap();
-    let mut learner = learner(&home, steady());
+    let config = serde_json::from_str(&std::env::var(CONFIG).unwrap()).unwrap();
+    let mut learner = learner(&home, config);
+    as_a_replica(&mut learner);
     learner.join(Box::new(ring)).unwrap();
     let (digest, weights) = twenty_steps(&mut learner, group.rank, group.world);
     let mut bytes = digest.to_vec();

@@ -71,6 +71,7 @@ fn a_checkpoint_loads_as_a_model_with_the_same_weights() {
     step(&mut learner);
     let folder = learner
         .save_checkpoint(&home.path().join("checkpoints"))
+        .unwrap()
         .unwrap();
     let export = home.path().join("export");
     for _ in 0..2 {
@@ -130,7 +131,7 @@ fn a_resumed_learner_saves_and_exports_after_its_checkpoint_is_gone() {
     let mut first = learner(home.path(), config());
     step(&mut first);
     let root = home.path().join("checkpoints");
-    let from = first.save_checkpoint(&root).unwrap();
+    let from = first.save_checkpoint(&root).unwrap().unwrap();
     drop(first);
     let model = home.path().join("model");
     let mut resumed = Learner::open(&model, &root, Device::Cpu, config()).unwrap();
@@ -147,7 +148,8 @@ fn a_resumed_learner_saves_and_exports_after_its_checkpoint_is_gone() {
 fn saved(home: &Path) -> PathBuf {
     let mut learner = learner(home, config());
     step(&mut learner);
-    learner.save_checkpoint(&home.join("checkpoints")).unwrap()
+    let root = home.join("checkpoints");
+    learner.save_checkpoint(&root).unwrap().unwrap()
 }
 
 /// LE-5: what is damaged after the fact is found and named.
