@@ -95,6 +95,10 @@ pub trait Replica: Trainer {
     /// moments and steps of rank 0; returns the steps.
     async fn meet(&self, place: Place) -> Result<u64, EngineError>;
 
+    /// Writes a checkpoint together with the other members, where they keep shares of the optimizer's
+    /// state; `None` on those who only gave their shares.
+    async fn checkpoint_together(&self) -> Result<Option<PathBuf>, LearnerFault>;
+
     /// Gives this group and all before it up, at once: a step under way ends without new weights, and
     /// a meeting without a group.
     fn abandon(&self, epoch: u32, reason: &str);

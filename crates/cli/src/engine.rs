@@ -5,7 +5,7 @@ use crate::usage::UsageError;
 use actors::ports::{EngineError, Generator, LearnerFault, StepReport, Trainer, Turns};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
-use learner::{ComputeType, Learner, StepError, StepMetrics};
+use learner::{CheckpointError, ComputeType, Learner, StepError, StepMetrics};
 use model::{DeviceHandle, DeviceThread, Tokenizer, TurnCodec};
 use proto::{
     Completion, GenerateRequest, Question, SftSample, StateGroup, WeightSnapshot, WeightVersion,
@@ -208,6 +208,22 @@ impl LearnerPort {
         self.machine.run(run).await
     }
 
+    /// Writes a checkpoint, as one of the replicas that keep shares of the optimizer's state; `None`
+    /// where another one wrote it.
+    pub async fn checkpoint_together(&self) -> Result<Option<PathBuf>, LearnerFault> {
+        let root = self.checkpoints.clone();
+        let saved = self.run(move |learner| learner.save_checkpoint(&root));
+        let saved = saved
+            .await
+            .map_err(|error| engine_fault(&format!("{error:#}")))?;
+        saved.map_err(|error| match error {
+            CheckpointError::Collective(_)
+            | CheckpointError::Replica
+            | CheckpointError::Torn(_) => LearnerFault::Apart(error.to_string()),
+            error => engine_fault(&error.to_string()),
+        })
+    }
+
     async fn step(
         &self,
         step: impl FnOnce(&mut Learner) -> Result<StepMetrics, StepError> + Send + 'static,
@@ -223,7 +239,9 @@ impl LearnerPort {
             .await
             .map_err(|error| engine_fault(&format!("{error:#}")))?;
         made.map_err(|error: StepError| match error {
-            StepError::Collective(_) | StepError::Replica => LearnerFault::Apart(error.to_string()),
+            StepError::Collective(_) | StepError::Replica | StepError::Torn(_) => {
+                LearnerFault::Apart(error.to_string())
+            }
             error => engine_fault(&error.to_string()),
         })
     }

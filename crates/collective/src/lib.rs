@@ -156,6 +156,11 @@ pub trait Communicator: Debug + Send {
     /// A handle that gives the group up, for whoever learns that a member is lost.
     fn aborter(&self) -> Abort;
 
+    /// Whether the group is known to be over: whoever computes for it may as well stop.
+    fn is_over(&self) -> bool {
+        false
+    }
+
     /// Returns when every member has called it.
     ///
     /// # Errors

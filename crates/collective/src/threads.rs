@@ -283,6 +283,10 @@ impl Communicator for ThreadMember {
         self.start(Operation::Broadcast { root }, tensor)
     }
 
+    fn is_over(&self) -> bool {
+        self.group.lock().failure.is_some()
+    }
+
     fn aborter(&self) -> Abort {
         let group = self.group.clone();
         Abort::new(move |reason| {

@@ -16,6 +16,9 @@
 //!   ends with [`Outcome::Behind`].
 //! - **RG-6 (who cannot be met is left out).** Meetings that fail again and again go on without those
 //!   that came last.
+//! - **RG-7 (shares).** Where each member keeps a share of the optimizer's state, nobody has all of it
+//!   once one is lost: then all are opened anew from the newest checkpoint, and meet when all of them
+//!   are there. Who arrives becomes a member after the next checkpoint.
 
 #[cfg(test)]
 mod tests;
@@ -51,6 +54,8 @@ pub enum Task {
     Step,
     /// Something that one member does for all, between steps.
     Errand,
+    /// Something that all members do, between steps.
+    Together,
 }
 
 /// What a replica says of its part in a task.
@@ -81,6 +86,8 @@ pub enum Event {
     Met(ReplicaId, Result<u64, String>),
     /// A replica answers what it was asked.
     Answered(ReplicaId, Answer),
+    /// How many replicas there will be when those that are being opened have arrived (RG-7).
+    Expected(usize),
 }
 
 /// What is to be done.
@@ -96,6 +103,8 @@ pub enum Effect {
     Ask(Vec<ReplicaId>),
     /// The others cannot meet this one; the reason.
     LeaveOut(ReplicaId, String),
+    /// All replicas are opened anew, from the newest checkpoint: what is there now counts no more.
+    Reopen,
     /// Nobody is there who has what the last group had. Somebody may find back, or begin anew.
     Starved,
     /// The task is over.
@@ -144,6 +153,11 @@ pub struct Replicas {
     round: u64,
     phase: Phase,
     task: Option<Task>,
+    /// RG-7.
+    keep_shares: bool,
+    /// RG-7: those who have arrived since may become members now.
+    may_reopen: bool,
+    expected: usize,
     /// Steps that whoever trains counts with.
     at: Option<u64>,
     failed_meetings: u32,
@@ -162,10 +176,19 @@ impl Replicas {
             round: 0,
             phase: Phase::Resting,
             task: None,
+            keep_shares: false,
+            may_reopen: false,
+            expected: 0,
             at: None,
             failed_meetings: 0,
             repeats: 0,
         }
+    }
+
+    /// The same for members that keep shares of the optimizer's state (RG-7).
+    pub fn keeping_shares(mut self) -> Self {
+        self.keep_shares = true;
+        self
     }
 
     /// What is asked for now belongs to this round; answers of another are not to be handed in.
@@ -220,6 +243,10 @@ impl Replicas {
             }
             Event::Met(_, Err(reason)) => self.not_met(reason, &mut out),
             Event::Answered(id, answer) => self.answered(id, answer, &mut out),
+            Event::Expected(count) => {
+                self.expected = count;
+                self.look_at_counts(&mut out);
+            }
         }
         out
     }
@@ -253,7 +280,7 @@ impl Replicas {
             Phase::Meeting { ranks, .. } => ranks.contains(&id),
             // An errand of another member goes on.
             Phase::Working(waiting) => {
-                waiting.contains(&id) || (was_member && self.task == Some(Task::Step))
+                waiting.contains(&id) || (was_member && self.task != Some(Task::Errand))
             }
         };
         if is_needed {
@@ -263,7 +290,8 @@ impl Replicas {
 
     /// Begins the task, or has a group meet first.
     fn begin(&mut self, out: &mut Vec<Effect>) {
-        let is_full = self.ranks.len() >= self.present.len().min(self.most);
+        let is_full = self.ranks.len() >= self.present.len().min(self.most)
+            || (self.keep_shares && !self.may_reopen);
         match (self.at, is_full && !self.ranks.is_empty()) {
             (Some(steps), true) => self.stands(steps, out),
             // RG-4.
@@ -283,8 +311,16 @@ impl Replicas {
                 *id
             })
             .collect();
-        if !members.is_empty() {
+        let were_members = !members.is_empty();
+        if were_members {
             out.push(Effect::Abandon(members));
+        }
+        if self.keep_shares && were_members {
+            self.may_reopen = false;
+            self.present.clear();
+            self.phase = Phase::Starving;
+            out.push(Effect::Reopen);
+            return;
         }
         self.phase = Phase::Counting(BTreeMap::new());
         if !self.present.is_empty() {
@@ -298,7 +334,12 @@ impl Replicas {
         let Phase::Counting(counted) = &self.phase else {
             return;
         };
-        if !self.present.keys().all(|id| counted.contains_key(id)) {
+        let awaited = match self.keep_shares && !self.present.is_empty() {
+            true => self.expected.min(self.most),
+            false => 0,
+        };
+        let are_all = self.present.keys().all(|id| counted.contains_key(id));
+        if !are_all || counted.len() < awaited {
             return;
         }
         let mut ranks: Vec<ReplicaId> = self.present.keys().copied().collect();
@@ -374,6 +415,7 @@ impl Replicas {
             _ if steps != at => self.finish(Outcome::Behind, out),
             Task::Step => self.ask(self.ranks.clone(), out),
             Task::Errand => self.ask(self.ranks[..1].to_vec(), out),
+            Task::Together => self.ask(self.ranks.clone(), out),
         }
     }
 
@@ -391,6 +433,8 @@ impl Replicas {
                 waiting.remove(&id);
                 if waiting.is_empty() {
                     let made = u64::from(self.task == Some(Task::Step));
+                    let have_come = self.present.len() > self.ranks.len();
+                    self.may_reopen |= have_come && self.task == Some(Task::Together);
                     let steps = self.at.unwrap_or(0) + made;
                     self.finish(Outcome::Done(steps), out);
                 }

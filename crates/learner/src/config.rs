@@ -117,6 +117,12 @@ pub struct LearnerConfig {
     /// traffic, the same steps. All replicas take part in a checkpoint then, and whoever joins a group
     /// is opened from the same one. A learner by itself keeps everything.
     pub shard_optimizer: bool,
+    /// Replicas of a group compare their weights, by a hash, after every so many steps, and end
+    /// training when these are not the same bit for bit; 0 is off.
+    pub compare_replicas_every: u64,
+    /// How gradients travel while replicas add them up: `f32`, or `bf16` in half of the bytes. Sums are
+    /// kept in f32 either way, and all replicas get the same bits. A learner by itself sends nothing.
+    pub gradient_wire: GradientWire,
     /// How many of the newest checkpoints are kept; at least 1.
     pub keep_last: usize,
     /// Checkpoints whose step is a multiple of it are kept for good; 0 is off.
@@ -154,10 +160,23 @@ impl Default for LearnerConfig {
             freeze: Vec::new(),
             lora: None,
             shard_optimizer: false,
+            compare_replicas_every: 100,
+            gradient_wire: GradientWire::F32,
             keep_last: 2,
             keep_every: 0,
         }
     }
+}
+
+/// The type that gradients travel in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GradientWire {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded.
+    Bf16,
 }
 
 /// A hyperparameter is out of its range.

@@ -199,7 +199,7 @@ impl Learner {
             batches,
             options,
             &mut metrics.seconds,
-            |passed| sync.passed(passed),
+            &mut sync,
             loss,
         );
         let summed = timed(&mut metrics.seconds.reduce, || sync.finish())
@@ -223,6 +223,7 @@ impl Learner {
             .get_or_insert_with(|| matrix_rate(kind, device));
         let start = Instant::now();
         let mut metrics = step(self)?;
+        metrics.compared = self.compare_when_due()?;
         metrics.seconds.total = start.elapsed().as_secs_f64();
         let per_parameter = if self.decoder.lora().is_some() {
             4.0

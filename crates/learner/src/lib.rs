@@ -48,7 +48,7 @@ mod sync;
 mod tests;
 
 pub use checkpoint::{CheckpointError, newest_checkpoint, prune_checkpoints};
-pub use config::{ComputeType, ConfigError, LearnerConfig, cpu_has_fast_bf16};
+pub use config::{ComputeType, ConfigError, GradientWire, LearnerConfig, cpu_has_fast_bf16};
 pub use learner::Learner;
 pub use lora::LoraConfig;
 pub use memory::{BatchSize, MemoryNeed, Traffic};

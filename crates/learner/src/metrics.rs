@@ -105,6 +105,8 @@ pub struct StepMetrics {
     pub clipped: bool,
     /// Whether the step was left out because its gradient was not finite.
     pub skipped: bool,
+    /// Whether replicas compared their weights after it, and found them the same.
+    pub compared: bool,
     /// Learning rate of the step.
     pub learning_rate: f64,
     /// Tokens with a loss, in the whole batch.
@@ -164,6 +166,7 @@ impl StepMetrics {
             ("grad_norm", self.grad_norm),
             ("clipped", flag(self.clipped)),
             ("skipped", flag(self.skipped)),
+            ("replicas_compared", flag(self.compared)),
             ("learning_rate", self.learning_rate),
             ("trained_tokens", self.trained_tokens as f64),
             ("packed_tokens", self.packed_tokens as f64),

@@ -3,7 +3,7 @@
 use crate::checkpoint::CheckpointError;
 use crate::layers::{Gradients, Row, Trace};
 use crate::metrics::{PhaseSeconds, timed};
-use crate::sync::Passed;
+use crate::sync::{GradientSync, Passed};
 use algo::advantage::RewardError;
 use algo::logprob::{self, Drawn, Head, Pull};
 use algo::loss::TokenLoss;
@@ -168,14 +168,14 @@ impl PassSums {
 }
 
 /// Runs `batches` and sums their gradients up anew; `loss` gives the weighted loss of each target, and
-/// `passed` is told how far the last micro-batch has come.
+/// `sync` is told how far the last micro-batch has come. Ends early when the group is over.
 pub(crate) fn backward(
     decoder: &Decoder,
     gradients: &mut Gradients,
     batches: &[MicroBatch],
     options: PassOptions,
     seconds: &mut PhaseSeconds,
-    mut passed: impl FnMut(Passed),
+    sync: &mut GradientSync<'_>,
     mut loss: impl FnMut(&Target, Drawn) -> TokenLoss,
 ) -> PassSums {
     let mut sums = PassSums::default();
@@ -184,10 +184,13 @@ pub(crate) fn backward(
         gradients.settle();
     }
     for (number, batch) in batches.iter().enumerate() {
+        if sync.is_over() {
+            break;
+        }
         let is_last = number + 1 == batches.len();
         let mut passed = |stage| {
             if is_last {
-                passed(stage);
+                sync.passed(stage);
             }
         };
         let trace = timed(&mut seconds.forward, || {

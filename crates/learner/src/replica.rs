@@ -46,13 +46,7 @@ impl Learner {
     }
 
     fn join_whole(&mut self, communicator: &mut dyn Communicator) -> Result<(), CollectiveError> {
-        let mut numbers = [
-            self.step as f64,
-            self.optimizer.updates as f64,
-            f64::from(self.bad_steps),
-            self.reward_history.sum,
-            self.reward_history.weight,
-        ];
+        let mut numbers = self.progress();
         let host = Tensor::from_slice(&numbers);
         communicator.broadcast(&host, 0)?.wait()?;
         host.copy_data(&mut numbers, 5);
@@ -72,16 +66,6 @@ impl Learner {
         Ok(())
     }
 
-<<<<<<< HEAD
-    /// Makes it one replica of another group, whose members are at the same step of the same training
-    /// already: nothing is taken over.
-    ///
-    /// # Errors
-    /// [`StepError::Apart`], on every replica, when they are not; or when the group cannot be used.
-    pub fn regroup(&mut self, communicator: Box<dyn Communicator>) -> Result<(), StepError> {
-        self.communicator = communicator;
-        let numbers = [
-=======
     /// Makes it one replica of another group, whose members are at the same step of the same training
     /// already: nothing is taken over. They keep all of the optimizer's state.
     ///
@@ -213,7 +197,6 @@ impl Learner {
 
     /// A hash of the weights that are trained, the same where they are the same bit for bit: of the
     /// f32 masters, or, with `shard_optimizer`, of those that compute.
->>>>>>> zero
     pub fn weights_digest(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         let flat = match self.config.shard_optimizer {
@@ -245,6 +228,16 @@ impl Learner {
             true => Ok(()),
             false => Err(StepError::Apart { step: self.step }),
         }
+    }
+
+    /// Compares the weights of all replicas where it is time to; whether it was.
+    pub(crate) fn compare_when_due(&mut self) -> Result<bool, StepError> {
+        let every = self.config.compare_replicas_every;
+        let is_due = every > 0 && self.step.is_multiple_of(every) && self.communicator.world() > 1;
+        if is_due {
+            self.compare_replicas()?;
+        }
+        Ok(is_due)
     }
 
     /// Replaces numbers by their sums over all replicas.

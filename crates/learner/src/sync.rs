@@ -170,6 +170,11 @@ impl<'a> GradientSync<'a> {
         }
     }
 
+    /// Whether there will be no sum.
+    pub(crate) fn is_over(&self) -> bool {
+        self.communicator.is_over()
+    }
+
     /// Starts what is left, and waits until the gradient holds the sum over all replicas.
     pub(crate) fn finish(mut self) -> Result<(), StepError> {
         self.passed(Passed::Embedding);

@@ -249,6 +249,10 @@ impl Replica for Learner {
         Ok(leader.steps)
     }
 
+    async fn checkpoint_together(&self) -> Result<Option<PathBuf>, LearnerFault> {
+        Ok(Some(self.checkpoint().await?))
+    }
+
     fn abandon(&self, epoch: u32, _: &str) {
         // The others of the ring are told.
         if let Some((present, ..)) = self.state().group.filter(|(present, ..)| *present <= epoch) {

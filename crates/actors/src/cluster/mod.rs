@@ -80,6 +80,11 @@ pub trait Orders: Send + Sync + 'static {
         1
     }
 
+    /// Whether each learner keeps a share of the optimizer's state alone.
+    fn keep_shares(&self) -> bool {
+        false
+    }
+
     /// The number of the next group of learners: higher than any before it, those of learners' orders
     /// included, whatever happened to the controller meanwhile.
     ///
@@ -135,6 +140,15 @@ impl Engagement {
         self.orders.replicas()
     }
 
+    pub(crate) fn keep_shares(&self) -> bool {
+        self.orders.keep_shares()
+    }
+
+    /// How many learners are there or being opened.
+    pub(crate) fn learners(&self) -> usize {
+        self.cluster.learners()
+    }
+
     /// The number of a group that is to be formed. What learners are opened with from now on is older
     /// than what it has.
     pub(crate) async fn next_epoch(&self) -> Result<u32, EngineError> {
@@ -142,9 +156,9 @@ impl Engagement {
         self.orders.next_epoch().await
     }
 
-    /// Has learners that were ordered before this epoch opened anew.
-    pub(crate) fn renew_learners(&self, epoch: u32) {
-        self.cluster.renew_learners(epoch);
+    /// Has learners that were ordered before this epoch opened anew; all of them for `None`.
+    pub(crate) fn renew_learners(&self, epoch: Option<u32>) {
+        self.cluster.renew_learners(epoch.unwrap_or(u32::MAX));
     }
 }
 

@@ -40,6 +40,18 @@ impl Cluster {
         });
     }
 
+    /// How many learners are there or being opened.
+    pub(super) fn learners(&self) -> usize {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let Some(engaged) = &mut state.engaged else {
+            return 0;
+        };
+        engaged.note_away(&state.membership);
+        let learners = engaged.learners.values();
+        learners.filter(|learning| learning.away.is_none()).count()
+    }
+
     /// A group of learners is about to be formed.
     pub(super) fn group_begins(&self) {
         if let Some(engaged) = &mut self.lock().engaged {

@@ -300,8 +300,10 @@ impl Host {
         &self,
         hosted: &Hosted,
         replica: &dyn Replica,
-    ) -> Result<(String, FileSet), LearnerFault> {
-        let folder = replica.checkpoint().await?;
+    ) -> Result<Option<(String, FileSet)>, LearnerFault> {
+        let Some(folder) = replica.checkpoint_together().await? else {
+            return Ok(None);
+        };
         let name = folder
             .file_name()
             .unwrap_or_default()
@@ -309,7 +311,7 @@ impl Host {
             .into_owned();
         let (files, loan) = self.lend_folder(folder).await?;
         hosted.keep("checkpoint", loan, None);
-        Ok((name, files))
+        Ok(Some((name, files)))
     }
 
     async fn export(

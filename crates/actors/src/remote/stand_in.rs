@@ -270,8 +270,11 @@ async fn snapshot(
 
 async fn checkpoint(
     engine: Engine,
-    (name, files): (String, FileSet),
-) -> Result<PathBuf, TransferError> {
+    there: Option<(String, FileSet)>,
+) -> Result<Option<PathBuf>, TransferError> {
+    let Some((name, files)) = there else {
+        return Ok(None);
+    };
     let fault = |error: &str| TransferError::Here(error.to_owned());
     let root = engine.checkpoints.as_ref();
     let root = root.ok_or_else(|| fault("nothing is known of where checkpoints go"))?;
@@ -283,7 +286,7 @@ async fn checkpoint(
     if let Some(hook) = &engine.on_checkpoint {
         hook(&folder);
     }
-    Ok(folder)
+    Ok(Some(folder))
 }
 
 async fn export(engine: Engine, files: FileSet, folder: PathBuf) -> Result<(), TransferError> {

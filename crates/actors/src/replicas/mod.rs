@@ -28,6 +28,9 @@ use tasks::{Job, Reply};
 /// checkpoint: the lost ones still have the steps that they made since.
 const TAKE_OVER: Duration = Duration::from_secs(10);
 
+/// How often learners are counted that are being opened, where all have to be there.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// What a learner on another node can be asked. Numbers are epochs of groups.
 pub(crate) enum ReplicaMessage {
     Standing(RpcReplyPort<Result<Standing, EngineError>>),
@@ -36,7 +39,7 @@ pub(crate) enum ReplicaMessage {
     Supervised(u32, Vec<SftSample>, LearnerPort<StepReport>),
     Policy(u32, Vec<StateGroup>, LearnerPort<StepReport>),
     Snapshot(WeightVersion, LearnerPort<WeightSnapshot>),
-    Checkpoint(u32, LearnerPort<PathBuf>),
+    Checkpoint(u32, LearnerPort<Option<PathBuf>>),
     Export(u32, PathBuf, LearnerPort<()>),
 }
 
@@ -54,6 +57,8 @@ pub(crate) enum GroupMessage {
     Heard(u64, Event, Option<Reply>),
     /// Who was to find back has had time to.
     TakeOver,
+    /// Learners may have been opened, or lost while they were.
+    Look,
 }
 
 /// Takes questions to the group.
@@ -129,8 +134,16 @@ impl Actor for Group {
         me: ActorRef<GroupMessage>,
         (engagement, epoch): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
+        let machine = Replicas::new(engagement.replicas(), 0);
+        let machine = match engagement.keep_shares() {
+            true => {
+                me.send_interval(LOOK, || GroupMessage::Look);
+                machine.keeping_shares()
+            }
+            false => machine,
+        };
         Ok(State {
-            machine: Replicas::new(engagement.replicas(), 0),
+            machine,
             engagement,
             replicas: BTreeMap::new(),
             arrivals: 0,
@@ -166,8 +179,13 @@ impl Actor for Group {
             }
             GroupMessage::TakeOver => {
                 if state.machine.is_starving() {
-                    state.engagement.renew_learners(state.machine.epoch());
+                    let epoch = state.machine.epoch();
+                    state.engagement.renew_learners(Some(epoch));
                 }
+            }
+            GroupMessage::Look => {
+                let learners = state.engagement.learners();
+                state.feed(Event::Expected(learners));
             }
         }
         Ok(())
@@ -197,7 +215,7 @@ impl State {
         }
         if let Some(message) = self.waiting.pop_front() {
             let job = Job::new(message);
-            let task = job.task();
+            let task = job.task(self.engagement.keep_shares());
             self.job = Some(job);
             self.feed(Event::Wanted(task));
         }
@@ -336,6 +354,14 @@ impl State {
                     );
                 }
                 self.remove(id);
+            }
+            Effect::Reopen => {
+                tracing::warn!(
+                    "Learners with shares of the optimizer's state begin anew together."
+                );
+                let gone: Vec<ReplicaId> = self.replicas.keys().copied().collect();
+                gone.into_iter().for_each(|id| self.remove(id));
+                self.engagement.renew_learners(None);
             }
             Effect::Starved => {
                 if self.machine.epoch() > 0 {

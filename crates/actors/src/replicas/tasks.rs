@@ -13,7 +13,7 @@ use std::path::PathBuf;
 pub(crate) enum Reply {
     Report(StepReport),
     Weights(WeightSnapshot),
-    Checkpoint(PathBuf),
+    Checkpoint(Option<PathBuf>),
     Exported,
     /// Why it cannot be done.
     Fault(LearnerFault),
@@ -33,10 +33,11 @@ impl Job {
         }
     }
 
-    pub(super) fn task(&self) -> Task {
+    pub(super) fn task(&self, keep_shares: bool) -> Task {
         match self.message {
             LearnerMessage::StepsDone(_) => Task::Settle,
             LearnerMessage::Supervised(..) | LearnerMessage::Policy(..) => Task::Step,
+            LearnerMessage::Checkpoint(_) if keep_shares => Task::Together,
             LearnerMessage::Snapshot(..)
             | LearnerMessage::Checkpoint(_)
             | LearnerMessage::Export(..) => Task::Errand,
@@ -86,7 +87,7 @@ impl Job {
                 _ => None,
             }),
             LearnerMessage::Checkpoint(port) => give(port, replies, |reply| match reply {
-                Reply::Checkpoint(folder) => Some(folder),
+                Reply::Checkpoint(folder) => folder,
                 _ => None,
             }),
             LearnerMessage::Export(_, port) => give(port, replies, |reply| {

@@ -370,6 +370,11 @@ impl Orders for FleetOrders {
         }
     }
 
+    fn keep_shares(&self) -> bool {
+        let learner = self.elsewhere.learner.as_ref();
+        learner.is_some_and(|order| order.config.shard_optimizer)
+    }
+
     async fn next_epoch(&self) -> Result<u32, EngineError> {
         let epochs = self.epochs.clone();
         let next = tokio::task::spawn_blocking(move || epochs.next()).await;

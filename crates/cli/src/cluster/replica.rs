@@ -5,9 +5,9 @@ use actors::ports::{EngineError, LearnerFault, Replica, StepReport, Trainer};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use collective::ring::tcp::{self, Meeting};
-use collective::ring::{Links, Options};
+use collective::ring::{Links, Options, Wire};
 use collective::{Abort, Communicator, Group, Ring, Solo};
-use learner::Learner;
+use learner::{GradientWire, Learner};
 use proto::cluster::{Place, Standing};
 use proto::{Role, SftSample, StateGroup, WeightSnapshot, WeightVersion};
 use serde::{Deserialize, Serialize};
@@ -104,8 +104,18 @@ impl ReplicaPort {
 impl Meetings {
     /// Meets the others, and takes over what rank 0 has, unless all have the same. Blocks.
     fn join(&self, learner: &mut Learner, place: &Place) -> Result<u64> {
-        let communicator = self.communicator(place)?;
-        if place.is_level {
+        let config = learner.config();
+        let options = Options {
+            wire: match config.gradient_wire {
+                GradientWire::F32 => Wire::F32,
+                GradientWire::Bf16 => Wire::Bf16,
+            },
+            ..Options::default()
+        };
+        // Shares of the optimizer's state are taken up anew each time.
+        let is_level = place.is_level && !config.shard_optimizer;
+        let communicator = self.communicator(place, options)?;
+        if is_level {
             learner.regroup(communicator)?;
         } else {
             let joined = learner.join(communicator);
@@ -117,7 +127,7 @@ impl Meetings {
         Ok(learner.step())
     }
 
-    fn communicator(&self, place: &Place) -> Result<Box<dyn Communicator>> {
+    fn communicator(&self, place: &Place, options: Options) -> Result<Box<dyn Communicator>> {
         let group = Group {
             rank: place.rank as usize,
             world: place.members.len(),
@@ -132,7 +142,7 @@ impl Meetings {
             self.given_up.load(Ordering::SeqCst) < place.epoch,
             "the group was given up before it met"
         );
-        let ring = Ring::new(group, self.meet(group, place)?, Options::default())?;
+        let ring = Ring::new(group, self.meet(group, place)?, options)?;
         let abort = ring.aborter();
         *self.group.lock().expect("no holder panics") = Some((place.epoch, abort.clone()));
         if self.given_up.load(Ordering::SeqCst) >= place.epoch {
@@ -196,6 +206,10 @@ impl Replica for ReplicaPort {
         self.port
             .with(move |learner| meetings.join(learner, &place))
             .await
+    }
+
+    async fn checkpoint_together(&self) -> Result<Option<PathBuf>, LearnerFault> {
+        self.port.checkpoint_together().await
     }
 
     fn abandon(&self, epoch: u32, reason: &str) {

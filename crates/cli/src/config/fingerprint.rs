@@ -64,6 +64,7 @@ fn without_operational(config: &Config) -> Config {
         let usual = LearnerConfig::default();
         learner.keep_last = usual.keep_last;
         learner.shard_optimizer = usual.shard_optimizer;
+        learner.compare_replicas_every = usual.compare_replicas_every;
     }
     config
 }

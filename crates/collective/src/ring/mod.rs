@@ -282,6 +282,10 @@ impl Communicator for Ring {
         self.start(Operation::Broadcast { root }, tensor)
     }
 
+    fn is_over(&self) -> bool {
+        self.shared.lock().failure.is_some()
+    }
+
     fn aborter(&self) -> Abort {
         let shared = self.shared.clone();
         Abort::new(move |reason| shared.abort(reason))

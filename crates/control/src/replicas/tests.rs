@@ -187,6 +187,84 @@ fn a_fault_of_the_batch_ends_the_task_and_the_group() {
     assert_eq!(next[0], Effect::Abandon(ids(&[0, 1])));
 }
 
+/// As [`standing`], for replicas that keep shares.
+fn standing_with_shares(count: u64) -> Replicas {
+    let mut replicas = Replicas::new(8, 0).keeping_shares();
+    replicas.on(Event::Expected(count as usize));
+    replicas.on(Event::Wanted(Task::Settle));
+    for number in 0..count {
+        replicas.on(Event::Arrived(id(number)));
+        let counted = replicas.on(Event::Counted(id(number), progress(1, 5)));
+        let all: Vec<u64> = (0..count).collect();
+        let is_last = number + 1 == count;
+        assert_eq!(
+            counted.contains(&Effect::Form(ids(&all))),
+            is_last,
+            "all are waited for"
+        );
+    }
+    replicas.on(Event::Numbered(Ok(9)));
+    for number in 0..count {
+        replicas.on(Event::Met(id(number), Ok(5)));
+    }
+    replicas
+}
+
+#[test]
+fn rg_7_a_lost_share_has_all_opened_anew() {
+    let mut replicas = standing_with_shares(3);
+    replicas.on(Event::Wanted(Task::Step));
+    let lost = replicas.on(Event::Lost(id(1)));
+    assert_eq!(lost, [Effect::Abandon(ids(&[0, 2])), Effect::Reopen]);
+    replicas.on(Event::Expected(2));
+    replicas.on(Event::Arrived(id(3)));
+    assert_eq!(replicas.on(Event::Counted(id(3), progress(10, 4))), []);
+    replicas.on(Event::Arrived(id(4)));
+    let counted = replicas.on(Event::Counted(id(4), progress(11, 4)));
+    assert_eq!(counted, [Effect::Form(ids(&[4, 3]))]);
+    replicas.on(Event::Numbered(Ok(12)));
+    replicas.on(Event::Met(id(3), Ok(4)));
+    let met = replicas.on(Event::Met(id(4), Ok(4)));
+    assert_eq!(met, [Effect::Finish(Outcome::Behind)]);
+}
+
+#[test]
+fn rg_7_one_that_is_expected_and_lost_is_not_waited_for() {
+    let mut replicas = Replicas::new(8, 0).keeping_shares();
+    replicas.on(Event::Expected(2));
+    replicas.on(Event::Wanted(Task::Settle));
+    replicas.on(Event::Arrived(id(0)));
+    assert_eq!(replicas.on(Event::Counted(id(0), progress(1, 0))), []);
+    let formed = replicas.on(Event::Expected(1));
+    assert_eq!(formed, [Effect::Form(ids(&[0]))]);
+}
+
+#[test]
+fn rg_7_who_arrives_becomes_a_member_after_a_checkpoint() {
+    let mut replicas = standing_with_shares(2);
+    replicas.on(Event::Arrived(id(7)));
+    let step = replicas.on(Event::Wanted(Task::Step));
+    assert_eq!(step, [Effect::Ask(ids(&[0, 1]))]);
+    replicas.on(Event::Answered(id(0), Answer::Done));
+    replicas.on(Event::Answered(id(1), Answer::Done));
+    let together = replicas.on(Event::Wanted(Task::Together));
+    assert_eq!(together, [Effect::Ask(ids(&[0, 1]))]);
+    replicas.on(Event::Answered(id(0), Answer::Done));
+    replicas.on(Event::Answered(id(1), Answer::Done));
+    let next = replicas.on(Event::Wanted(Task::Step));
+    assert_eq!(next, [Effect::Abandon(ids(&[0, 1])), Effect::Reopen]);
+    replicas.on(Event::Expected(3));
+    for number in [8, 9, 10] {
+        replicas.on(Event::Arrived(id(number)));
+        replicas.on(Event::Counted(id(number), progress(number as u32 + 2, 6)));
+    }
+    replicas.on(Event::Numbered(Ok(20)));
+    replicas.on(Event::Met(id(8), Ok(6)));
+    replicas.on(Event::Met(id(9), Ok(6)));
+    let met = replicas.on(Event::Met(id(10), Ok(6)));
+    assert_eq!(met, [Effect::Ask(ids(&[10, 9, 8]))], "no step is lost");
+}
+
 /// A replica as it might be: weights are what they were made from.
 #[derive(Debug, Clone)]
 struct Replica {
@@ -304,6 +382,7 @@ impl World {
             }
             Effect::LeaveOut(ReplicaId(number), _) => drop(self.replicas.remove(&number)),
             Effect::Starved => self.starved = true,
+            Effect::Reopen => panic!("nobody keeps shares here"),
             Effect::Finish(outcome) => self.finish(outcome),
         }
     }
