@@ -56,7 +56,7 @@ struct Run {
     #[arg(long, default_value_t = 4)]
     sequences: usize,
     /// Tokens of a sequence.
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 256)]
     length: usize,
     /// Threads of libtorch, of each replica.
     #[arg(long, default_value_t = 1)]

@@ -251,6 +251,8 @@ pub(super) fn processes(
     let start = |rank| {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "tests::replicas::a_member_of_a_ring"])
+            // Threads of several processes that spin beside each other take each other's cores.
+            .env("OMP_NUM_THREADS", "1")
             .env(HOME, home)
             .env(MEETING, meeting.path())
             .env(PLACE, format!("{rank} {world}"))
