@@ -7,6 +7,7 @@
 //! - [`phases`]: which phase of a run comes next, and whether a stopped run may be continued.
 //! - [`publication`]: how long new weights wait for samplers.
 //! - [`rollout`]: the steps of one item, from its prompt to its trajectory.
+//! - [`spread`]: which node pulls new weights from which.
 
 pub mod backoff;
 pub mod ledger;
@@ -14,3 +15,4 @@ pub mod membership;
 pub mod phases;
 pub mod publication;
 pub mod rollout;
+pub mod spread;

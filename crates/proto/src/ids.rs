@@ -47,11 +47,16 @@ impl WeightVersion {
     pub fn of(epoch: u32, step: u64) -> Self {
         Self(u64::from(epoch) << 40 | step)
     }
+
+    /// The learner's steps.
+    pub fn step(self) -> u64 {
+        self.0 & ((1 << 40) - 1)
+    }
 }
 
 impl fmt::Display for WeightVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.0 >> 40, self.0 & ((1 << 40) - 1)) {
+        match (self.0 >> 40, self.step()) {
             (0, step) => write!(f, "v{step}"),
             (epoch, step) => write!(f, "v{epoch}.{step}"),
         }

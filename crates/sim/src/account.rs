@@ -36,6 +36,9 @@ struct Books {
     steps: u64,
     /// Steps that learners made, by epoch and number: the newest epoch at that time.
     made: BTreeMap<(u32, u64), u32>,
+    /// Bytes of weights: pulled from nodes, and not pulled because of deltas.
+    given_on: u64,
+    saved: u64,
 }
 
 impl Account {
@@ -135,6 +138,13 @@ impl Account {
         }
     }
 
+    /// What a publication came to, as the training loop says.
+    pub(crate) fn spread(&self, given_on: u64, saved: u64) {
+        let mut books = self.books();
+        books.given_on += given_on;
+        books.saved += saved;
+    }
+
     /// SI-2: weights that a learner gives out only rise.
     pub(crate) fn given_out(&self, version: WeightVersion) {
         let mut books = self.books();
@@ -207,6 +217,8 @@ impl Account {
             faults: books.faults.clone(),
             stored: books.acknowledged,
             steps: books.steps,
+            given_on: books.given_on,
+            saved: books.saved,
         }
     }
 }
@@ -218,4 +230,6 @@ pub(crate) struct Finished {
     pub faults: BTreeMap<&'static str, u64>,
     pub stored: u64,
     pub steps: u64,
+    pub given_on: u64,
+    pub saved: u64,
 }

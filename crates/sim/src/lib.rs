@@ -14,7 +14,8 @@
 //!   published for its batch.
 //! - **SI-4 (credits).** No engine has more calls at once than it said it takes, on a network that
 //!   doubles none.
-//! - **SI-5 (no way back).** A sampler's weights only rise, and are whole.
+//! - **SI-5 (no way back).** A sampler's weights only rise, and are whole, whichever nodes they came
+//!   through.
 //! - **SI-6 (progress).** Once everything is mended the run ends in about the time that its work takes,
 //!   and every node is told.
 //! - **SI-7 (one process a name).** No two members have the same name.
@@ -58,6 +59,10 @@ pub struct Outcome {
     pub stored: u64,
     /// Steps that the training loop was told of.
     pub steps: u64,
+    /// Bytes of weights that nodes pulled from each other.
+    pub given_on: u64,
+    /// Bytes of weights that were not pulled because a delta held them.
+    pub saved: u64,
     /// Faults by their kind.
     pub faults: BTreeMap<&'static str, u64>,
     /// Virtual time until everything had ended.
@@ -162,6 +167,8 @@ pub fn run(scenario: Scenario) -> Outcome {
         hash: finished.hash,
         stored: finished.stored,
         steps: finished.steps,
+        given_on: finished.given_on,
+        saved: finished.saved,
         faults: finished.faults,
         took,
     }

@@ -34,6 +34,8 @@ struct Sums {
     failed: Vec<u64>,
     stored: u64,
     steps: u64,
+    given_on: u64,
+    saved: u64,
     faults: BTreeMap<&'static str, u64>,
     took: Duration,
     slowest: (Duration, u64),
@@ -83,6 +85,8 @@ impl Work {
     fn add(&self, sums: &mut Sums, outcome: Outcome) {
         sums.stored += outcome.stored;
         sums.steps += outcome.steps;
+        sums.given_on += outcome.given_on;
+        sums.saved += outcome.saved;
         sums.took += outcome.took;
         for (kind, count) in outcome.faults {
             *sums.faults.entry(kind).or_default() += count;
@@ -135,6 +139,10 @@ fn main() -> ExitCode {
         began.elapsed().as_secs_f64(),
         sums.slowest.1,
         sums.slowest.0.as_secs_f64(),
+    );
+    println!(
+        "weights: {} bytes from nodes, {} saved by deltas",
+        sums.given_on, sums.saved
     );
     println!("faults: {}", faults.join(", "));
     match sums.failed.is_empty() {

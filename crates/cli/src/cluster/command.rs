@@ -1,7 +1,7 @@
 //! `swirl node`.
 
 use super::head::credentials;
-use super::network::{Sockets, ToController};
+use super::network::{Giving, Sockets, ToController};
 use super::outfit::Outfit;
 use crate::args::NodeArgs;
 use crate::config::{self, ModelSection};
@@ -60,6 +60,7 @@ pub async fn run(args: NodeArgs) -> Result<ExitCode> {
         "Node {name} looks for the controller at {}.",
         args.join
     ));
+    let samples = args.roles.contains(&Role::Sampler);
     let plan = NodePlan {
         name,
         roles: args.roles.into_iter().collect(),
@@ -72,6 +73,7 @@ pub async fn run(args: NodeArgs) -> Result<ExitCode> {
             credentials: Arc::new(credentials),
             sockets: sockets.handles(),
             way: Mutex::default(),
+            giving: samples.then(|| Giving::at(args.address, args.weights_port)),
         }),
         contact,
     };

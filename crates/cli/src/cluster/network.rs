@@ -7,10 +7,11 @@ use actors::cluster::Cluster;
 use actors::node::{DialFault, Dialler};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
-use proto::Role;
+use proto::{NodeName, Role};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use tokio::runtime::{Handle, Runtime};
+use tokio::sync::watch;
 use transport::certs::Credentials;
 use transport::tls::Expected;
 use transport::{BindError, Connection, Endpoint, Lane};
@@ -184,6 +185,44 @@ pub struct ToController {
     pub sockets: SocketHandles,
     /// The present attempt.
     pub way: Mutex<Option<Arc<Way>>>,
+    /// Where other nodes pull weights from this one, if they are to.
+    pub giving: Option<Giving>,
+}
+
+/// Where other nodes pull weights. It is the same socket at all attempts.
+pub struct Giving {
+    ip: Option<IpAddr>,
+    port: u16,
+    socket: watch::Sender<Option<Arc<Endpoint>>>,
+}
+
+impl Giving {
+    /// At this port; 0 takes any. Without an address, it is that of the interface that leads to the
+    /// controller.
+    pub fn at(ip: Option<IpAddr>, port: u16) -> Self {
+        let socket = watch::Sender::default();
+        Self { ip, port, socket }
+    }
+
+    /// Listens, if that is not done yet, with an address like the controller's.
+    fn listen(&self, way: &ToController, controller: SocketAddr) -> Result<(), BindError> {
+        if self.socket.borrow().is_some() {
+            return Ok(());
+        }
+        let address = SocketAddr::new(any_like(controller).ip(), self.port);
+        let lanes = [Lane::Bulk];
+        let (sockets, credentials) = (&way.sockets, &way.credentials);
+        let bound = sockets.bind(Socket::Data, address, credentials, &lanes)?;
+        self.socket.send_replace(Some(Arc::new(bound)));
+        Ok(())
+    }
+
+    /// What other nodes are told.
+    fn address(&self, controller: SocketAddr) -> Option<SocketAddr> {
+        let socket = self.socket.borrow().clone()?;
+        let ip = self.ip.or_else(|| address_towards(controller).ok())?;
+        Some(SocketAddr::new(ip, socket.local_address().ok()?.port()))
+    }
 }
 
 /// An attempt's sockets, and where it leads.
@@ -232,6 +271,10 @@ impl ToController {
             address,
         });
         *self.way.lock().expect("no holder panics") = Some(way.clone());
+        let listening = self.giving.as_ref().map(|g| g.listen(self, address));
+        if let Some(Err(error)) = listening {
+            tracing::warn!(%error, "This node gives no weights on.");
+        }
         Ok(way)
     }
 
@@ -269,5 +312,28 @@ impl Dialler for ToController {
 
     async fn bulk(&self, port: u16) -> Result<Arc<dyn Connection>, DialFault> {
         self.present()?.dial(Lane::Bulk, port).await
+    }
+
+    fn address(&self) -> Option<String> {
+        let controller = self.present().ok()?.address;
+        let address = self.giving.as_ref()?.address(controller)?;
+        Some(address.to_string())
+    }
+
+    async fn node(&self, name: &NodeName, at: &str) -> Result<Arc<dyn Connection>, DialFault> {
+        let unreachable = |error| DialFault::Unreachable(format!("{name} at {at}: {error}"));
+        let address = at.parse().map_err(unreachable)?;
+        let expected = Expected {
+            role: Role::Sampler,
+            name: Some(name.clone()),
+        };
+        let way = self.present()?;
+        Ok(way.data.dial(address, Lane::Bulk, &expected).await?)
+    }
+
+    async fn accept(&self) -> Option<Arc<dyn Connection>> {
+        let mut socket = self.giving.as_ref()?.socket.subscribe();
+        let socket = socket.wait_for(Option::is_some).await.ok()?.clone();
+        socket?.accept().await
     }
 }
