@@ -24,6 +24,8 @@ pub enum Bench {
     Net,
     /// The controller with 10, 100 and 1,000 samplers that compute nothing
     Scale,
+    /// New weights to 1, 4 and 16 samplers, and what steps change in them
+    Weights,
 }
 
 /// The programs that a benchmark has beside ours.
@@ -41,6 +43,7 @@ impl Bench {
             Self::Learner => "bench-learner",
             Self::Net => "bench-net",
             Self::Scale => "bench-scale",
+            Self::Weights => "bench-weights",
         }
     }
 
@@ -59,7 +62,7 @@ impl Bench {
                 requirements: "net",
                 script: "net_ray.py",
             }),
-            Self::Scale => None,
+            Self::Scale | Self::Weights => None,
         }
     }
 }
