@@ -6,7 +6,7 @@ use actors::remote::SpreadPlan;
 use anyhow::{Context, Result, ensure};
 use benches::figures::shown;
 use data::{Split, WordMathConfig, wordmath};
-use learner::{ComputeType, Learner, LearnerConfig};
+use learner::{Learner, LearnerConfig};
 use model::{Tokenizer, TurnCodec};
 use proto::{GenerateRequest, RlSample, SamplingParams, StateGroup, WeightSnapshot, WeightVersion};
 use sampler::{Engine, EngineConfig, RequestId};
@@ -42,7 +42,7 @@ pub struct Steps {
 
 /// Trains at each learning rate and publishes every step.
 pub fn run(job: &Job) -> Result<Vec<Steps>> {
-    println!("\nPolicy steps of {}, in bf16\n", job.model.display());
+    println!("\nPolicy steps, weights in bf16\n");
     println!(
         "| learning rate | parameters with other bits, % | delta, MB | of all bytes, % | until the \
          node served it, s | the engine stood still, ms |"
@@ -60,13 +60,12 @@ fn at(job: &Job, learning_rate: f64) -> Result<Steps> {
     let mut stage = Stage::set(1, plan)?;
     let mut config = LearnerConfig {
         learning_rate,
-        dtype: ComputeType::Bf16,
         ..LearnerConfig::default()
     };
     config.kl.coefficient = 0.0;
     let mut learner = Learner::new(&job.model, Device::Cpu, config)?;
-    let mut actor = Actor::open(&job.model)?;
-    let mut before = learner.snapshot(WeightVersion(0));
+    let mut actor = Actor::open(&job.model, learner.decoder().kind())?;
+    let mut before = in_bf16(&learner, 0);
     let whole = before.bytes.len() as f64;
     stage.publish(before.clone())?;
     let mut steps = Steps {
@@ -77,7 +76,7 @@ fn at(job: &Job, learning_rate: f64) -> Result<Steps> {
         let groups = actor.act(step)?;
         let loss = learner.rl_step(&groups)?.loss;
         ensure!(loss.is_finite(), "the learner's loss is {loss}");
-        let now = learner.snapshot(WeightVersion(step));
+        let now = in_bf16(&learner, step);
         let told = stage.publish(now.clone())?;
         let refused = told.published.pulled.refused;
         ensure!(refused.is_none(), "a delta was refused: {refused:?}");
@@ -99,6 +98,13 @@ fn at(job: &Job, learning_rate: f64) -> Result<Steps> {
     Ok(steps)
 }
 
+/// The weights as a learner that computes in bf16 gives them out: rounded from those that the optimizer
+/// keeps in f32. What is computed in is what the processor is quick at.
+fn in_bf16(learner: &Learner, step: u64) -> WeightSnapshot {
+    let parameters = learner.decoder().parameters();
+    model::snapshot_of(parameters, Kind::BFloat16, WeightVersion(step))
+}
+
 /// Of all parameters, those whose two bytes differ.
 fn changed(before: &WeightSnapshot, now: &WeightSnapshot) -> f64 {
     let pairs = before.bytes.chunks_exact(2).zip(now.bytes.chunks_exact(2));
@@ -112,8 +118,8 @@ struct Actor {
 }
 
 impl Actor {
-    fn open(model: &Path) -> Result<Self> {
-        let decoder = model::load(model, Device::Cpu, Kind::BFloat16)?;
+    fn open(model: &Path, kind: Kind) -> Result<Self> {
+        let decoder = model::load(model, Device::Cpu, kind)?;
         let tokenizer = Arc::new(Tokenizer::load(model)?);
         let config = EngineConfig::default();
         let engine = Engine::new(decoder, tokenizer, WeightVersion(0), config)?;

@@ -56,7 +56,7 @@ pub struct Job {
     /// Learning rates whose steps are published as deltas.
     #[arg(long, value_delimiter = ',', default_values_t = [1e-6, 1e-5])]
     learning_rates: Vec<f64>,
-    /// Steps at each of them.
+    /// Steps at each of them; 0 leaves them out.
     #[arg(long, default_value_t = 4)]
     steps: usize,
 }
@@ -89,7 +89,10 @@ fn run(job: &Job) -> Result<()> {
             all.push(serde_json::json!({"case": case, "rounds": rounds}));
         }
     }
-    let learned = learned::run(job)?;
+    let learned = match job.steps {
+        0 => Vec::new(),
+        _ => learned::run(job)?,
+    };
     println!(
         "{}",
         serde_json::json!({"benchmark": "weights", "spread": all, "learned": learned})

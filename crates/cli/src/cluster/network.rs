@@ -337,3 +337,97 @@ impl Dialler for ToController {
         socket?.accept().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use std::ops::Range;
+    use transport::bulk;
+    use transport::certs::{Authority, Validity};
+
+    struct Weights;
+
+    #[async_trait]
+    impl bulk::Source for Weights {
+        async fn piece(&self, id: u64, range: Range<u64>) -> Result<Bytes, String> {
+            let is_it = id == 7 && range.end <= 10;
+            is_it
+                .then(|| Bytes::from(vec![3; (range.end - range.start) as usize]))
+                .ok_or_else(|| "there is no such thing".to_owned())
+        }
+    }
+
+    fn node(
+        authority: &Authority,
+        sockets: &SocketHandles,
+        name: &str,
+        join: SocketAddr,
+    ) -> ToController {
+        let name = name.parse().unwrap();
+        let roles = [Role::Sampler].into();
+        authority
+            .issue(&name, &roles, Validity::of_days(1))
+            .unwrap();
+        let credentials = Credentials::load(&authority.node_folder(&name)).unwrap();
+        ToController {
+            join: join.to_string(),
+            credentials: Arc::new(credentials),
+            sockets: sockets.clone(),
+            way: Mutex::default(),
+            giving: Some(Giving::at(None, 0)),
+        }
+    }
+
+    /// Over QUIC with mutual TLS: that node and no other.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_pulls_from_another_that_is_who_it_is_said_to_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::create(&dir.path().join("ca"), Validity::of_days(2)).unwrap();
+        let head = "head".parse().unwrap();
+        let roles = [Role::Controller].into();
+        authority
+            .issue(&head, &roles, Validity::of_days(1))
+            .unwrap();
+        let credentials = Credentials::load(&authority.node_folder(&head)).unwrap();
+        let sockets = Sockets::new().unwrap();
+        let handles = sockets.handles();
+        let local = ([127, 0, 0, 1], 0).into();
+        let listening = Listening::on(&handles, local, credentials).unwrap();
+        let join = listening.address().unwrap();
+        let giver = Arc::new(node(&authority, &handles, "giver", join));
+        let taker = node(&authority, &handles, "taker", join);
+        assert_eq!(
+            giver.address(),
+            None,
+            "before it knows where the controller is"
+        );
+        let _joined = [
+            giver.control().await.unwrap(),
+            taker.control().await.unwrap(),
+        ];
+        let address = giver.address().unwrap();
+        assert!(address.starts_with("127.0.0.1:"), "{address}");
+        let accepting = giver.clone();
+        tokio::spawn(async move {
+            while let Some(connection) = accepting.accept().await {
+                tokio::spawn(bulk::serve(connection, Arc::new(Weights)));
+            }
+        });
+        let name = "giver".parse().unwrap();
+        let from = taker.node(&name, &address).await.unwrap();
+        let mut got = Vec::new();
+        let pulled = bulk::pull(from.as_ref(), 7, 2..10, |piece| {
+            got.extend_from_slice(&piece);
+            Ok(())
+        });
+        pulled.await.unwrap();
+        assert_eq!(got, [3; 8]);
+        let other = "other".parse().unwrap();
+        assert!(
+            taker.node(&other, &address).await.is_err(),
+            "it is not the one"
+        );
+        assert!(taker.node(&name, "nowhere").await.is_err());
+    }
+}
