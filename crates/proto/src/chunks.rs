@@ -281,10 +281,10 @@ mod tests {
     fn chunks_cover_all_bytes_once() {
         for (len, size, last) in [(10, 4, 8..10), (8, 4, 4..8), (3, 4, 0..3)] {
             let chunks = offer(&vec![7; len], size).chunks;
-            let ranges = (0..chunks.hashes.len()).map(|index| chunks.range(index));
+            let mut ranges = (0..chunks.hashes.len()).map(|index| chunks.range(index));
             let covered: Vec<u64> = ranges.clone().flatten().collect();
             assert_eq!(covered, (0..len as u64).collect::<Vec<_>>());
-            assert_eq!(ranges.last(), Some(last));
+            assert_eq!(ranges.next_back(), Some(last));
         }
         assert!(offer(&[], 4).check().is_ok());
     }
