@@ -20,11 +20,11 @@ const SYSTEM: &str = "Solve the problem one step at a time with <math_exp>calcul
     give the final answer with <answer>number</answer>.";
 
 /// States of a step, and fresh actions of each.
-const STATES: usize = 2;
+const STATES: usize = 4;
 const ACTIONS: u32 = 4;
 
 /// Tokens of an action at most.
-const TOKENS: u32 = 16;
+const TOKENS: u32 = 32;
 
 /// The steps of one learning rate.
 #[derive(Debug, Default, Serialize)]
