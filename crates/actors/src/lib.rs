@@ -32,4 +32,5 @@ mod workers;
 pub use controller::Controller;
 pub use fleet::{Fleet, FleetError, FleetPlan, Judges, LearnerHandle, RestartCounts};
 pub use pool::CallError;
+pub use publication::Published;
 pub use rollouts::{Progress, RolloutError, RolloutPlan, RolloutReport};

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use transport::{CallError, Connection, DialError, Handler, Limits, Link, Request, bulk};
 
 /// Waits between attempts to join, in milliseconds.
@@ -73,7 +73,7 @@ impl From<DialError> for DialFault {
     }
 }
 
-/// Makes connections to the controller.
+/// Makes connections to the controller, and to and from other nodes.
 #[async_trait]
 pub trait Dialler: Send + Sync + 'static {
     /// The control lane.
@@ -82,6 +82,23 @@ pub trait Dialler: Send + Sync + 'static {
     async fn data(&self, port: u16) -> Result<Arc<dyn Connection>, DialFault>;
     /// The bulk lane, at this port.
     async fn bulk(&self, port: u16) -> Result<Arc<dyn Connection>, DialFault>;
+
+    /// Where this node takes connections of others, once the control lane is there; none if it takes
+    /// none: then it gives no weights on.
+    fn address(&self) -> Option<String> {
+        None
+    }
+
+    /// The bulk lane of another node, at its [`Dialler::address`].
+    async fn node(&self, name: &NodeName, _: &str) -> Result<Arc<dyn Connection>, DialFault> {
+        let reason = format!("this node does not reach {name}: it makes no such connections");
+        Err(DialFault::Unreachable(reason))
+    }
+
+    /// The next connection of another node; `None` if it takes none.
+    async fn accept(&self) -> Option<Arc<dyn Connection>> {
+        None
+    }
 }
 
 /// Why a node ended.
@@ -104,7 +121,9 @@ enum StayEnd {
 
 /// Runs a node until it is dismissed, refused, or `stop` is ready. Then its engines are closed.
 pub async fn run(mut plan: NodePlan, stop: impl Future<Output = ()>) -> NodeEnd {
-    let host = Arc::new(Host::new(plan.outfitter.clone()));
+    let host = Arc::new(Host::new(plan.outfitter.clone(), plan.dialler.clone()));
+    let mut giving = JoinSet::new();
+    giving.spawn(give(plan.dialler.clone(), host.given_on()));
     let mut stop = std::pin::pin!(stop);
     let mut backoff = Backoff::new(FIRST_WAIT_MS, LONGEST_WAIT_MS);
     let mut rng = ChaCha8Rng::seed_from_u64(plan.boot);
@@ -137,6 +156,17 @@ pub async fn run(mut plan: NodePlan, stop: impl Future<Output = ()>) -> NodeEnd 
     };
     host.close().await;
     end
+}
+
+/// Gives other nodes what they pull, for as long as it is not dropped.
+async fn give(dialler: Arc<dyn Dialler>, source: Arc<dyn bulk::Source>) {
+    let mut serving = JoinSet::new();
+    while let Some(connection) = dialler.accept().await {
+        while serving.try_join_next().is_some() {}
+        serving.spawn(bulk::serve(connection, source.clone()));
+    }
+    // Those that are there end with their connections.
+    while serving.join_next().await.is_some() {}
 }
 
 async fn stay(
@@ -229,6 +259,7 @@ async fn join(
         roles: plan.roles.clone(),
         version: plan.version.clone(),
         config: plan.config.clone(),
+        address: plan.dialler.address(),
     };
     let body = codec::encode(&join).map_err(|error| unreachable(&error))?;
     let welcome = match control.call(method::JOIN, &body, PROMPT).await {

@@ -11,6 +11,7 @@ use crate::pool::{CallError, Home, MemberId, Pool};
 use crate::ports::EngineError;
 use crate::workers::SamplerMessage;
 use control::publication::Publication;
+use proto::chunks::Pulled;
 use proto::{WeightSnapshot, WeightVersion};
 use ractor::ActorRef;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 /// What became of the weights at one sampler.
-type Served = Result<Result<(), EngineError>, CallError>;
+type Served = Result<Result<Pulled, EngineError>, CallError>;
 
 /// Deliveries under way.
 type Deliveries = JoinSet<(MemberId, Served)>;
@@ -33,13 +34,28 @@ async fn deliver(
     (id, samplers.call_on(id, message, ENGINE_LIMIT).await)
 }
 
+/// What a publication came to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Published {
+    /// Which weights.
+    pub version: WeightVersion,
+    /// Samplers that are asked for actions from now on.
+    pub samplers: usize,
+    /// Samplers that follow by themselves.
+    pub behind: usize,
+    /// What it took to bring the weights to the others, all of them together.
+    pub pulled: Pulled,
+    /// How long it took.
+    pub seconds: f64,
+}
+
 impl Fleet {
     /// Gives the samplers these weights; returns once most of them serve them, and there is one. Those
     /// that take much longer are asked for nothing until they do, as those that join later.
     ///
     /// # Errors
     /// When a sampler refuses the weights, or none can come.
-    pub async fn publish(&self, weights: WeightSnapshot) -> Result<(), FleetError> {
+    pub async fn publish(&self, weights: WeightSnapshot) -> Result<Published, FleetError> {
         let version = weights.manifest.version;
         let members = {
             let mut published = self.published.lock().await;
@@ -53,7 +69,7 @@ impl Fleet {
         for id in members {
             deliveries.spawn(deliver(self.samplers.clone(), id, weights.clone()));
         }
-        let mut failure = None;
+        let (mut failure, mut pulled) = (None, Pulled::default());
         while !owed.is_empty() {
             // Those of this process come and go with it.
             let is_here = |id: &MemberId| self.samplers.home(*id) == Some(Home::Here);
@@ -71,7 +87,10 @@ impl Fleet {
             owed.remove(&id);
             let after = began.elapsed().as_millis() as u64;
             match served {
-                Ok(Ok(())) => publication.served(after),
+                Ok(Ok(took)) => {
+                    pulled.add(&took);
+                    publication.served(after);
+                }
                 // The weights wait for the next one to come.
                 Err(CallError::Gone { .. }) => publication.lost(after),
                 Ok(Err(error)) => drop(failure.get_or_insert(error.into())),
@@ -83,15 +102,25 @@ impl Fleet {
             .filter(|id| self.samplers.home(*id) == Some(Home::Elsewhere))
             .filter_map(|id| Some((id, self.samplers.take(id)?)))
             .collect();
-        if !behind.is_empty() {
-            let samplers = behind.len();
+        let left = behind.len();
+        if left > 0 {
+            let samplers = left;
             tracing::info!(samplers, %version, "Samplers are behind: they follow by themselves.");
             tokio::spawn(follow(self.clone(), behind, deliveries, version));
         }
         match failure {
-            Some(error) => Err(error),
-            None => Ok(self.samplers.wait().await?),
+            Some(error) => return Err(error),
+            None => self.samplers.wait().await?,
         }
+        let published = Published {
+            version,
+            samplers: self.sampler_count(),
+            behind: left,
+            pulled,
+            seconds: began.elapsed().as_secs_f64(),
+        };
+        tracing::debug!(%version, ?published, "Weights are published.");
+        Ok(published)
     }
 }
 
@@ -107,7 +136,7 @@ async fn follow(
             continue;
         };
         match served {
-            Ok(Ok(())) => drop(tokio::spawn(catch_up(
+            Ok(Ok(_)) => drop(tokio::spawn(catch_up(
                 fleet.clone(),
                 sampler,
                 Some(version),
@@ -140,7 +169,7 @@ pub(crate) async fn catch_up(
         serves = Some(weights.manifest.version);
         let publish = |port| SamplerMessage::Publish(weights, port);
         match ractor::call!(sampler, publish) {
-            Ok(Ok(())) => {}
+            Ok(Ok(_)) => {}
             Ok(Err(error)) => return give_up(&sampler, &error),
             Err(error) => return give_up(&sampler, &error),
         }
@@ -190,7 +219,7 @@ mod tests {
             if let SamplerMessage::Publish(weights, port) = message {
                 tokio::time::sleep(self.0).await;
                 log.lock().unwrap().push(weights.manifest.version.0);
-                let _ = port.send(Ok(()));
+                let _ = port.send(Ok(Pulled::default()));
             }
             Ok(())
         }

@@ -5,6 +5,7 @@
 use crate::fleet::Judges;
 use crate::ports::{EngineError, Generator, LearnerFault, StepReport, Trainer};
 use judge::{JudgeError, StepContext};
+use proto::chunks::Pulled;
 use proto::{
     Completion, GenerateRequest, Question, SftSample, StateGroup, ToolCall, Verdict,
     WeightSnapshot, WeightVersion,
@@ -28,7 +29,7 @@ pub(crate) enum SamplerMessage {
         Waiting,
         RpcReplyPort<Result<Vec<Vec<Completion>>, EngineError>>,
     ),
-    Publish(WeightSnapshot, RpcReplyPort<Result<(), EngineError>>),
+    Publish(WeightSnapshot, RpcReplyPort<Result<Pulled, EngineError>>),
 }
 
 /// Tells whether a caller still waits.
@@ -91,7 +92,10 @@ impl Actor for Sampler {
                     }
                 });
             }
-            SamplerMessage::Publish(weights, port) => answer(port, engine.publish(weights).await),
+            SamplerMessage::Publish(weights, port) => {
+                let published = engine.publish(weights).await;
+                answer(port, published.map(|()| Pulled::default()));
+            }
         }
         Ok(())
     }

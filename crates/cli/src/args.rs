@@ -119,6 +119,10 @@ pub struct NodeArgs {
     /// The TCP port where other learners reach this one; 0 takes any.
     #[arg(long, default_value_t = 0, value_name = "PORT")]
     pub ring_port: u16,
+    /// The UDP port where other nodes pull new weights from this one, if it samples; 0 takes any.
+    /// Where they cannot reach it, they pull from the controller.
+    #[arg(long, default_value_t = 0, value_name = "PORT")]
+    pub weights_port: u16,
     /// Where models and checkpoints are kept; by default in the user's cache folder.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,

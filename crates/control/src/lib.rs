@@ -8,6 +8,7 @@
 //! - [`publication`]: how long new weights wait for samplers.
 //! - [`replicas`]: which learners train side by side, and which step counts when one is lost.
 //! - [`rollout`]: the steps of one item, from its prompt to its trajectory.
+//! - [`spread`]: which node pulls new weights from which.
 
 pub mod backoff;
 pub mod ledger;
@@ -16,3 +17,4 @@ pub mod phases;
 pub mod publication;
 pub mod replicas;
 pub mod rollout;
+pub mod spread;

@@ -1,8 +1,9 @@
 //! What a controller and its nodes say to each other.
 
+use crate::chunks::WeightOffer;
 use crate::{
     Completion, GenerateRequest, NodeName, Question, Role, RunId, SftSample, StateGroup, StepView,
-    ToolCall, WeightManifest, WeightVersion,
+    ToolCall, WeightVersion,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,8 @@ pub struct Join {
     pub version: String,
     /// The hash of the configuration it was started for, if it knows one.
     pub config: Option<String>,
+    /// Where it takes connections of other nodes, if it does.
+    pub address: Option<String>,
 }
 
 /// It may.
@@ -113,7 +116,7 @@ pub enum EngineRequest {
     /// Of a sampler: continuations.
     Generate(Vec<GenerateRequest>),
     /// Of a sampler: serve these weights from now on.
-    Publish(WeightManifest, BlobRef),
+    Publish(Box<WeightOffer>),
     /// Of a tool executor.
     Execute(ToolCall),
     /// Of a judge: question, steps before, the step under judgement.

@@ -3,6 +3,7 @@
 //!
 //! Knows nothing about I/O, async runtimes or tensors.
 
+pub mod chunks;
 pub mod cluster;
 pub mod codec;
 pub mod generation;

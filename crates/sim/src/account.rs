@@ -38,6 +38,9 @@ struct Books {
     shared_steps: u64,
     /// Steps that learners made, by epoch and number: the newest epoch at that time.
     made: BTreeMap<(u32, u64), u32>,
+    /// Bytes of weights: pulled from nodes, and not pulled because of deltas.
+    given_on: u64,
+    saved: u64,
 }
 
 impl Account {
@@ -143,6 +146,13 @@ impl Account {
         }
     }
 
+    /// What a publication came to, as the training loop says.
+    pub(crate) fn spread(&self, given_on: u64, saved: u64) {
+        let mut books = self.books();
+        books.given_on += given_on;
+        books.saved += saved;
+    }
+
     /// SI-3: actions that a learner trains on were sampled from the newest weights that were published
     /// by then. What an older group still trains on does not count.
     pub(crate) fn on_policy(&self, epoch: u32, batch: &[StateGroup]) {
@@ -219,6 +229,8 @@ impl Account {
             stored: books.acknowledged,
             steps: books.steps,
             shared_steps: books.shared_steps,
+            given_on: books.given_on,
+            saved: books.saved,
         }
     }
 }
@@ -231,4 +243,6 @@ pub(crate) struct Finished {
     pub stored: u64,
     pub steps: u64,
     pub shared_steps: u64,
+    pub given_on: u64,
+    pub saved: u64,
 }

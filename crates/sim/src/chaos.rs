@@ -29,6 +29,7 @@ enum Undo {
     Mend(NodeName),
     Start(usize),
     Quicken(usize),
+    Honest(usize),
     Unlag(NodeName),
     Calm,
     Unrule(NodeName),
@@ -75,10 +76,10 @@ impl Chaos {
     async fn begin(&mut self) {
         let world = self.world.clone();
         let roles = world.scenario.machines.clone();
-        let machines = roles
-            .into_iter()
-            .enumerate()
-            .map(|(i, roles)| Machine::new(i, roles));
+        let machines = roles.into_iter().enumerate().map(|(i, roles)| {
+            let is_hidden = self.rng.random_bool(world.scenario.hidden);
+            Machine::new(i, roles, is_hidden)
+        });
         *world.machines() = machines.collect();
         self.start_controller();
         for machine in &mut *world.machines() {
@@ -175,7 +176,7 @@ impl Chaos {
         let is_spare = machines[index].is_spare(&machines);
         let machine = &mut machines[index];
         let name = machine.name.clone();
-        match self.rng.random_range(0..100) {
+        match self.rng.random_range(0..104) {
             0..14 => {
                 account.fault("cut", format_args!("{name}"));
                 network.cut(&name);
@@ -245,7 +246,7 @@ impl Chaos {
                 let role = *[Role::Sampler, Role::Learner]
                     .choose(&mut self.rng)
                     .expect("two");
-                let mut machine = Machine::new(machines.len(), BTreeSet::from([role]));
+                let mut machine = Machine::new(machines.len(), BTreeSet::from([role]), false);
                 account.fault("join", format_args!("{}", machine.name));
                 machine.start(&world, self.rng.random());
                 machines.push(machine);
@@ -279,6 +280,11 @@ impl Chaos {
                 );
                 self.later(200, 5_000, Undo::Unrule(name));
             }
+            100..104 => {
+                account.fault("lie", format_args!("{name}"));
+                machine.lies.store(true, Ordering::Relaxed);
+                self.later(500, 30_000, Undo::Honest(index));
+            }
             _ => {}
         }
     }
@@ -299,6 +305,9 @@ impl Chaos {
             }
             Undo::Quicken(index) => {
                 world.machines()[index].slowness.store(1, Ordering::Relaxed);
+            }
+            Undo::Honest(index) => {
+                world.machines()[index].lies.store(false, Ordering::Relaxed);
             }
             Undo::Unlag(name) => network.slow(&name, Duration::ZERO),
             Undo::Calm => network.set_rules(world.scenario.rules),

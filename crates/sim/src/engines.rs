@@ -132,6 +132,18 @@ impl Sampler {
     }
 }
 
+/// Of the chunks in which weights travel.
+pub(crate) const CHUNK_BYTES: u32 = 128;
+
+/// The weights of a version: some chunks, of which the first stays as it is and the others change.
+pub(crate) fn bytes_of(version: WeightVersion) -> Vec<u8> {
+    let mut bytes = vec![7; CHUNK_BYTES as usize];
+    for _ in 0..75 {
+        bytes.extend(version.0.to_le_bytes());
+    }
+    bytes
+}
+
 fn continuations(request: &GenerateRequest, version: WeightVersion) -> Vec<Completion> {
     let prompt: String = request.prompt.iter().map(|&b| b as u8 as char).collect();
     let text = match prompt.rsplit_once(" -> ") {
@@ -174,7 +186,7 @@ impl Generator for Sampler {
             boot,
             ..
         } = &self.place;
-        if !weights.is_intact() || *weights.bytes != version.0.to_le_bytes() {
+        if !weights.is_intact() || *weights.bytes != bytes_of(version) {
             account.breaks("SI-5", format_args!("{node} got damaged weights {version}"));
         }
         account.serves(node, *boot, version);

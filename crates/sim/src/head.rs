@@ -1,10 +1,10 @@
 //! The simulation's controller: a run in two phases, which is begun again wherever it died.
 
 use crate::World;
-use crate::engines::{ByteTurns, Place, Slowness, judges, registry};
+use crate::engines::{ByteTurns, CHUNK_BYTES, Place, Slowness, judges, registry};
 use actors::cluster::{Cluster, ClusterPlan, Engagement, Order, Orders};
 use actors::ports::EngineError;
-use actors::remote::{Blobs, CheckpointHook, Loan};
+use actors::remote::{Blobs, CheckpointHook, Loan, SpreadPlan};
 use actors::training::{self, PolicyPlan, StateWeighting, TrainingError};
 use actors::{Controller, FleetPlan, Progress, RolloutPlan};
 use async_trait::async_trait;
@@ -15,7 +15,7 @@ use proto::{Identity, Question, Role, SamplingParams};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use store::TrajectoryStore;
 use tokio::sync::watch;
@@ -79,6 +79,11 @@ pub(crate) async fn life(world: Arc<World>, process: u64) -> Life {
         version: "sim".into(),
         config: "sim".into(),
         data_port: 1,
+        weights: SpreadPlan {
+            fan_out: world.scenario.fan_out,
+            deltas: world.scenario.deltas,
+            chunk_bytes: CHUNK_BYTES,
+        },
     });
     let mut listener = world.network.listen(controller());
     let admitting = cluster.clone();
@@ -209,6 +214,10 @@ impl Head {
             training::policy(&fleet, &policy, |report| {
                 let epoch = report.metrics.get("epoch").map(|epoch| *epoch as u32);
                 world.account.step_taken(epoch, report.step);
+                let metric = |name| report.metrics.get(name).copied().unwrap_or_default();
+                let given_on = metric("publication_node_bytes") as u64;
+                let saved = metric("publication_saved_bytes") as u64;
+                world.account.spread(given_on, saved);
             })
             .await?;
             match fleet.learner().await?.export(world.exported()).await {

@@ -5,7 +5,7 @@
 //! that members that differ are found.
 
 use crate::World;
-use crate::engines::Place as Stand;
+use crate::engines::{Place as Stand, bytes_of};
 use actors::ports::{EngineError, LearnerFault, Replica, StepReport, Trainer};
 use async_trait::async_trait;
 use proto::cluster::{Place, Standing};
@@ -305,11 +305,11 @@ impl Trainer for Learner {
             let how = format_args!("{made:?} of group {epoch} is called {version}");
             self.place.account.breaks("SI-2", how);
         }
-        let bytes = version.0.to_le_bytes().to_vec();
+        let bytes = bytes_of(version);
         let tensor = TensorEntry {
             name: "version".into(),
             dtype: "f32".into(),
-            shape: vec![2],
+            shape: vec![bytes.len() as i64 / 4],
             offset: 0,
             len: bytes.len() as u64,
         };

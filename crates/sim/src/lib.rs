@@ -14,7 +14,8 @@
 //!   published for its batch.
 //! - **SI-4 (credits).** No engine has more calls at once than it said it takes, on a network that
 //!   doubles none.
-//! - **SI-5 (no way back).** A sampler's weights only rise, and are whole.
+//! - **SI-5 (no way back).** A sampler's weights only rise, and are whole, whichever nodes they came
+//!   through.
 //! - **SI-6 (progress).** Once everything is mended the run ends in about the time that its work takes,
 //!   and every node is told.
 //! - **SI-7 (one process a name).** No two members have the same name.
@@ -63,6 +64,10 @@ pub struct Outcome {
     pub steps: u64,
     /// Parts that learners had in steps of groups of several.
     pub shared_steps: u64,
+    /// Bytes of weights that nodes pulled from each other.
+    pub given_on: u64,
+    /// Bytes of weights that were not pulled because a delta held them.
+    pub saved: u64,
     /// Faults by their kind.
     pub faults: BTreeMap<&'static str, u64>,
     /// Virtual time until everything had ended.
@@ -168,6 +173,8 @@ pub fn run(scenario: Scenario) -> Outcome {
         stored: finished.stored,
         steps: finished.steps,
         shared_steps: finished.shared_steps,
+        given_on: finished.given_on,
+        saved: finished.saved,
         faults: finished.faults,
         took,
     }

@@ -8,23 +8,29 @@ use actors::node::{self, DialFault, Dialler, NodeEnd, NodePlan};
 use actors::ports::EngineError;
 use actors::remote::{Engine, Outfitter, pull_folder};
 use async_trait::async_trait;
+use bytes::Bytes;
 use proto::cluster::EngineOrder;
 use proto::{Identity, NodeName, Role};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
-use transport::memory::Network;
-use transport::{Connection, Lane};
+use transport::memory::{Listener, Network};
+use transport::{Connection, Duplex, Lane, Outgoing};
 
 /// A machine.
 pub(crate) struct Machine {
     pub name: NodeName,
     roles: BTreeSet<Role>,
     pub slowness: Slowness,
+    /// It damages the weights that it gives on.
+    pub lies: Arc<AtomicBool>,
+    /// It takes no connections.
+    is_hidden: bool,
     /// It never comes back.
     pub is_gone: bool,
     /// The newest last.
@@ -63,7 +69,7 @@ impl Process {
 }
 
 impl Machine {
-    pub(crate) fn new(number: usize, roles: BTreeSet<Role>) -> Self {
+    pub(crate) fn new(number: usize, roles: BTreeSet<Role>, is_hidden: bool) -> Self {
         let name = format!("n-{number:03}")
             .parse()
             .expect("a name of letters and digits");
@@ -73,6 +79,8 @@ impl Machine {
             name,
             roles,
             slowness,
+            lies: Arc::default(),
+            is_hidden,
             is_gone: false,
             processes: Vec::new(),
         }
@@ -118,6 +126,8 @@ impl Machine {
                 slowness: self.slowness.clone(),
             }),
             dialler: Arc::new(Way {
+                listener: (!self.is_hidden).then(|| world.network.listen(identity.clone()).into()),
+                lies: self.lies.clone(),
                 network: world.network.clone(),
                 identity,
             }),
@@ -146,14 +156,17 @@ impl Machine {
 struct Way {
     network: Network,
     identity: Identity,
+    listener: Option<tokio::sync::Mutex<Listener>>,
+    lies: Arc<AtomicBool>,
 }
 
 impl Way {
     async fn dial(&self, lane: Lane) -> Result<Arc<dyn Connection>, DialFault> {
-        let dialled = self
-            .network
-            .dial(self.identity.clone(), &controller().name, lane)
-            .await;
+        self.to(&controller().name, lane).await
+    }
+
+    async fn to(&self, name: &NodeName, lane: Lane) -> Result<Arc<dyn Connection>, DialFault> {
+        let dialled = self.network.dial(self.identity.clone(), name, lane).await;
         dialled.map_err(|error| DialFault::Unreachable(error.to_string()))
     }
 }
@@ -170,6 +183,82 @@ impl Dialler for Way {
 
     async fn bulk(&self, _: u16) -> Result<Arc<dyn Connection>, DialFault> {
         self.dial(Lane::Bulk).await
+    }
+
+    fn address(&self) -> Option<String> {
+        self.listener
+            .as_ref()
+            .map(|_| self.identity.name.to_string())
+    }
+
+    async fn node(&self, name: &NodeName, _: &str) -> Result<Arc<dyn Connection>, DialFault> {
+        self.to(name, Lane::Bulk).await
+    }
+
+    async fn accept(&self) -> Option<Arc<dyn Connection>> {
+        let accepted = self.listener.as_ref()?.lock().await.accept().await?;
+        let lies = self.lies.clone();
+        Some(Arc::new(Liar { accepted, lies }))
+    }
+}
+
+/// A connection over which weights are given on, damaged at times.
+struct Liar {
+    accepted: Arc<dyn Connection>,
+    lies: Arc<AtomicBool>,
+}
+
+struct LyingOutgoing(Box<dyn Outgoing>, Arc<AtomicBool>);
+
+#[async_trait]
+impl Outgoing for LyingOutgoing {
+    async fn send(&mut self, bytes: Bytes) -> std::io::Result<()> {
+        // A single byte says that something follows.
+        if bytes.len() == 1 || !self.1.load(Ordering::Relaxed) {
+            return self.0.send(bytes).await;
+        }
+        let mut bent = bytes.to_vec();
+        if let Some(last) = bent.last_mut() {
+            *last ^= 1;
+        }
+        self.0.send(bent.into()).await
+    }
+
+    async fn finish(&mut self) -> std::io::Result<()> {
+        self.0.finish().await
+    }
+}
+
+#[async_trait]
+impl Connection for Liar {
+    fn peer(&self) -> &Identity {
+        self.accepted.peer()
+    }
+
+    fn lane(&self) -> Lane {
+        self.accepted.lane()
+    }
+
+    fn path(&self) -> transport::Path {
+        self.accepted.path()
+    }
+
+    fn runtime(&self) -> Handle {
+        self.accepted.runtime()
+    }
+
+    async fn open(&self) -> std::io::Result<Duplex> {
+        self.accepted.open().await
+    }
+
+    async fn accept(&self) -> std::io::Result<Duplex> {
+        let Duplex { outgoing, incoming } = self.accepted.accept().await?;
+        let outgoing = Box::new(LyingOutgoing(outgoing, self.lies.clone()));
+        Ok(Duplex { outgoing, incoming })
+    }
+
+    fn close(&self, reason: &str) {
+        self.accepted.close(reason);
     }
 }
 

@@ -35,6 +35,8 @@ struct Sums {
     stored: u64,
     steps: u64,
     shared_steps: u64,
+    given_on: u64,
+    saved: u64,
     faults: BTreeMap<&'static str, u64>,
     took: Duration,
     slowest: (Duration, u64),
@@ -85,6 +87,8 @@ impl Work {
         sums.stored += outcome.stored;
         sums.steps += outcome.steps;
         sums.shared_steps += outcome.shared_steps;
+        sums.given_on += outcome.given_on;
+        sums.saved += outcome.saved;
         sums.took += outcome.took;
         for (kind, count) in outcome.faults {
             *sums.faults.entry(kind).or_default() += count;
@@ -138,6 +142,10 @@ fn main() -> ExitCode {
         began.elapsed().as_secs_f64(),
         sums.slowest.1,
         sums.slowest.0.as_secs_f64(),
+    );
+    println!(
+        "weights: {} bytes from nodes, {} saved by deltas",
+        sums.given_on, sums.saved
     );
     println!("faults: {}", faults.join(", "));
     match sums.failed.is_empty() {

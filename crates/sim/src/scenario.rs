@@ -57,6 +57,12 @@ pub struct Scenario {
     /// Whether frames are lost, doubled and overtaken between controller and machines that do not
     /// train: more than real streams do.
     pub is_harsh: bool,
+    /// Nodes that each one gives weights to.
+    pub fan_out: usize,
+    /// Whether samplers are offered what has changed in the weights.
+    pub deltas: bool,
+    /// Share of the machines that take no connections.
+    pub hidden: f64,
 }
 
 impl Scenario {
@@ -101,6 +107,9 @@ impl Scenario {
             faults_ms: rng.random_range(5_000..if is_large { 30_000 } else { 180_000 }),
             is_harsh,
             replicas: *[1, 2, 3, usize::MAX].choose(rng).unwrap_or(&1),
+            fan_out: rng.random_range(1..=4),
+            deltas: rng.random_bool(0.5),
+            hidden: *[0.0, 0.0, 0.3, 1.0].choose(rng).unwrap_or(&0.0),
         }
     }
 

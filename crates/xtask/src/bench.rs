@@ -26,6 +26,8 @@ pub enum Bench {
     Replicas,
     /// The controller with 10, 100 and 1,000 samplers that compute nothing
     Scale,
+    /// New weights to 1, 4 and 16 samplers, and what steps change in them
+    Weights,
 }
 
 /// The programs that a benchmark has beside ours.
@@ -44,6 +46,7 @@ impl Bench {
             Self::Net => "bench-net",
             Self::Replicas => "bench-replicas",
             Self::Scale => "bench-scale",
+            Self::Weights => "bench-weights",
         }
     }
 
@@ -62,7 +65,7 @@ impl Bench {
                 requirements: "net",
                 script: "net_ray.py",
             }),
-            Self::Replicas | Self::Scale => None,
+            Self::Replicas | Self::Scale | Self::Weights => None,
         }
     }
 }

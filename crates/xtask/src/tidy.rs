@@ -79,6 +79,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "learner",
             "model",
             "proto",
+            "sampler",
             "store",
             "tools",
             "transport",

@@ -4,7 +4,7 @@ use crate::made_up::ByteTurns;
 use crate::{nodes, usage};
 use actors::cluster::{Cluster, ClusterPlan, Engagement, Order, Orders};
 use actors::ports::EngineError;
-use actors::remote::Blobs;
+use actors::remote::{Blobs, SpreadPlan};
 use actors::{Controller, FleetPlan, Progress, RolloutPlan};
 use anyhow::{Result, bail, ensure};
 use async_trait::async_trait;
@@ -99,6 +99,7 @@ async fn lead([control, data]: [Endpoint; 2], samplers: usize, job: &Job) -> Res
         version: env!("CARGO_PKG_VERSION").to_owned(),
         config: "scale".to_owned(),
         data_port: data.local_address()?.port(),
+        weights: SpreadPlan::default(),
     });
     println!("{}", control.local_address()?);
     for endpoint in [control, data] {
@@ -242,6 +243,7 @@ impl Orders for AllRoles {
             key: role.to_string(),
             order: Vec::new(),
             epoch: 0,
+            loans: Arc::default(),
         })
     }
 }

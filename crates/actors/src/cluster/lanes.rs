@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use control::membership::{Joined, Joining, NodeId};
 use proto::cluster::{Join, Welcome};
-use proto::{Identity, codec};
+use proto::{Identity, Role, codec};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{oneshot, watch};
@@ -63,6 +63,7 @@ impl Cluster {
             version: join.version,
             config: join.config,
         };
+        let is_giving = join.address.is_some() || !joining.roles.contains(&Role::Sampler);
         let now = self.now_ms();
         let mut state = self.lock();
         if state.is_closed {
@@ -72,6 +73,7 @@ impl Cluster {
         let Joined { id, replaced } = joined.map_err(|refusal| refusal.to_string())?;
         let node = Node {
             control,
+            address: join.address,
             data: None,
             bulk: None,
             ordered: None,
@@ -80,6 +82,9 @@ impl Cluster {
         };
         state.nodes.insert(id, node);
         let old = replaced.and_then(|replaced| Some((state.nodes.remove(&replaced.id)?, replaced)));
+        if let Some((_, replaced)) = &old {
+            self.0.spreading.leave(replaced.id);
+        }
         self.tell_counts(&state);
         drop(state);
         if let Some((old, replaced)) = old {
@@ -93,6 +98,9 @@ impl Cluster {
             }
         }
         tracing::info!(node = %peer.name, "A node joined.");
+        if !is_giving {
+            tracing::info!(node = %peer.name, "It takes no connections, and gives no weights on.");
+        }
         let plan = &self.0.plan;
         let welcome = Welcome {
             node: id.0,

@@ -15,7 +15,7 @@ mod orders;
 
 use crate::controller::ControllerMessage;
 use crate::ports::EngineError;
-use crate::remote::{Blobs, CheckpointHook, Loan, RemoteEngine, method};
+use crate::remote::{Blobs, CheckpointHook, Loan, RemoteEngine, SpreadPlan, Spreading, method};
 use async_trait::async_trait;
 use control::membership::{Membership, MembershipConfig, NodeId};
 use proto::{NodeName, Role, RunId};
@@ -60,6 +60,8 @@ pub struct ClusterPlan {
     pub config: String,
     /// The UDP port of all lanes but control.
     pub data_port: u16,
+    /// How weights are brought to nodes that sample.
+    pub weights: SpreadPlan,
 }
 
 /// Says how engines are to be opened.
@@ -90,7 +92,9 @@ pub trait Orders: Send + Sync + 'static {
     ///
     /// # Errors
     /// When it cannot be kept.
-    async fn next_epoch(&self) -> Result<u32, EngineError>;
+    async fn next_epoch(&self) -> Result<u32, EngineError> {
+        Err(EngineError("nobody trains by these orders".to_owned()))
+    }
 
     /// Where checkpoints of a learner on another node are kept, and what is done with each.
     fn checkpoints(&self) -> Option<(PathBuf, CheckpointHook)> {
@@ -178,6 +182,7 @@ struct Inner {
     plan: ClusterPlan,
     started: Instant,
     blobs: Blobs,
+    spreading: Spreading,
     state: Mutex<State>,
     /// One order is made at a time: of two nodes that could train only one is told to.
     ordering: tokio::sync::Mutex<()>,
@@ -196,6 +201,8 @@ struct State {
 
 struct Node {
     control: Link,
+    /// Where it takes connections of other nodes.
+    address: Option<String>,
     data: Option<Link>,
     bulk: Option<Arc<dyn Connection>>,
     /// The engagement whose orders it has.
@@ -234,10 +241,12 @@ impl Cluster {
             lost_after_ms: LOST_AFTER.as_millis() as u64,
         };
         let membership = Membership::new(config, plan.version.clone(), plan.config.clone());
+        let blobs = Blobs::default();
         let inner = Arc::new(Inner {
+            spreading: Spreading::new(plan.weights, blobs.clone()),
             plan,
             started: Instant::now(),
-            blobs: Blobs::default(),
+            blobs,
             state: Mutex::new(State {
                 membership,
                 nodes: BTreeMap::new(),
@@ -274,6 +283,11 @@ impl Cluster {
                 tracing::warn!(node = %peer.name, %lane, reason, "A node's connection ended early.");
             }
         });
+    }
+
+    /// Bytes that nodes have pulled from here so far.
+    pub fn given_bytes(&self) -> u64 {
+        self.0.blobs.given_bytes()
     }
 
     /// Name and process of every member.
@@ -344,6 +358,7 @@ impl Cluster {
         let silent = state.membership.expire(now);
         let nodes: Vec<_> = silent
             .into_iter()
+            .inspect(|(id, _)| self.0.spreading.leave(*id))
             .filter_map(|(id, member)| Some((member, state.nodes.remove(&id)?)))
             .collect();
         if nodes.is_empty() {
@@ -367,6 +382,7 @@ impl Cluster {
         let mut state = self.lock();
         let member = state.membership.remove(id);
         let node = state.nodes.remove(&id);
+        self.0.spreading.leave(id);
         self.tell_counts(&state);
         drop(state);
         if let Some(member) = member {

@@ -283,12 +283,17 @@ impl Cluster {
             return;
         };
         let (checkpoints, on_checkpoint) = engaged.orders.checkpoints().unzip();
+        let spreading = self.0.spreading.clone();
+        if role == Role::Sampler {
+            spreading.enter(id, member.name.clone(), node.address.clone());
+        }
         let engine = RemoteEngine {
             node: member.name.clone(),
+            id,
             role,
             link: link.clone(),
             bulk: bulk.clone(),
-            blobs: self.0.blobs.clone(),
+            spreading,
             credits: Semaphore::new(credits.max(1) as usize),
             checkpoints,
             on_checkpoint,

@@ -22,6 +22,7 @@ pub struct Blobs(Arc<Mutex<Lent>>);
 struct Lent {
     next: u64,
     blobs: BTreeMap<u64, Blob>,
+    given_bytes: u64,
 }
 
 #[derive(Clone)]
@@ -57,11 +58,20 @@ impl AsRef<[u8]> for SharedBytes {
 impl Blobs {
     /// Lends the bytes of a snapshot.
     pub fn lend_weights(&self, weights: &WeightSnapshot) -> (BlobRef, Loan) {
-        let bytes = Bytes::from_owner(SharedBytes(weights.bytes.clone()));
-        let (len, crc32) = (bytes.len() as u64, weights.manifest.checksum);
-        let id = self.lend(Blob::Memory(bytes));
-        let blob = BlobRef { id, len, crc32 };
-        (blob, self.loan(vec![id]))
+        let (len, crc32) = (weights.bytes.len() as u64, weights.manifest.checksum);
+        let (id, loan) = self.lend_memory(weights.bytes.clone());
+        (BlobRef { id, len, crc32 }, loan)
+    }
+
+    /// Lends bytes; under which number.
+    pub(super) fn lend_memory(&self, bytes: Arc<Vec<u8>>) -> (u64, Loan) {
+        let id = self.lend(Blob::Memory(Bytes::from_owner(SharedBytes(bytes))));
+        (id, self.loan(vec![id]))
+    }
+
+    /// Bytes that were given out so far.
+    pub fn given_bytes(&self) -> u64 {
+        self.0.lock().expect("no holder panics").given_bytes
     }
 
     /// Lends every file below a folder. Blocks: it reads them all for their checksums.
@@ -124,13 +134,11 @@ impl Blobs {
 #[async_trait]
 impl bulk::Source for Blobs {
     async fn piece(&self, id: u64, range: Range<u64>) -> Result<Bytes, String> {
-        let blob = self
-            .0
-            .lock()
-            .expect("no holder panics")
-            .blobs
-            .get(&id)
-            .cloned();
+        let blob = {
+            let mut lent = self.0.lock().expect("no holder panics");
+            lent.given_bytes += range.end.saturating_sub(range.start);
+            lent.blobs.get(&id).cloned()
+        };
         let ends = || format!("blob {id} ends before byte {}", range.end);
         match blob.ok_or_else(|| format!("there is no blob {id} (any more)"))? {
             Blob::Memory(bytes) => {

@@ -1,14 +1,17 @@
 //! The engines of a node, and how they answer the controller.
 
-use super::blobs::{Blobs, Loan, TransferError, pull_bytes};
+use super::blobs::{Blobs, Loan, TransferError};
+use super::gather::{Gathered, Shelf, gather};
 use crate::controller::Controller;
-use crate::fleet::{FleetError, FleetPlan, Judges};
+use crate::fleet::{Fleet, FleetError, FleetPlan, Judges};
+use crate::node::Dialler;
 use crate::ports::{EngineError, Generator, LearnerFault, Replica};
 use async_trait::async_trait;
 use bytes::Bytes;
 use judge::{JudgeError, StepContext};
+use proto::chunks::{WeightAnswer, WeightOffer};
 use proto::cluster::{Assignment, BlobRef, EngineOrder, EngineRequest, FileSet, Opened};
-use proto::{Role, WeightManifest, WeightSnapshot, WeightVersion, codec};
+use proto::{Role, WeightManifest, WeightVersion, codec};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,7 +19,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 use tools::registry::{Registry, ToolError};
-use transport::Connection;
+use transport::{Connection, bulk};
 
 /// An engine that a node holds.
 pub enum Engine {
@@ -64,11 +67,14 @@ pub enum HostError {
 /// The engines of a node.
 pub struct Host {
     outfitter: Arc<dyn Outfitter>,
+    dialler: Arc<dyn Dialler>,
     hosted: Mutex<BTreeMap<Role, Arc<Hosted>>>,
     /// One assignment at a time.
     assigning: tokio::sync::Mutex<()>,
     bulk: Mutex<Option<Arc<dyn Connection>>>,
     blobs: Blobs,
+    /// The weights that the sampler serves.
+    shelf: Shelf,
 }
 
 struct Hosted {
@@ -90,14 +96,21 @@ impl Hosted {
 
 impl Host {
     /// A host without an engine.
-    pub fn new(outfitter: Arc<dyn Outfitter>) -> Self {
+    pub fn new(outfitter: Arc<dyn Outfitter>, dialler: Arc<dyn Dialler>) -> Self {
         Self {
             outfitter,
+            dialler,
             hosted: Mutex::default(),
             assigning: tokio::sync::Mutex::default(),
             bulk: Mutex::default(),
             blobs: Blobs::default(),
+            shelf: Shelf::default(),
         }
+    }
+
+    /// What other nodes can pull from this one.
+    pub(crate) fn given_on(&self) -> Arc<dyn bulk::Source> {
+        Arc::new(self.shelf.clone())
     }
 
     /// What this node gives out.
@@ -132,6 +145,9 @@ impl Host {
         // Before others are opened: two models may not fit side by side.
         for hosted in closed {
             hosted.controller.end().await;
+        }
+        if !lock(&self.hosted).contains_key(&Role::Sampler) {
+            self.shelf.clear();
         }
         let mut opened = Vec::new();
         for order in &assignment.engines {
@@ -189,20 +205,7 @@ impl Host {
             EngineRequest::Generate(requests) => {
                 encode(fleet.sample_some(requests).await.map_err(engine_error))
             }
-            EngineRequest::Publish(manifest, blob) => {
-                let bulk = lock(&self.bulk).clone().ok_or(HostError::NoBulk)?;
-                let pulled = pull_bytes(bulk.as_ref(), blob).await;
-                if let Err(error @ TransferError::Broken(_)) = &pulled {
-                    // The stay ends with this lane: the engine is lost, and not the run.
-                    bulk.close(&error.to_string());
-                }
-                let pulled = pulled.map_err(|error| HostError::Transfer(error.to_string()))?;
-                let weights = WeightSnapshot {
-                    manifest: Arc::new(manifest),
-                    bytes: Arc::new(pulled),
-                };
-                encode(fleet.publish(weights).await.map_err(engine_error))
-            }
+            EngineRequest::Publish(offer) => encode(self.publish(fleet, *offer).await?),
             EngineRequest::Execute(call) => {
                 encode(fleet.execute(&call).await.map_err(|error| match error {
                     FleetError::Tool(error) => error,
@@ -218,6 +221,27 @@ impl Host {
                 encode(judged.map_err(judge_error))
             }
             request => self.train(&hosted, request).await,
+        }
+    }
+
+    async fn publish(
+        &self,
+        fleet: &Fleet,
+        offer: WeightOffer,
+    ) -> Result<Result<WeightAnswer, EngineError>, HostError> {
+        let bulk = lock(&self.bulk).clone().ok_or(HostError::NoBulk)?;
+        let gathered = gather(&self.shelf, offer, &bulk, self.dialler.as_ref()).await;
+        if let Err(error @ TransferError::Broken(_)) = &gathered {
+            // The stay ends with this lane: the engine is lost, and not the run.
+            bulk.close(&error.to_string());
+        }
+        match gathered.map_err(|error| HostError::Transfer(error.to_string()))? {
+            Gathered::Stuck(fault, reason) => Ok(Ok(WeightAnswer::Stuck(fault, reason))),
+            Gathered::Whole(weights, pulled) => {
+                let published = fleet.publish(weights).await;
+                let served = published.map(|_| WeightAnswer::Served(pulled));
+                Ok(served.map_err(engine_error))
+            }
         }
     }
 

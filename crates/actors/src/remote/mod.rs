@@ -6,15 +6,21 @@
 //!
 //! On the other side a [`Host`] holds the engines, each under a fleet of its own, and answers.
 
+mod assembly;
 mod blobs;
+mod gather;
 mod host;
+mod spreading;
 mod stand_in;
 
 pub use blobs::{Blobs, Loan, pull_folder};
 pub use host::{Engine, Host, HostError, Outfitter};
+pub use spreading::SpreadPlan;
+pub(crate) use spreading::Spreading;
 pub(crate) use stand_in::{PassOn, StandIn};
 
 use crate::ports::EngineError;
+use control::membership::NodeId;
 use proto::cluster::EngineRequest;
 use proto::{NodeName, Role, codec};
 use serde::de::DeserializeOwned;
@@ -52,11 +58,13 @@ const SOONER: Duration = Duration::from_secs(10);
 /// An engine on another node.
 pub struct RemoteEngine {
     pub(crate) node: NodeName,
+    /// The number of its node's stay.
+    pub(crate) id: NodeId,
     pub(crate) role: Role,
     pub(crate) link: Link,
     pub(crate) bulk: Arc<dyn Connection>,
-    /// What this node gives out.
-    pub(crate) blobs: Blobs,
+    /// How weights are brought to samplers.
+    pub(crate) spreading: Spreading,
     /// Calls that it takes at once; others wait here.
     pub(crate) credits: Semaphore,
     /// Where checkpoints of a learner are kept on this node.
@@ -178,10 +186,11 @@ mod tests {
         let (link, there) = tokio::join!(open(data), open(there));
         let engine = RemoteEngine {
             node: to,
+            id: NodeId(1),
             role: Role::Learner,
             link: link.unwrap(),
             bulk,
-            blobs: Blobs::default(),
+            spreading: Spreading::new(SpreadPlan::default(), Blobs::default()),
             credits: Semaphore::new(1),
             checkpoints: None,
             on_checkpoint: None,

@@ -118,11 +118,8 @@ impl PassOn for SamplerMessage {
                 });
             }
             Self::Publish(weights, port) => {
-                let (blob, loan) = engine.blobs.lend_weights(&weights);
-                let request = EngineRequest::Publish((*weights.manifest).clone(), blob);
                 tokio::spawn(async move {
-                    let asked = engine.ask::<Result<(), EngineError>>(&request, ENGINE_LIMIT);
-                    match asked.await {
+                    match engine.publish(weights).await {
                         Ok(result) => answer(port, result),
                         // It could not have the weights, which is no fault of the engine.
                         Err(RemoteFault::Refused(reason)) => {
@@ -131,7 +128,6 @@ impl PassOn for SamplerMessage {
                         }
                         Err(RemoteFault::Lost) => drop(port),
                     }
-                    drop(loan);
                 });
             }
         }

@@ -11,6 +11,8 @@
 //!   then the two do not hold the same weights, or divide by different temperatures.
 //! - **TL-5 (a lost learner costs steps, not the run).** When the learner is lost with its node,
 //!   training waits for the next one and goes on from the steps that one has behind it.
+//! - **TL-6 (bounded age).** The weights that an action was sampled from are at most
+//!   `updates_per_batch − 1` steps older than those it trains; each step says by how many.
 
 mod batches;
 mod policy;

@@ -5,6 +5,7 @@
 use super::{Losses, TrainingError, batches::Batches};
 use crate::fleet::{Fleet, FleetError, LearnerHandle};
 use crate::ports::StepReport;
+use crate::publication::Published;
 use crate::seeds;
 use judge::StepContext;
 use proto::{
@@ -60,7 +61,8 @@ pub struct PolicyPlan {
     pub weighting: StateWeighting,
     /// Steps in all, those before a resume included; a multiple of `updates_per_batch`.
     pub steps: u64,
-    /// Steps that are made of the same states and actions, one after the other; at least 1.
+    /// Steps that are made of the same states and actions, one after the other; at least 1. What bounds
+    /// the age of weights that actions are sampled from (TL-6): new ones are published after so many.
     pub updates_per_batch: u64,
     /// States per step.
     pub states_per_step: usize,
@@ -118,7 +120,7 @@ async fn with(
         let batch = step / plan.updates_per_batch;
         let states = picker.of_batch(batch);
         let groups = actions(fleet, plan, batch, &states).await?;
-        on_policy(&groups, published)?; // TL-3
+        on_policy(&groups, published.version)?; // TL-3
         let sampled = began.elapsed().as_secs_f64();
         let (groups, well_formed) = judged(fleet, plan, &states, groups).await?;
         let judged = began.elapsed().as_secs_f64();
@@ -127,10 +129,12 @@ async fn with(
             ("judging_seconds", judged - sampled),
             ("well_formed_share", well_formed),
         ];
+        once.extend(way_of(&published));
         // A learner that found back may have made a step whose report was lost: it goes on within the
         // batch, and the batch ends where it would have.
         let updates = plan.updates_per_batch - step % plan.updates_per_batch;
         for _ in 0..updates {
+            once.extend(ages(&groups, step));
             let mut report = learner.policy_step(groups.clone()).await?;
             if step == first {
                 agreement(&report, plan.max_logprob_difference)?; // TL-4
@@ -177,16 +181,44 @@ fn agreement(report: &StepReport, limit: f64) -> Result<(), TrainingError> {
     }
 }
 
-/// Gives the samplers the weights after `step` steps; their version.
+/// TL-6: how many steps the learner has made since the weights that each action was sampled from.
+fn ages(groups: &[StateGroup], step: u64) -> [(&'static str, f64); 2] {
+    let samples = groups.iter().flat_map(|group| &group.samples);
+    let ages = samples.map(|sample| step.saturating_sub(sample.weight_version.step()));
+    let (mut sum, mut count, mut most) = (0, 0, 0);
+    for age in ages {
+        (sum, count, most) = (sum + age, count + 1, age.max(most));
+    }
+    [
+        (
+            "weight_age_steps_mean",
+            sum as f64 / f64::from(count.max(1)),
+        ),
+        ("weight_age_steps_max", most as f64),
+    ]
+}
+
+/// How the weights came to the samplers that a batch's actions are from.
+fn way_of(published: &Published) -> [(&'static str, f64); 6] {
+    let pulled = &published.pulled;
+    [
+        ("publication_seconds", published.seconds),
+        ("publication_bytes", pulled.bytes as f64),
+        ("publication_saved_bytes", pulled.saved_bytes as f64),
+        ("publication_node_bytes", pulled.from_nodes_bytes as f64),
+        ("publication_repaired_chunks", pulled.repaired as f64),
+        ("samplers_behind", published.behind as f64),
+    ]
+}
+
+/// Gives the samplers the weights after `step` steps; how they came there.
 async fn publish(
     fleet: &Fleet,
     learner: &LearnerHandle,
     step: u64,
-) -> Result<WeightVersion, FleetError> {
+) -> Result<Published, FleetError> {
     let weights = learner.snapshot(step).await?;
-    let version = weights.manifest.version;
-    fleet.publish(weights).await?;
-    Ok(version)
+    fleet.publish(weights).await
 }
 
 /// Chooses the states of a batch (TL-1).

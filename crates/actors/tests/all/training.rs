@@ -1,6 +1,7 @@
 //! The step-wise loop through real actors.
 
 use crate::support::{FragileJudge, Recorder, Solver, bytes, fleet, question, sound_judge};
+use actors::ports::StepReport;
 use actors::training::{PolicyPlan, State, StateWeighting, policy, states_of};
 use actors::{Controller, FleetPlan};
 use proto::{
@@ -109,6 +110,8 @@ struct Outcome {
     groups: Vec<Vec<StateGroup>>,
     published: Vec<u64>,
     checkpoints: u32,
+    /// What each step said.
+    reports: Vec<StepReport>,
     result: Result<(), String>,
 }
 
@@ -133,19 +136,22 @@ async fn train_with(
     };
     let work = async {
         let controller = Controller::start(fleet).await.unwrap();
-        let result = policy(controller.fleet(), &plan, |_| {})
-            .await
-            .map_err(|e| e.to_string());
+        let mut reports = Vec::new();
+        let result = policy(controller.fleet(), &plan, |report| {
+            reports.push(report.clone());
+        });
+        let result = result.await.map_err(|e| e.to_string());
         controller.stop().await;
-        result
+        (result, reports)
     };
-    let result = tokio::time::timeout(Duration::from_secs(60), work)
+    let (result, reports) = tokio::time::timeout(Duration::from_secs(60), work)
         .await
         .expect("it ends");
     Outcome {
         groups: std::mem::take(&mut recorder.groups.lock().unwrap()),
         published: std::mem::take(&mut solver.published.lock().unwrap()),
         checkpoints: recorder.checkpoints.load(Ordering::Relaxed),
+        reports,
         result,
     }
 }
@@ -221,6 +227,27 @@ async fn tl_2_updates_of_one_batch_share_its_actions() {
     assert_eq!(whole.checkpoints, 3);
     let rest = train(several(6), 4, sound_judge()).await;
     assert_eq!(rest.groups, whole.groups[4..], "TL-1 holds, too");
+}
+
+/// The bound is a setting, and each step says how near it came.
+#[tokio::test]
+async fn tl_6_no_action_is_older_than_the_updates_of_a_batch_allow() {
+    for updates in [1, 3] {
+        let plan = PolicyPlan {
+            updates_per_batch: updates,
+            ..plan(many(), StateWeighting::PerState, 6)
+        };
+        let reports = train(plan, 0, sound_judge()).await.reports;
+        for name in ["weight_age_steps_max", "weight_age_steps_mean"] {
+            let ages: Vec<f64> = reports.iter().map(|report| report.metrics[name]).collect();
+            let expected: Vec<f64> = (0..6).map(|step| (step % updates) as f64).collect();
+            assert_eq!(ages, expected, "{name}");
+        }
+        // Once for each batch: how its weights came.
+        let says = |report: &&StepReport| report.metrics.contains_key("publication_seconds");
+        assert_eq!(reports.iter().filter(says).count() as u64, 6 / updates);
+        assert_eq!(reports[0].metrics["samplers_behind"], 0.0);
+    }
 }
 
 /// A learner that found back has made a step whose report was lost with the connection.

@@ -1,7 +1,7 @@
 //! `swirl node`.
 
 use super::head::credentials;
-use super::network::{Sockets, ToController, address_towards};
+use super::network::{Giving, Sockets, ToController, address_towards};
 use super::outfit::Outfit;
 use super::replica::Berth;
 use crate::args::NodeArgs;
@@ -78,6 +78,7 @@ pub async fn run(args: NodeArgs) -> Result<ExitCode> {
         "Node {name} looks for the controller at {}.",
         args.join
     ));
+    let samples = args.roles.contains(&Role::Sampler);
     let plan = NodePlan {
         name,
         roles: args.roles.into_iter().collect(),
@@ -94,6 +95,7 @@ pub async fn run(args: NodeArgs) -> Result<ExitCode> {
             credentials,
             sockets: sockets.handles(),
             way: Mutex::default(),
+            giving: samples.then(|| Giving::at(args.address, args.weights_port)),
         }),
         contact,
     };

@@ -65,6 +65,7 @@ impl Head {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config: hash.to_owned(),
             data_port: listening.data_port,
+            weights: section.weights(),
         });
         listening.admit_to(&cluster);
         let (address, data) = (listening.address()?, listening.data_port);

@@ -7,10 +7,11 @@ use actors::cluster::Cluster;
 use actors::node::{DialFault, Dialler};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
-use proto::Role;
+use proto::{NodeName, Role};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use tokio::runtime::{Handle, Runtime};
+use tokio::sync::watch;
 use transport::certs::Credentials;
 use transport::tls::Expected;
 use transport::{BindError, Connection, Endpoint, Lane};
@@ -184,6 +185,44 @@ pub struct ToController {
     pub sockets: SocketHandles,
     /// The present attempt.
     pub way: Mutex<Option<Arc<Way>>>,
+    /// Where other nodes pull weights from this one, if they are to.
+    pub giving: Option<Giving>,
+}
+
+/// Where other nodes pull weights. It is the same socket at all attempts.
+pub struct Giving {
+    ip: Option<IpAddr>,
+    port: u16,
+    socket: watch::Sender<Option<Arc<Endpoint>>>,
+}
+
+impl Giving {
+    /// At this port; 0 takes any. Without an address, it is that of the interface that leads to the
+    /// controller.
+    pub fn at(ip: Option<IpAddr>, port: u16) -> Self {
+        let socket = watch::Sender::default();
+        Self { ip, port, socket }
+    }
+
+    /// Listens, if that is not done yet, with an address like the controller's.
+    fn listen(&self, way: &ToController, controller: SocketAddr) -> Result<(), BindError> {
+        if self.socket.borrow().is_some() {
+            return Ok(());
+        }
+        let address = SocketAddr::new(any_like(controller).ip(), self.port);
+        let lanes = [Lane::Bulk];
+        let (sockets, credentials) = (&way.sockets, &way.credentials);
+        let bound = sockets.bind(Socket::Data, address, credentials, &lanes)?;
+        self.socket.send_replace(Some(Arc::new(bound)));
+        Ok(())
+    }
+
+    /// What other nodes are told.
+    fn address(&self, controller: SocketAddr) -> Option<SocketAddr> {
+        let socket = self.socket.borrow().clone()?;
+        let ip = self.ip.or_else(|| address_towards(controller).ok())?;
+        Some(SocketAddr::new(ip, socket.local_address().ok()?.port()))
+    }
 }
 
 /// An attempt's sockets, and where it leads.
@@ -232,6 +271,10 @@ impl ToController {
             address,
         });
         *self.way.lock().expect("no holder panics") = Some(way.clone());
+        let listening = self.giving.as_ref().map(|g| g.listen(self, address));
+        if let Some(Err(error)) = listening {
+            tracing::warn!(%error, "This node gives no weights on.");
+        }
         Ok(way)
     }
 
@@ -269,5 +312,122 @@ impl Dialler for ToController {
 
     async fn bulk(&self, port: u16) -> Result<Arc<dyn Connection>, DialFault> {
         self.present()?.dial(Lane::Bulk, port).await
+    }
+
+    fn address(&self) -> Option<String> {
+        let controller = self.present().ok()?.address;
+        let address = self.giving.as_ref()?.address(controller)?;
+        Some(address.to_string())
+    }
+
+    async fn node(&self, name: &NodeName, at: &str) -> Result<Arc<dyn Connection>, DialFault> {
+        let unreachable = |error| DialFault::Unreachable(format!("{name} at {at}: {error}"));
+        let address = at.parse().map_err(unreachable)?;
+        let expected = Expected {
+            role: Role::Sampler,
+            name: Some(name.clone()),
+        };
+        let way = self.present()?;
+        Ok(way.data.dial(address, Lane::Bulk, &expected).await?)
+    }
+
+    async fn accept(&self) -> Option<Arc<dyn Connection>> {
+        let mut socket = self.giving.as_ref()?.socket.subscribe();
+        let socket = socket.wait_for(Option::is_some).await.ok()?.clone();
+        socket?.accept().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use std::ops::Range;
+    use transport::bulk;
+    use transport::certs::{Authority, Validity};
+
+    struct Weights;
+
+    #[async_trait]
+    impl bulk::Source for Weights {
+        async fn piece(&self, id: u64, range: Range<u64>) -> Result<Bytes, String> {
+            let is_it = id == 7 && range.end <= 10;
+            is_it
+                .then(|| Bytes::from(vec![3; (range.end - range.start) as usize]))
+                .ok_or_else(|| "there is no such thing".to_owned())
+        }
+    }
+
+    fn node(
+        authority: &Authority,
+        sockets: &SocketHandles,
+        name: &str,
+        join: SocketAddr,
+    ) -> ToController {
+        let name = name.parse().unwrap();
+        let roles = [Role::Sampler].into();
+        authority
+            .issue(&name, &roles, Validity::of_days(1))
+            .unwrap();
+        let credentials = Credentials::load(&authority.node_folder(&name)).unwrap();
+        ToController {
+            join: join.to_string(),
+            credentials: Arc::new(credentials),
+            sockets: sockets.clone(),
+            way: Mutex::default(),
+            giving: Some(Giving::at(None, 0)),
+        }
+    }
+
+    /// Over QUIC with mutual TLS: that node and no other.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_pulls_from_another_that_is_who_it_is_said_to_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::create(&dir.path().join("ca"), Validity::of_days(2)).unwrap();
+        let head = "head".parse().unwrap();
+        let roles = [Role::Controller].into();
+        authority
+            .issue(&head, &roles, Validity::of_days(1))
+            .unwrap();
+        let credentials = Credentials::load(&authority.node_folder(&head)).unwrap();
+        let sockets = Sockets::new().unwrap();
+        let handles = sockets.handles();
+        let local = ([127, 0, 0, 1], 0).into();
+        let listening = Listening::on(&handles, local, credentials).unwrap();
+        let join = listening.address().unwrap();
+        let giver = Arc::new(node(&authority, &handles, "giver", join));
+        let taker = node(&authority, &handles, "taker", join);
+        assert_eq!(
+            giver.address(),
+            None,
+            "before it knows where the controller is"
+        );
+        let _joined = [
+            giver.control().await.unwrap(),
+            taker.control().await.unwrap(),
+        ];
+        let address = giver.address().unwrap();
+        assert!(address.starts_with("127.0.0.1:"), "{address}");
+        let accepting = giver.clone();
+        tokio::spawn(async move {
+            while let Some(connection) = accepting.accept().await {
+                tokio::spawn(bulk::serve(connection, Arc::new(Weights)));
+            }
+        });
+        let name = "giver".parse().unwrap();
+        let from = taker.node(&name, &address).await.unwrap();
+        let mut got = Vec::new();
+        let pulled = bulk::pull(from.as_ref(), 7, 2..10, |piece| {
+            got.extend_from_slice(&piece);
+            Ok(())
+        });
+        pulled.await.unwrap();
+        assert_eq!(got, [3; 8]);
+        let other = "other".parse().unwrap();
+        assert!(
+            taker.node(&other, &address).await.is_err(),
+            "it is not the one"
+        );
+        assert!(taker.node(&name, "nowhere").await.is_err());
     }
 }

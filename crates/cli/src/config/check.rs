@@ -34,6 +34,7 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
         ("actors.samplers", config.actors.samplers),
         ("actors.tools", config.actors.tools),
         ("actors.judges", config.actors.judges),
+        ("cluster.weight_fan_out", config.cluster.weight_fan_out),
     ] {
         at_least_one(key, count as u64)?;
     }

@@ -136,6 +136,7 @@ mod tests {
         let operational = [
             "run.dir=elsewhere",
             "cluster.listen=h:1 cluster.wait_for.sampler=7",
+            "cluster.weight_fan_out=2 cluster.weight_deltas=true",
             "model.threads=7",
             "actors.samplers=2 actors.tools=3 actors.judges=9",
             "rollout.items_per_sampler=2 rollout.kept_sequences=0 rollout.lease_ms=5 rollout.max_tries=9",

@@ -255,6 +255,11 @@ mod tests {
             ),
             (
                 "",
+                &["cluster.weight_fan_out=0"],
+                "`cluster.weight_fan_out`: must be at least 1",
+            ),
+            (
+                "",
                 &["--rollout.top_p=1.5"],
                 "`rollout.top_p`: must be in (0, 1]",
             ),

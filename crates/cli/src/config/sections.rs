@@ -1,5 +1,6 @@
 //! Every setting, with its unit, its default, and what it does.
 
+use actors::remote::SpreadPlan;
 use actors::training::StateWeighting;
 use data::{DialogueOptions, Selection, WordMathConfig};
 use judge::LlmJudgeConfig;
@@ -511,6 +512,12 @@ pub struct ClusterSection {
     /// Whether learners encrypt what they exchange. Without, gradients are added up about twice as
     /// fast, and the network between them has to be trusted.
     pub ring_tls: bool,
+    /// New weights go from the controller to so many nodes at most, and from each node to so many
+    /// others; up to so many samplers all pull from the controller.
+    pub weight_fan_out: usize,
+    /// Samplers pull what has changed in the weights, compressed, instead of all. Worth it where the
+    /// network is slow; the controller then holds the weights twice.
+    pub weight_deltas: bool,
 }
 
 impl Default for ClusterSection {
@@ -522,11 +529,22 @@ impl Default for ClusterSection {
             here: Vec::new(),
             replicas: 0,
             ring_tls: true,
+            weight_fan_out: SpreadPlan::default().fan_out,
+            weight_deltas: SpreadPlan::default().deltas,
         }
     }
 }
 
 impl ClusterSection {
+    /// How weights are brought to nodes.
+    pub fn weights(&self) -> SpreadPlan {
+        SpreadPlan {
+            fan_out: self.weight_fan_out,
+            deltas: self.weight_deltas,
+            ..SpreadPlan::default()
+        }
+    }
+
     /// Whether the actors of a role live in this process.
     pub fn is_here(&self, role: Role) -> bool {
         self.listen.is_none() || self.here.contains(&role)

@@ -1,8 +1,8 @@
-use sim::simulate;
+use sim::{Outcome, simulate};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Simulates a seed and says how to see it again.
-fn check(seed: u64) -> u64 {
+fn check(seed: u64) -> Outcome {
     let outcome = simulate(seed);
     let tail = outcome.log.len().saturating_sub(30);
     assert!(
@@ -14,7 +14,7 @@ fn check(seed: u64) -> u64 {
         outcome.log.len(),
         outcome.log[tail..].join("\n"),
     );
-    outcome.hash
+    outcome
 }
 
 /// The seed that is asked for alone.
@@ -39,9 +39,15 @@ fn the_seed_that_is_asked_for_keeps_the_invariants() {
     }
 }
 
+/// Weights take the way through nodes in some of them, and deltas are used.
 #[test]
 fn fixed_seeds_keep_the_invariants() {
-    all(0..20);
+    if asked().is_some() {
+        return;
+    }
+    let outcomes: Vec<Outcome> = (0..20).map(check).collect();
+    assert!(outcomes.iter().any(|outcome| outcome.given_on > 0));
+    assert!(outcomes.iter().any(|outcome| outcome.saved > 0));
 }
 
 #[test]
@@ -70,6 +76,6 @@ fn si_9_the_same_seed_takes_the_same_course() {
         return;
     }
     for seed in [3, 7, 11, 19] {
-        assert_eq!(check(seed), check(seed), "seed {seed}");
+        assert_eq!(check(seed).hash, check(seed).hash, "seed {seed}");
     }
 }

@@ -34,6 +34,7 @@ pub async fn probe(join: &str, certs: &Path, port: u16) -> Result<ExitCode> {
         credentials: credentials.clone(),
         sockets: sockets.handles(),
         way: Mutex::default(),
+        giving: None,
     });
     let began = Instant::now();
     let connection = loop {
