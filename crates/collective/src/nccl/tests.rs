@@ -81,22 +81,22 @@ impl Abi {
     fn fault(&self, id: &UniqueId, rank: usize, kind: usize, code: Code) {
         type Order = extern "C" fn(&[u8; ID_BYTES], usize, usize, u64, Code);
         // SAFETY: its type.
-        unsafe { self.order::<Order>("abi_fault") }
-        (&id.0, rank, kind, 0, code);
+        let order = unsafe { self.order::<Order>("abi_fault") };
+        order(&id.0, rank, kind, 0, code);
     }
 
     fn refuse(&self, id: &UniqueId, rank: usize, code: Code) {
         type Order = extern "C" fn(&[u8; ID_BYTES], usize, Code);
         // SAFETY: its type.
-        unsafe { self.order::<Order>("abi_refuse") }
-        (&id.0, rank, code);
+        let order = unsafe { self.order::<Order>("abi_refuse") };
+        order(&id.0, rank, code);
     }
 
     fn spread(&self, id: &UniqueId) {
         type Order = extern "C" fn(&[u8; ID_BYTES], bool);
         // SAFETY: its type.
-        unsafe { self.order::<Order>("abi_spread") }
-        (&id.0, true);
+        let order = unsafe { self.order::<Order>("abi_spread") };
+        order(&id.0, true);
     }
 
     /// A group of `world`, each member on a thread of its own. Once all are there, the deadline holds.
