@@ -1,5 +1,6 @@
 //! Why a group stops working.
 
+use crate::nccl::LoadError;
 use std::time::Duration;
 
 /// Why an operation has no result. The group cannot be used any more.
@@ -48,6 +49,56 @@ pub enum CollectiveError {
     /// This side gave the group up.
     #[error("the group was given up: {0}")]
     Aborted(String),
+    /// An operation through NCCL was not over in time: some member does not call for it, hangs, or
+    /// cannot be reached. NCCL cannot say which.
+    #[error(
+        "replica {rank} of group {epoch}: {call} was not over within {} s; form a new group without \
+         those that hang", .after.as_secs_f64()
+    )]
+    Overdue {
+        /// The member that waited.
+        rank: usize,
+        /// Its group.
+        epoch: u64,
+        /// What it called for.
+        call: String,
+        /// The limit.
+        after: Duration,
+    },
+    /// NCCL failed, here or at another member.
+    #[error(
+        "replica {rank} of group {epoch}: {call} failed in NCCL: {reason} (code {code}); form a new \
+         group, and if it fails again set NCCL_DEBUG=INFO"
+    )]
+    Nccl {
+        /// The member that NCCL told.
+        rank: usize,
+        /// Its group.
+        epoch: u64,
+        /// What it called for.
+        call: String,
+        /// `ncclResult_t`; 6 is the failure of another member.
+        code: u32,
+        /// What NCCL says of it.
+        reason: String,
+    },
+    /// The driver of a member's GPU failed.
+    #[error(
+        "replica {rank} of group {epoch}: {call} failed on its GPU: {reason}; form a new group without it"
+    )]
+    Gpu {
+        /// The member.
+        rank: usize,
+        /// Its group.
+        epoch: u64,
+        /// The driver's function.
+        call: String,
+        /// The driver's name for what went wrong.
+        reason: String,
+    },
+    /// A library that this back end needs is not there.
+    #[error(transparent)]
+    Unavailable(#[from] LoadError),
     /// This group cannot do that to tensors of this kind.
     #[error("{0}")]
     Unsupported(String),

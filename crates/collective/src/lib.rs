@@ -2,7 +2,8 @@
 //!
 //! Every member of a group makes the same calls in the same order; a call starts an operation and
 //! returns at once, and [`Pending::wait`] says when its tensor holds the result. [`Solo`] is a group
-//! of one, [`threads`] makes a group within one process, and a [`Ring`] is one of several processes.
+//! of one, [`threads`] makes a group within one process, a [`Ring`] is one of several processes, and
+//! [`Nccl`] one of GPUs.
 //!
 //! - **CO-1 (the same bits).** Every member ends up with the same result, bit for bit, and a result
 //!   does not depend on who came first: the order of a sum follows from ranks and places.
@@ -17,12 +18,14 @@
 
 mod call;
 mod error;
+pub mod nccl;
 pub mod ring;
 mod solo;
 mod threads;
 
 pub use call::{Reduce, share};
 pub use error::CollectiveError;
+pub use nccl::Nccl;
 pub use ring::Ring;
 pub use solo::Solo;
 pub use threads::{ThreadMember, threads};

@@ -134,6 +134,9 @@ fn tests(paths: &Paths, tally: &mut Option<Tally>) -> Result<()> {
     if std::env::var_os("SWIRL_TEST_DATA").is_none() {
         println!("SWIRL_TEST_DATA is not set: tests on real data sets are skipped");
     }
+    if let Err(error) = setup::nccl(paths) {
+        println!("tests that load NVIDIA's NCCL are skipped: {error:#}");
+    }
     let program = swirl::build(paths, Build::DevWithTests)?;
     setup::model_with(paths, || Ok(program))?;
     let documented = with_doc_tests(&paths.root.join("crates"))?;

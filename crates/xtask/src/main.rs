@@ -17,6 +17,7 @@ mod fixtures;
 mod fuzz;
 mod libtorch;
 mod model;
+mod nccl;
 mod paths;
 mod platform;
 mod process;
@@ -57,6 +58,9 @@ enum Command {
         /// The same as `--device cuda`
         #[arg(long, conflicts_with = "device")]
         cuda: bool,
+        /// NCCL, too (206 MB), for the tests that load it; libtorch with CUDA brings its own
+        #[arg(long)]
+        nccl: bool,
     },
     /// Set up whatever is missing, then run formatting, lints, all tests, licences and tidiness
     Test {
@@ -125,7 +129,10 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     let paths = Paths::of_this_checkout()?;
     match command {
-        Command::Setup { device, cuda } => {
+        Command::Setup { device, cuda, nccl } => {
+            if nccl {
+                setup::nccl(&paths)?;
+            }
             setup::run(&paths, if cuda { Some(Device::Cuda) } else { device })
         }
         Command::Test { only } => check::run(&paths, only),

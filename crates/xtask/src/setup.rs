@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::libtorch::{self, Device};
 use crate::paths::Paths;
 use crate::swirl::{self, Build};
-use crate::{model, process};
+use crate::{model, nccl, process};
 
 /// Everything, for plain `cargo build` and `cargo test` afterwards.
 pub fn run(paths: &Paths, device: Option<Device>) -> Result<()> {
@@ -23,6 +23,12 @@ pub fn run(paths: &Paths, device: Option<Device>) -> Result<()> {
 pub fn libtorch(paths: &Paths, device: Option<Device>) -> Result<()> {
     let _lock = lock(&paths.cache)?;
     libtorch::ensure(paths, device)
+}
+
+/// NCCL, for the tests that load it.
+pub fn nccl(paths: &Paths) -> Result<()> {
+    let _lock = lock(&paths.cache)?;
+    nccl::ensure(paths)
 }
 
 /// The model, imported by the project's own program, which is built for it when it is needed.

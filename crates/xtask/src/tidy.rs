@@ -41,6 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
+    ("nccl-abi", &[]),
     ("collective", &[]),
     ("model", &["proto"]),
     ("algo", &["proto"]),

