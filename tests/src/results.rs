@@ -83,11 +83,12 @@ impl Results {
         Ok(Self { models, stores })
     }
 
-    /// Compares with another run of the same configuration, from the model in `start`.
+    /// How far each model is from its counterpart in another run of the same configuration from the
+    /// model in `start`, in units of how far training moved it.
     ///
     /// # Errors
-    /// When one has what the other has not, or they are further apart than rounding explains.
-    pub fn compare(&self, other: &Self, start: &Path) -> Result<Comparison> {
+    /// When one has models that the other has not.
+    pub fn apart(&self, other: &Self, start: &Path) -> Result<BTreeMap<String, f64>> {
         let start = weights(start)?;
         ensure!(
             self.models.keys().eq(other.models.keys()),
@@ -95,6 +96,20 @@ impl Results {
             self.models.keys(),
             other.models.keys()
         );
+        let models = self.models.iter().map(|(name, weights)| {
+            let apart = distance(weights, &other.models[name]);
+            let moved = distance(weights, &start);
+            (name.clone(), if apart == 0.0 { 0.0 } else { apart / moved })
+        });
+        Ok(models.collect())
+    }
+
+    /// Compares with another run of the same configuration, from the model in `start`.
+    ///
+    /// # Errors
+    /// When one has what the other has not, or they are further apart than rounding explains.
+    pub fn compare(&self, other: &Self, start: &Path) -> Result<Comparison> {
+        let apart = self.apart(other, start)?;
         ensure!(self.stores.keys().eq(other.stores.keys()), "other stores");
         let (mut all, mut differing) = (0, 0);
         for (place, rows) in &self.stores {
@@ -106,15 +121,6 @@ impl Results {
                 .filter(|(item, tokens)| others[*item] != **tokens)
                 .count();
         }
-        let apart: BTreeMap<String, f64> = self
-            .models
-            .iter()
-            .map(|(name, weights)| {
-                let apart = distance(weights, &other.models[name]);
-                let moved = distance(weights, &start);
-                (name.clone(), if apart == 0.0 { 0.0 } else { apart / moved })
-            })
-            .collect();
         let comparison = Comparison {
             trajectories: all,
             differing,

@@ -182,6 +182,11 @@ impl LearnerPort {
         }
     }
 
+    /// Where it computes.
+    pub fn device(&self) -> Device {
+        self.machine.device
+    }
+
     /// Has something done with the learner, on its device's thread.
     ///
     /// # Errors

@@ -87,7 +87,7 @@ pub struct FileSet {
 }
 
 /// How far a learner is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// The epoch of the last group whose weights it took over; 0 before its first.
     pub epoch: u32,
@@ -95,6 +95,9 @@ pub struct Standing {
     pub steps: u64,
     /// Where other learners meet it.
     pub address: SocketAddr,
+    /// What others need to meet it as rank 0 where they compute on GPUs: a new unique id of NCCL; empty
+    /// on a CPU.
+    pub key: Vec<u8>,
 }
 
 /// A learner's place in a group of replicas.
@@ -106,6 +109,8 @@ pub struct Place {
     pub rank: u32,
     /// Where the members are met, by rank.
     pub members: Vec<SocketAddr>,
+    /// The key of rank 0.
+    pub key: Vec<u8>,
     /// All have the same weights as it is: nothing is taken over.
     pub is_level: bool,
 }

@@ -211,6 +211,7 @@ impl Replica for Learner {
             epoch: state.joined,
             steps: state.made.steps,
             address: ([0, 0, 0, 0], 0).into(),
+            key: Vec::new(),
         })
     }
 
@@ -220,6 +221,7 @@ impl Replica for Learner {
             rank,
             members,
             is_level,
+            ..
         } = place;
         let ring = self.world.rings.of(epoch);
         let made = self.state().made;

@@ -264,11 +264,11 @@ impl State {
 
     fn counted(&mut self, round: u64, id: ReplicaId, standing: Standing) {
         if let Some(replica) = self.replicas.get_mut(&id) {
-            replica.standing = Some(standing);
             let progress = Progress {
                 epoch: standing.epoch.max(replica.lineage),
                 steps: standing.steps,
             };
+            replica.standing = Some(standing);
             self.feed_of(round, Event::Counted(id, progress));
         }
     }
@@ -284,7 +284,7 @@ impl State {
         let epoch = number.clone();
         self.feed(Event::Numbered(number));
         let Ok(epoch) = epoch else { return };
-        let standing = |id| self.replicas.get(id).and_then(|replica| replica.standing);
+        let standing = |id| self.replicas.get(id).and_then(|r| r.standing.clone());
         let standings: Vec<Standing> = ranks.iter().filter_map(standing).collect();
         let members: Vec<SocketAddr> = standings.iter().map(|s| s.address).collect();
         // Those who were together in the last group and have made as many steps since.
@@ -296,6 +296,7 @@ impl State {
                 epoch,
                 rank,
                 members: members.clone(),
+                key: standings[0].key.clone(),
                 is_level: is_level && self.machine.epoch() > 0,
             };
             self.meet(*id, place);

@@ -4,9 +4,10 @@ use crate::engine::LearnerPort;
 use actors::ports::{EngineError, LearnerFault, Replica, StepReport, Trainer};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
+use collective::nccl::{self, UniqueId};
 use collective::ring::tcp::{self, Meeting};
 use collective::ring::{Links, Options, Wire};
-use collective::{Abort, Communicator, Group, Ring, Solo};
+use collective::{Abort, CollectiveError, Communicator, Group, Nccl, Ring, Solo};
 use learner::{GradientWire, Learner};
 use proto::cluster::{Place, Standing};
 use proto::{Role, SftSample, StateGroup, WeightSnapshot, WeightVersion};
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tch::Device;
 use transport::Lane;
 use transport::certs::Credentials;
 use transport::tls::{Expected, TlsStream};
@@ -114,7 +116,8 @@ impl Meetings {
         };
         // Shares of the optimizer's state are taken up anew each time.
         let is_level = place.is_level && !config.shard_optimizer;
-        let communicator = self.communicator(place, options)?;
+        let device = learner.decoder().device();
+        let communicator = self.communicator(place, device, options)?;
         if is_level {
             learner.regroup(communicator)?;
         } else {
@@ -127,7 +130,12 @@ impl Meetings {
         Ok(learner.step())
     }
 
-    fn communicator(&self, place: &Place, options: Options) -> Result<Box<dyn Communicator>> {
+    fn communicator(
+        &self,
+        place: &Place,
+        device: Device,
+        options: Options,
+    ) -> Result<Box<dyn Communicator>> {
         let group = Group {
             rank: place.rank as usize,
             world: place.members.len(),
@@ -142,13 +150,16 @@ impl Meetings {
             self.given_up.load(Ordering::SeqCst) < place.epoch,
             "the group was given up before it met"
         );
-        let ring = Ring::new(group, self.meet(group, place)?, options)?;
-        let abort = ring.aborter();
+        let communicator: Box<dyn Communicator> = match device.is_cuda() {
+            true => Box::new(nccl_group(group, place, device)?),
+            false => Box::new(Ring::new(group, self.meet(group, place)?, options)?),
+        };
+        let abort = communicator.aborter();
         *self.group.lock().expect("no holder panics") = Some((place.epoch, abort.clone()));
         if self.given_up.load(Ordering::SeqCst) >= place.epoch {
             abort.abort("it was given up as it met");
         }
-        Ok(Box::new(ring))
+        Ok(communicator)
     }
 
     fn meet(&self, group: Group, place: &Place) -> Result<Links> {
@@ -186,6 +197,19 @@ impl Meetings {
     }
 }
 
+/// Between GPUs. Who is late is not waited for longer than elsewhere; NCCL itself takes some seconds.
+fn nccl_group(group: Group, place: &Place, device: Device) -> Result<Nccl, CollectiveError> {
+    let options = nccl::Options {
+        joining: 3 * MEETING,
+        deadline: PATIENCE,
+    };
+    Nccl::join(group, &UniqueId::from_bytes(&place.key)?, device, options)
+}
+
+fn fault(error: CollectiveError) -> EngineError {
+    EngineError(error.to_string())
+}
+
 #[async_trait]
 impl Replica for ReplicaPort {
     async fn standing(&self) -> Result<Standing, EngineError> {
@@ -198,6 +222,10 @@ impl Replica for ReplicaPort {
             epoch: self.meetings.joined.load(Ordering::SeqCst),
             steps,
             address: self.meetings.berth.address,
+            key: match self.port.device().is_cuda() {
+                true => UniqueId::new().map_err(fault)?.to_bytes().to_vec(),
+                false => Vec::new(),
+            },
         })
     }
 

@@ -72,6 +72,10 @@ fn learners_that_are_lost_and_come_back_train_as_one_does() {
         "steps = 4\nbatch = 2\ncheckpoint_every = 2",
         "steps = 300\nbatch = 4\ncheckpoint_every = 50",
     );
+    let longer = longer.replace(
+        "[warm_start.learner]",
+        "[warm_start.learner]\ncompare_replicas_every = 1",
+    );
     std::fs::write(&config, longer).unwrap();
     let alone = output(dir.path(), &["run", "c.toml"]);
     assert!(alone.status.success());
@@ -122,7 +126,9 @@ fn learners_that_are_lost_and_come_back_train_as_one_does() {
     stage.finish(LIMIT).unwrap();
 
     let found = Results::read(&stage.run_folder()).unwrap();
-    println!("{}", alone.0.compare(&found, &model).unwrap());
+    let apart = alone.0.apart(&found, &model).unwrap();
+    println!("of their training, models are apart: {apart:.1e?}");
+    assert!(apart[ARM] <= NOISE, "{apart:?}");
     let losses = curve(&stage.run_folder(), "loss");
     assert_eq!(losses.len(), STEPS, "each step once");
     for (step, (loss, alone)) in losses.iter().zip(&alone.1).enumerate() {
@@ -131,6 +137,12 @@ fn learners_that_are_lost_and_come_back_train_as_one_does() {
             "step {step}: {loss} and {alone}"
         );
     }
+    let compared = curve(&stage.run_folder(), "replicas_compared");
+    let compared = compared.iter().filter(|compared| **compared == 1.0).count();
+    assert!(
+        compared > STEPS / 2,
+        "{compared} comparisons of all weights"
+    );
     let replicas = curve(&stage.run_folder(), "replicas");
     for size in [2.0, 3.0] {
         assert!(replicas.contains(&size), "no step of {size}: {replicas:?}");

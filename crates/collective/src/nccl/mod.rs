@@ -95,14 +95,17 @@ impl Debug for UniqueId {
 /// How a group works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// How long joining takes at most, and each wait. Members that compute do not call meanwhile: much
-    /// longer than a step.
+    /// How long joining takes at most.
+    pub joining: Duration,
+    /// How long each wait takes at most. Members that compute do not call meanwhile: much longer than a
+    /// step.
     pub deadline: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
+            joining: Duration::from_secs(60),
             deadline: Duration::from_secs(600),
         }
     }
@@ -149,13 +152,16 @@ impl Nccl {
         id: &UniqueId,
         options: Options,
     ) -> Result<Self, CollectiveError> {
-        let session = Session::join(site, group, id, options.deadline)?;
+        let session = Session::join(site, group, id, options.joining)?;
         let mut member = Self {
             session: Arc::new(session),
             calls: 0,
         };
         // NCCL connects members when they first call, which belongs to joining.
         member.barrier()?;
+        if let Some(session) = Arc::get_mut(&mut member.session) {
+            session.deadline = options.deadline;
+        }
         Ok(member)
     }
 

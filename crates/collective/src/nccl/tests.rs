@@ -134,7 +134,10 @@ impl Abi {
             self.site(rank),
             place(rank, world),
             id,
-            Options { deadline },
+            Options {
+                joining: deadline,
+                deadline,
+            },
         )
     }
 
@@ -338,7 +341,10 @@ fn nc_2_an_operation_begins_when_its_tensor_is_ready() {
         device: Device::Cpu,
         compute,
     };
-    let options = Options { deadline: PATIENCE };
+    let options = Options {
+        joining: PATIENCE,
+        deadline: PATIENCE,
+    };
     let mut member = Nccl::at(site, place(0, 1), &abi.id(), options).unwrap();
     let tensor = ones(100);
     let gate = hold(raw);
@@ -727,7 +733,10 @@ fn the_real_nccl_without_a_gpu_refuses_to_join_with_a_reason() {
         library,
         ..abi.site(0)
     };
-    let options = Options { deadline: PATIENCE };
+    let options = Options {
+        joining: PATIENCE,
+        deadline: PATIENCE,
+    };
     let error = Nccl::at(site, place(0, 1), &id, options)
         .map(drop)
         .unwrap_err();
