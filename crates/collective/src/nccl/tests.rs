@@ -330,33 +330,50 @@ fn nc_2_an_operation_begins_when_its_tensor_is_ready() {
             abi.order::<Fill>("abi_fill"),
         )
     };
+    let found = thread::scope(|scope| {
+        let (id, abi) = (abi.id(), &abi);
+        let prompt = scope.spawn(move || {
+            let mut member = abi.join(&id, 1, 2, PATIENCE).unwrap();
+            let tensor = ones(100);
+            sum(&mut member, &tensor).unwrap();
+            values(&tensor)
+        });
+        let (mut member, raw) = with_a_stream_of_its_own(abi, &id);
+        let tensor = ones(100);
+        let gate = hold(raw);
+        fill(raw, tensor.data_ptr(), 100, 3.0);
+        // The host does not wait for the gate.
+        let reduced = member.all_reduce(&tensor, Reduce::Sum).unwrap();
+        // Time for the stream to do what it must not.
+        for _ in 0..10_000 {
+            assert_eq!(values(&tensor), [1.0; 100], "the gate is closed");
+            thread::yield_now();
+        }
+        release(gate);
+        reduced.wait().unwrap();
+        [values(&tensor), prompt.join().unwrap()]
+    });
+    assert_eq!(found, [[4.0; 100]; 2]);
+    abi.check_all_is_closed();
+}
+
+/// The first of two members, whose tensors are made in a stream that works in the background; the
+/// stream's handle.
+fn with_a_stream_of_its_own(abi: &Abi, id: &UniqueId) -> (Nccl, usize) {
     let gpu = abi.gpu(0);
     let current = gpu.enter().unwrap();
     let compute = Stream::new(&gpu).unwrap();
     drop(current);
     let raw = compute.raw() as usize;
     let site = Site {
-        library: abi.library.clone(),
-        gpu,
-        device: Device::Cpu,
         compute,
+        ..abi.site(0)
     };
     let options = Options {
         joining: PATIENCE,
         deadline: PATIENCE,
     };
-    let mut member = Nccl::at(site, place(0, 1), &abi.id(), options).unwrap();
-    let tensor = ones(100);
-    let gate = hold(raw);
-    fill(raw, tensor.data_ptr(), 100, 3.0);
-    // The host does not wait for the gate.
-    let reduced = member.all_reduce(&tensor, Reduce::Sum).unwrap();
-    assert_eq!(values(&tensor), [1.0; 100], "the gate is closed");
-    release(gate);
-    reduced.wait().unwrap();
-    assert_eq!(values(&tensor), [3.0; 100]);
-    drop(member);
-    abi.check_all_is_closed();
+    (Nccl::at(site, place(0, 2), id, options).unwrap(), raw)
 }
 
 /// NC-2: a tensor that nobody holds any more is kept until the operation is over.
