@@ -127,7 +127,7 @@ fn learners_that_are_lost_and_come_back_train_as_one_does() {
 
     let found = Results::read(&stage.run_folder()).unwrap();
     let apart = alone.0.apart(&found, &model).unwrap();
-    println!("of their training, models are apart: {apart:.1e?}");
+    println!("of their training, models are apart: {apart:?}");
     assert!(apart[ARM] <= NOISE, "{apart:?}");
     let losses = curve(&stage.run_folder(), "loss");
     assert_eq!(losses.len(), STEPS, "each step once");
