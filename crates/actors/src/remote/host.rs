@@ -199,7 +199,9 @@ impl Host {
         let request: EngineRequest = codec::decode(request)?;
         let role = request.role();
         let hosted = lock(&self.hosted).get(&role).cloned();
-        let hosted = hosted.ok_or(HostError::NoEngine(role))?;
+        let Some(hosted) = hosted else {
+            return without_engine(&request, HostError::NoEngine(role));
+        };
         let fleet = hosted.controller.fleet();
         match request {
             EngineRequest::Generate(requests) => {
@@ -356,6 +358,20 @@ impl Host {
         let lent = crate::blocking::run(move || blobs.lend_folder(&folder)).await;
         let lent = lent.map_err(|error| EngineError(error.to_string()))?;
         lent.map_err(|error| EngineError(error.to_string()))
+    }
+}
+
+/// A learner that is closed, or about to be opened anew, is lost to its group, which goes on without it.
+fn without_engine(request: &EngineRequest, error: HostError) -> Result<Bytes, HostError> {
+    match request {
+        EngineRequest::Abandon(..) => encode(()),
+        EngineRequest::Standing | EngineRequest::Meet(_) => {
+            encode(Err::<(), _>(EngineError(error.to_string())))
+        }
+        request if request.role() == Role::Learner => {
+            encode(Err::<(), _>(LearnerFault::Apart(error.to_string())))
+        }
+        _ => Err(error),
     }
 }
 
