@@ -219,7 +219,7 @@ async fn stay(
         }
         reason = joined.control.closed() => broken(reason),
         reason = joined.data.closed() => broken(reason),
-        () = joined.bulk_ended.notified() => broken("the bulk lane ended".to_owned()),
+        () = joined.bulk.ended.notified() => broken("the bulk lane ended".to_owned()),
         reason = beat(&joined, &plan.contact) => broken(reason),
     }
 }
@@ -229,16 +229,36 @@ struct Stay {
     welcome: Welcome,
     control: Link,
     data: Link,
-    bulk: Arc<dyn Connection>,
-    serving: AbortHandle,
-    /// The bulk lane has ended.
-    bulk_ended: Arc<Notify>,
+    bulk: BulkLane,
 }
 
-impl Drop for Stay {
+/// The bulk lane, on which the controller's pulls are served. Closed when it is dropped.
+struct BulkLane {
+    connection: Arc<dyn Connection>,
+    serving: AbortHandle,
+    ended: Arc<Notify>,
+}
+
+impl BulkLane {
+    fn serve(connection: Arc<dyn Connection>, source: Arc<dyn bulk::Source>) -> Self {
+        let ended = Arc::new(Notify::new());
+        let (lane, told) = (connection.clone(), ended.clone());
+        let serving = tokio::spawn(async move {
+            bulk::serve(lane, source).await;
+            told.notify_one();
+        });
+        Self {
+            connection,
+            serving: serving.abort_handle(),
+            ended,
+        }
+    }
+}
+
+impl Drop for BulkLane {
     fn drop(&mut self) {
         self.serving.abort();
-        self.bulk.close("the stay is over");
+        self.connection.close("the stay is over");
     }
 }
 
@@ -270,24 +290,14 @@ async fn join(
     let welcome: Welcome = codec::decode(&welcome).map_err(|error| unreachable(&error))?;
     let bulk = plan.dialler.bulk(welcome.data_port).await?;
     host.set_bulk(bulk.clone());
-    let source = Arc::new(host.blobs().clone());
-    let bulk_ended = Arc::new(Notify::new());
-    let (lane, ended) = (bulk.clone(), bulk_ended.clone());
-    let serving = tokio::spawn(async move {
-        bulk::serve(lane, source).await;
-        ended.notify_one();
-    });
-    let serving = serving.abort_handle();
-    let data = open(plan.dialler.data(welcome.data_port).await?, handler).await;
-    let stay = |data| Stay {
+    let bulk = BulkLane::serve(bulk, Arc::new(host.blobs().clone()));
+    let data = open(plan.dialler.data(welcome.data_port).await?, handler).await?;
+    let stay = Stay {
         welcome,
         control,
         data,
         bulk,
-        serving,
-        bulk_ended,
     };
-    let stay = data.map(stay)?;
     let hello = codec::encode(&stay.welcome.node).map_err(|error| unreachable(&error))?;
     match stay.data.call(method::HELLO, &hello, PROMPT).await {
         Ok(_) => Ok(stay),

@@ -151,12 +151,23 @@ impl Cluster {
             drop(members);
             let node = id.and_then(|id| Some((id, state.nodes.get_mut(&id)?)));
             let (id, node) = node.ok_or("it is no member")?;
-            node.bulk = Some(connection.clone());
+            // One of a stay that broke before all of its lanes were open.
+            if let Some(older) = node.bulk.replace(connection.clone()) {
+                older.close("the node opened another bulk lane");
+            }
             self.order(&mut state, id);
             id
         };
-        bulk::serve(connection, Arc::new(self.0.blobs.clone())).await;
-        self.lost(id, "its bulk lane ended");
+        bulk::serve(connection.clone(), Arc::new(self.0.blobs.clone())).await;
+        let is_its = |node: &Node| {
+            node.bulk
+                .as_ref()
+                .is_some_and(|b| Arc::ptr_eq(b, &connection))
+        };
+        let is_present = self.lock().nodes.get(&id).is_some_and(is_its);
+        if is_present {
+            self.lost(id, "its bulk lane ended");
+        }
         Ok(())
     }
 }
