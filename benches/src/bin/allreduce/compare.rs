@@ -164,8 +164,9 @@ fn systems(peer: Option<&(PathBuf, PathBuf)>, world: usize, frame: usize) -> Res
     let folder = folder.to_string_lossy();
     let mut systems = vec![
         System::start("ring", CLOSE, world, ours(&[]))?,
-        System::start("ring, bf16", CLOSE_BF16, world, ours(&["--bf16"]))?,
-        System::start("ring, TLS", CLOSE, world, ours(&["--certs", &folder]))?,
+        System::start("ring, TCP", CLOSE, world, ours(&["--tcp"]))?,
+        System::start("TCP, bf16", CLOSE_BF16, world, ours(&["--tcp", "--bf16"]))?,
+        System::start("TCP, TLS", CLOSE, world, ours(&["--certs", &folder]))?,
     ];
     if let Some((python, script)) = peer {
         systems.push(gloo(python, script, world)?);

@@ -3,11 +3,11 @@
 use crate::words::{Answer, Ask};
 use anyhow::{Context, Result};
 use clap::Args;
-use collective::ring::{Options, Wire, tcp};
+use collective::ring::{Listener, Options, Wire, meeting};
 use collective::{Communicator, Group, Reduce, Ring};
 use proto::Role;
 use std::io::{BufRead, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -22,10 +22,13 @@ pub struct Arguments {
     rank: usize,
     #[arg(long)]
     world: usize,
+    /// Over TCP, though all are on one host.
+    #[arg(long)]
+    tcp: bool,
     /// Sums travel as bf16.
     #[arg(long)]
     bf16: bool,
-    /// With mutual TLS, by the certificate in this folder.
+    /// Over TCP with mutual TLS, by the certificate in this folder.
     #[arg(long)]
     certs: Option<PathBuf>,
     /// Bytes of a frame.
@@ -38,14 +41,18 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub fn answer(arguments: &Arguments) -> Result<()> {
     // All members share the machine's cores.
     tch::set_num_threads(1);
-    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let bind = match arguments.tcp || arguments.certs.is_some() {
+        true => Listener::bind_tcp,
+        false => Listener::bind,
+    };
+    let listener = bind("127.0.0.1:0")?;
     let mut ring = None;
     let (input, mut output) = (std::io::stdin().lock(), std::io::stdout().lock());
     for line in input.lines() {
         let ask: Ask = serde_json::from_str(&line?)?;
         let answer = match ask {
             Ask::Ready => Answer {
-                address: Some(listener.local_addr()?),
+                address: Some(listener.address()?),
                 version: Some(env!("CARGO_PKG_VERSION").to_owned()),
                 ..Answer::default()
             },
@@ -68,29 +75,30 @@ pub fn answer(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn meet(arguments: &Arguments, listener: &TcpListener, next: SocketAddr) -> Result<Ring> {
+fn meet(arguments: &Arguments, listener: &Listener, next: SocketAddr) -> Result<Ring> {
     let group = Group {
         rank: arguments.rank,
         world: arguments.world,
         epoch: 1,
     };
     let stop = AtomicBool::new(false);
-    let meeting = tcp::Meeting {
+    let meeting = meeting::Meeting {
         group,
         run: *b"bench of a ring.",
         listener,
+        own: listener.address()?,
         next,
         limit: LIMIT,
         patience: LIMIT,
         stop: &stop,
     };
     let links = match &arguments.certs {
-        None => tcp::connect(&meeting)?,
+        None => meeting::connect(&meeting)?,
         Some(folder) => {
             let (lane, role) = (Lane::Gradients, Role::Learner);
             let (credentials, expected) =
                 (Credentials::load(folder)?, Expected { role, name: None });
-            tcp::connect_with(
+            meeting::connect_with(
                 &meeting,
                 |socket| TlsStream::dialled(socket, &credentials, lane, &expected),
                 |socket| TlsStream::accepted(socket, &credentials, lane, &expected),

@@ -3,14 +3,14 @@
 use crate::late::Late;
 use crate::words::{Answer, Ask};
 use anyhow::{Context, Result};
-use collective::ring::{Options, tcp};
+use collective::ring::{Listener, Options, meeting};
 use collective::{Group, Ring};
 use learner::{Learner, LearnerConfig};
 use proto::SftSample;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::io::{BufRead, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,7 +40,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 
 pub fn answer(arguments: &Arguments) -> Result<()> {
     tch::set_num_threads(arguments.threads);
-    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let listener = Listener::bind("127.0.0.1:0")?;
     let is_late = Arc::new(AtomicBool::new(false));
     let mut learner = None;
     let (input, mut output) = (std::io::stdin().lock(), std::io::stdout().lock());
@@ -48,7 +48,7 @@ pub fn answer(arguments: &Arguments) -> Result<()> {
         let ask: Ask = serde_json::from_str(&line?)?;
         let mut answer = Answer::default();
         match ask {
-            Ask::Ready => answer.address = Some(listener.local_addr()?),
+            Ask::Ready => answer.address = Some(listener.address()?),
             Ask::Meet { next } => {
                 let learner = learner.insert(arguments.learner()?);
                 let ring = arguments.meet(&listener, next)?;
@@ -88,16 +88,17 @@ impl Arguments {
         Ok(Learner::new(&self.model, Device::Cpu, config)?)
     }
 
-    fn meet(&self, listener: &TcpListener, next: SocketAddr) -> Result<Ring> {
+    fn meet(&self, listener: &Listener, next: SocketAddr) -> Result<Ring> {
         let group = Group {
             rank: self.rank,
             world: self.world,
             epoch: 1,
         };
-        let links = tcp::connect(&tcp::Meeting {
+        let links = meeting::connect(&meeting::Meeting {
             group,
             run: *b"bench of replica",
             listener,
+            own: listener.address()?,
             next,
             limit: LIMIT,
             patience: LIMIT,

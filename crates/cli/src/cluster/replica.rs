@@ -5,14 +5,14 @@ use actors::ports::{EngineError, LearnerFault, Replica, StepReport, Trainer};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use collective::nccl::{self, UniqueId};
-use collective::ring::tcp::{self, Meeting};
-use collective::ring::{Links, Options, Wire};
+use collective::ring::meeting::{self, Meeting};
+use collective::ring::{Links, Listener, Options, Wire};
 use collective::{Abort, CollectiveError, Communicator, Group, Nccl, Ring, Solo};
 use learner::{GradientWire, Learner};
 use proto::cluster::{Place, Standing};
 use proto::{Role, SftSample, StateGroup, WeightSnapshot, WeightVersion};
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -40,7 +40,7 @@ pub struct RingOrder {
 
 /// Where the learners of a node are met, one after the other.
 pub struct Berth {
-    listener: TcpListener,
+    listener: Listener,
     address: SocketAddr,
     credentials: Arc<Credentials>,
 }
@@ -52,9 +52,9 @@ impl Berth {
     /// When the port is taken.
     pub fn new(ip: IpAddr, port: u16, credentials: Arc<Credentials>) -> Result<Self> {
         let any = super::any_like((ip, port).into()).ip();
-        let listener = TcpListener::bind((any, port))
+        let listener = Listener::bind((any, port))
             .with_context(|| format!("cannot listen for other learners at TCP port {port}"))?;
-        let port = listener.local_addr()?.port();
+        let port = listener.address()?.port();
         Ok(Self {
             listener,
             address: (ip, port).into(),
@@ -167,20 +167,21 @@ impl Meetings {
             group,
             run: self.order.run,
             listener: &self.berth.listener,
+            own: self.berth.address,
             next: place.members[group.next()],
             limit: MEETING,
             patience: PATIENCE,
             stop: &self.stop,
         };
         if !self.order.tls {
-            return Ok(tcp::connect(&meeting)?);
+            return Ok(meeting::connect(&meeting)?);
         }
         let (credentials, lane) = (&self.berth.credentials, Lane::Gradients);
         let expected = Expected {
             role: Role::Learner,
             name: None,
         };
-        Ok(tcp::connect_with(
+        Ok(meeting::connect_with(
             &meeting,
             |socket| TlsStream::dialled(socket, credentials, lane, &expected),
             |socket| TlsStream::accepted(socket, credentials, lane, &expected),

@@ -1,7 +1,8 @@
-//! Rings over TCP: each member listens, dials the next one, and is dialled by the one before.
+//! How members of a ring meet: each listens, dials the next one, and is dialled by the one before. They
+//! meet over TCP, or over a socket of their host where two are of the same one.
 //!
 //! A dialler says who it is and which group it is for; who belongs to another group, such as one that
-//! was given up, is turned away and may try again. Streams may be wrapped, in TLS for instance;
+//! was given up, is turned away and may try again. TCP's streams may be wrapped, in TLS for instance;
 //! unwrapped ones trust the network.
 //!
 //! ```text
@@ -9,11 +10,12 @@
 //! acceptor: 1
 //! ```
 
-use super::Links;
+use super::socket::{Listener, Socket};
+use super::{Links, local};
 use crate::Group;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
@@ -38,8 +40,10 @@ pub struct Meeting<'a> {
     /// The same for all members of a run, and for no other run.
     pub run: [u8; 16],
     /// Where the member before dials.
-    pub listener: &'a TcpListener,
-    /// Where the next member listens.
+    pub listener: &'a Listener,
+    /// Where others reach this member.
+    pub own: SocketAddr,
+    /// Where the next member is reached. With the same IP address as this one it is of the same host.
     pub next: SocketAddr,
     /// Until when both neighbours have to be there.
     pub limit: Duration,
@@ -54,7 +58,7 @@ pub trait Stream: Read + Write + Send + 'static {}
 
 impl<S: Read + Write + Send + 'static> Stream for S {}
 
-/// Meets the neighbours over plain TCP.
+/// Meets the neighbours over streams that are not wrapped.
 ///
 /// # Errors
 /// When they are not there in time, or the meeting is given up.
@@ -63,7 +67,7 @@ pub fn connect(meeting: &Meeting) -> io::Result<Links> {
 }
 
 /// Meets the neighbours over streams that `dialled` and `accepted` make of TCP's: they may fail, and
-/// are asked again with another stream then.
+/// are asked again with another stream then. Streams inside a host stay as they are.
 ///
 /// # Errors
 /// As [`connect`].
@@ -93,7 +97,7 @@ pub fn connect_with<D: Stream, A: Stream>(
     };
     to_previous.set_read_timeout(Some(meeting.patience))?;
     to_next.set_write_timeout(Some(meeting.patience))?;
-    let closing = |handle: &TcpStream, how| Ok::<_, io::Error>(Closing(handle.try_clone()?, how));
+    let closing = |handle: &Socket, how| Ok::<_, io::Error>(Closing(handle.try_clone()?, how));
     Ok(Links {
         next: Box::new(Closed(next, closing(&to_next, Shutdown::Write)?)),
         previous: Box::new(Closed(previous, closing(&to_previous, Shutdown::Both)?)),
@@ -105,13 +109,16 @@ pub fn connect_with<D: Stream, A: Stream>(
     })
 }
 
+/// A stream to a neighbour, and a handle on its socket.
+type Met = (Box<dyn Stream>, Socket);
+
 /// A stream that ends for the neighbour when it is dropped, though handles on its socket are left.
 struct Closed<S>(
     S,
     #[expect(dead_code, reason = "closes when it is dropped")] Closing,
 );
 
-struct Closing(TcpStream, Shutdown);
+struct Closing(Socket, Shutdown);
 
 impl Drop for Closing {
     fn drop(&mut self) {
@@ -184,28 +191,29 @@ impl Meeting<'_> {
         until: Instant,
         failed: &AtomicBool,
         wrap: &impl Fn(TcpStream) -> io::Result<D>,
-    ) -> io::Result<(D, TcpStream)> {
+    ) -> io::Result<Met> {
         let whom = format!("the next one at {}", self.next);
         let mut last = None;
         loop {
             self.go_on(until, failed, &whom, last.as_ref())?;
             // Not there yet, or with another group still.
             match self.try_dial(wrap) {
-                Ok(streams) => return Ok(streams),
+                Ok(met) => return Ok(met),
                 Err(error) => last = Some(error),
             }
             thread::sleep(AGAIN);
         }
     }
 
-    fn try_dial<D: Stream>(
-        &self,
-        wrap: &impl Fn(TcpStream) -> io::Result<D>,
-    ) -> io::Result<(D, TcpStream)> {
-        let stream = TcpStream::connect_timeout(&self.next, HELLO_LIMIT)?;
-        prepare(&stream)?;
-        let handle = stream.try_clone()?;
-        let mut stream = wrap(stream)?;
+    fn try_dial<D: Stream>(&self, wrap: &impl Fn(TcpStream) -> io::Result<D>) -> io::Result<Met> {
+        let is_near = self.listener.is_local() && self.next.ip() == self.own.ip();
+        // Where nobody of this user listens, the port is dialled.
+        let near = is_near.then(|| local::dial(self.next.port(), HELLO_LIMIT));
+        let socket = match near {
+            Some(Ok(stream)) => Socket::Local(stream),
+            _ => Socket::Tcp(TcpStream::connect_timeout(&self.next, HELLO_LIMIT)?),
+        };
+        let (mut stream, handle) = open(socket, wrap)?;
         stream.write_all(&self.hello(self.group.rank))?;
         stream.flush()?;
         let mut answer = [0];
@@ -221,8 +229,7 @@ impl Meeting<'_> {
         until: Instant,
         failed: &AtomicBool,
         wrap: &(impl Fn(TcpStream) -> io::Result<A> + Sync),
-    ) -> io::Result<(A, TcpStream)> {
-        self.listener.set_nonblocking(true)?;
+    ) -> io::Result<Met> {
         let (sender, arrivals) = channel();
         thread::scope(|scope| {
             let (mut arrived, mut handles) = (0, BTreeMap::new());
@@ -241,16 +248,15 @@ impl Meeting<'_> {
                     }
                 }
                 let accepted = self.listener.accept();
-                match accepted.and_then(|(stream, _)| Ok((stream.try_clone()?, stream))) {
-                    Ok((handle, stream)) => {
+                let with_handle = |socket: Socket| Ok((socket.try_clone()?, socket));
+                match accepted.and_then(|socket| socket.map(with_handle).transpose()) {
+                    Ok(Some((handle, socket))) => {
                         arrived += 1;
                         handles.insert(arrived, handle);
                         let (sender, index) = (sender.clone(), arrived);
-                        scope.spawn(move || sender.send((index, self.try_accept(stream, wrap))));
+                        scope.spawn(move || sender.send((index, self.try_accept(socket, wrap))));
                     }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        thread::sleep(AGAIN / 4);
-                    }
+                    Ok(None) => thread::sleep(AGAIN / 4),
                     Err(error) => {
                         failed.store(true, Ordering::Relaxed);
                         break Err(error);
@@ -267,13 +273,13 @@ impl Meeting<'_> {
 
     fn try_accept<A: Stream>(
         &self,
-        stream: TcpStream,
+        socket: Socket,
         wrap: &impl Fn(TcpStream) -> io::Result<A>,
-    ) -> io::Result<(A, TcpStream)> {
-        stream.set_nonblocking(false)?;
-        prepare(&stream)?;
-        let handle = stream.try_clone()?;
-        let mut stream = wrap(stream)?;
+    ) -> io::Result<Met> {
+        if let Socket::Local(stream) = &socket {
+            local::check(stream)?;
+        }
+        let (mut stream, handle) = open(socket, wrap)?;
         let mut hello = [0; HELLO];
         stream.read_exact(&mut hello)?;
         if hello != self.hello(self.group.previous()) {
@@ -288,7 +294,13 @@ impl Meeting<'_> {
     }
 }
 
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(HELLO_LIMIT))
+/// The stream to use, wrapped where it is TCP's, and a handle on its socket.
+fn open<S: Stream>(socket: Socket, wrap: &impl Fn(TcpStream) -> io::Result<S>) -> io::Result<Met> {
+    socket.prepare(HELLO_LIMIT)?;
+    let handle = socket.try_clone()?;
+    let stream: Box<dyn Stream> = match socket {
+        Socket::Tcp(stream) => Box::new(wrap(stream)?),
+        local @ Socket::Local(_) => Box::new(local),
+    };
+    Ok((stream, handle))
 }

@@ -1,7 +1,7 @@
 //! A group whose members stand in a ring, in processes of their own.
 //!
 //! Each member writes to the next one and reads from the one before, over streams that whoever makes
-//! the group provides ([`Links`]; [`tcp`] makes them). Large tensors go round in frames, received and
+//! the group provides ([`Links`]; [`meeting`] makes them). Large tensors go round in frames, received and
 //! sent at the same time; small ones go round whole, and each member adds them up itself. Sums run in
 //! an order that follows from rank and place alone: all members get the same bits, every time.
 //!
@@ -10,12 +10,15 @@
 
 mod elements;
 mod engine;
+mod local;
+pub mod meeting;
 mod memory;
 mod plan;
 mod sender;
-pub mod tcp;
+mod socket;
 pub(crate) mod wire;
 
+pub use socket::Listener;
 pub use wire::Wire;
 
 use crate::call::{Call, Operation, Reduce};

@@ -1,18 +1,25 @@
-//! Rings over pipes and over TCP.
+//! Rings inside a host and over TCP.
 
 use super::*;
 use crate::call::share;
 use proptest::prelude::*;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use tch::Device;
 
-/// Rings over TCP, by rank. `patience` and `options` as given.
+type Bind = fn(&'static str) -> io::Result<Listener>;
+
+/// Inside a host, and between hosts.
+const WAYS: [Bind; 2] = [Listener::bind, Listener::bind_tcp];
+
+/// Rings inside a host, by rank. `patience` and `options` as given.
 fn rings(world: usize, options: Options, patience: Duration) -> Vec<Ring> {
-    let listeners: Vec<TcpListener> = (0..world)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    let addresses: Vec<SocketAddr> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
+    rings_over(WAYS[0], world, options, patience)
+}
+
+fn rings_over(bind: Bind, world: usize, options: Options, patience: Duration) -> Vec<Ring> {
+    let listeners: Vec<Listener> = (0..world).map(|_| bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<SocketAddr> = listeners.iter().map(|l| l.address().unwrap()).collect();
     thread::scope(|scope| {
         let members: Vec<_> = listeners
             .iter()
@@ -23,18 +30,19 @@ fn rings(world: usize, options: Options, patience: Duration) -> Vec<Ring> {
                     world,
                     epoch: 3,
                 };
-                let next = addresses[group.next()];
+                let (own, next) = (addresses[rank], addresses[group.next()]);
                 scope.spawn(move || {
-                    let meeting = tcp::Meeting {
+                    let meeting = meeting::Meeting {
                         group,
                         run: [7; 16],
                         listener,
+                        own,
                         next,
                         limit: Duration::from_secs(20),
                         patience,
                         stop: &AtomicBool::new(false),
                     };
-                    let links = tcp::connect(&meeting).unwrap();
+                    let links = meeting::connect(&meeting).unwrap();
                     Ring::new(group, links, options).unwrap()
                 })
             })
@@ -94,12 +102,13 @@ proptest! {
     /// the same bits at all members.
     #[test]
     fn co_1_operations_give_all_members_the_same_right_numbers(
+        bind in prop::sample::select(WAYS.to_vec()),
         world in 2usize..5,
         sizes in prop::collection::vec(prop_oneof![0usize..300, 8_000usize..30_000], 1..5),
         root in 0usize..5,
     ) {
         let root = root % world;
-        let found = on_all(rings(world, small_frames(), PATIENCE), |ring| {
+        let found = on_all(rings_over(bind, world, small_frames(), PATIENCE), |ring| {
             let tensors: Vec<[Tensor; 4]> = sizes.iter().enumerate().map(|(call, size)| {
                 let make = || Tensor::from_slice(&input(ring.rank(), call, *size));
                 [make(), make(), make(), make()]
@@ -183,8 +192,11 @@ fn largest_numbers_barriers_and_other_element_types() {
 /// Whether in the middle of large tensors or of small ones: all others learn who it was.
 #[test]
 fn co_2_all_learn_who_left() {
-    for elements in [10, 1_000_000] {
-        let mut members = rings(4, Options::default(), PATIENCE);
+    for (bind, elements) in WAYS
+        .into_iter()
+        .flat_map(|bind| [(bind, 10), (bind, 1_000_000)])
+    {
+        let mut members = rings_over(bind, 4, Options::default(), PATIENCE);
         let leaver = members.remove(2);
         drop(leaver);
         let found = on_all(members, |ring| {
@@ -261,9 +273,10 @@ fn co_3_calls_that_do_not_fit_fail_everywhere() {
 /// with what fits the buffers of sockets nor with what does not.
 #[test]
 fn co_2_a_member_that_hangs_is_given_up() {
-    for elements in [10, 100_000, 20_000_000] {
+    let sizes = |bind| [(bind, 10), (bind, 100_000), (bind, 20_000_000)];
+    for (bind, elements) in WAYS.into_iter().flat_map(sizes) {
         let after = Duration::from_millis(300);
-        let mut members = rings(3, Options::default(), after);
+        let mut members = rings_over(bind, 3, Options::default(), after);
         let hanging = members.remove(1);
         let found = on_all(members, |ring| {
             let tensor = Tensor::ones([elements], (Kind::Float, Device::Cpu));
@@ -360,10 +373,10 @@ fn a_neighbour_that_sends_nonsense_ends_the_group_and_nothing_else() {
 fn strangers_do_not_disturb_a_meeting() {
     use std::io::Write as _;
     use std::net::TcpStream;
-    let listeners: Vec<TcpListener> = (0..2)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+    let listeners: Vec<Listener> = (0..2)
+        .map(|_| Listener::bind("127.0.0.1:0").unwrap())
         .collect();
-    let addresses: Vec<SocketAddr> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
+    let addresses: Vec<SocketAddr> = listeners.iter().map(|l| l.address().unwrap()).collect();
     let mut silent_end = TcpStream::connect(addresses[0]).unwrap();
     let nonsense = b"GET / HTTP/1.1\r\n\r\n and more than forty bytes of it";
     silent_end.write_all(nonsense).unwrap();
@@ -374,10 +387,11 @@ fn strangers_do_not_disturb_a_meeting() {
             world: 2,
             epoch,
         };
-        tcp::connect(&tcp::Meeting {
+        meeting::connect(&meeting::Meeting {
             group,
             run: [1; 16],
             listener: &listeners[rank],
+            own: addresses[rank],
             next: addresses[group.next()],
             limit: Duration::from_millis(limit),
             patience: PATIENCE,
@@ -394,4 +408,59 @@ fn strangers_do_not_disturb_a_meeting() {
         let found = on_all(vec![first, second], |ring| ring.barrier());
         assert_eq!(found, [Ok(()), Ok(())]);
     });
+}
+
+/// Whoever listens at the port alone is met there, and so is one that is of another host.
+#[test]
+fn members_meet_whichever_way_both_know() {
+    let two_ways = || Listener::bind("127.0.0.1:0").unwrap();
+    let by_port = || Listener::bind_tcp("127.0.0.1:0").unwrap();
+    let elsewhere = "127.0.0.2".parse().unwrap();
+    for (listeners, own) in [
+        ([two_ways(), by_port()], None),
+        ([two_ways(), two_ways()], Some(elsewhere)),
+    ] {
+        let addresses = listeners.each_ref().map(|l| l.address().unwrap());
+        let meet = |rank: usize| {
+            let group = Group {
+                rank,
+                world: 2,
+                epoch: 1,
+            };
+            let mut own_address = addresses[rank];
+            own_address.set_ip(own.unwrap_or(own_address.ip()));
+            let links = meeting::connect(&meeting::Meeting {
+                group,
+                run: [1; 16],
+                listener: &listeners[rank],
+                own: own_address,
+                next: addresses[group.next()],
+                limit: Duration::from_secs(20),
+                patience: PATIENCE,
+                stop: &AtomicBool::new(false),
+            });
+            Ring::new(group, links.unwrap(), Options::default()).unwrap()
+        };
+        let met = thread::scope(|scope| {
+            let first = scope.spawn(|| meet(0));
+            let second = meet(1);
+            vec![first.join().unwrap(), second]
+        });
+        let found = on_all(met, |ring| ring.barrier());
+        assert_eq!(found, [Ok(()), Ok(())]);
+    }
+}
+
+/// Without a word over TCP.
+#[cfg(target_os = "linux")]
+#[test]
+fn members_of_one_host_meet_inside_it() {
+    let listener = Listener::bind("127.0.0.1:0").unwrap();
+    let port = listener.address().unwrap().port();
+    let _dialled = local::dial(port, PATIENCE).unwrap();
+    let accepted = listener.accept().unwrap();
+    assert!(matches!(accepted, Some(socket::Socket::Local(_))));
+    assert!(listener.accept().unwrap().is_none());
+    drop(listener);
+    assert!(local::dial(port, PATIENCE).is_err());
 }

@@ -4,9 +4,8 @@ use super::*;
 use crate::{KlConfig, LossConfig, LossKind, StepError, StepMetrics};
 use algo::advantage::Baseline;
 use algo::loss::{KlTerm, Normalisation};
-use collective::ring::{Options, tcp};
+use collective::ring::{Listener, Options, meeting};
 use collective::{CollectiveError, Group, Ring, threads};
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
@@ -298,10 +297,11 @@ fn a_member_of_a_ring() {
         world: place[1],
         epoch: 0,
     };
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = Listener::bind("127.0.0.1:0").unwrap();
+    let own = listener.address().unwrap();
     let address_of = |rank| meeting.join(format!("{rank}.address"));
     let written = meeting.join(format!("{}.new", group.rank));
-    std::fs::write(&written, listener.local_addr().unwrap().to_string()).unwrap();
+    std::fs::write(&written, own.to_string()).unwrap();
     std::fs::rename(&written, address_of(group.rank)).unwrap();
     let next = loop {
         match std::fs::read_to_string(address_of(group.next())) {
@@ -309,10 +309,11 @@ fn a_member_of_a_ring() {
             Err(_) => thread::sleep(Duration::from_millis(5)),
         }
     };
-    let links = tcp::connect(&tcp::Meeting {
+    let links = meeting::connect(&meeting::Meeting {
         group,
         run: [1; 16],
         listener: &listener,
+        own,
         next,
         limit: Duration::from_secs(60),
         patience: Duration::from_secs(60),
