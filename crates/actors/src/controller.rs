@@ -309,11 +309,7 @@ async fn take_in(
     arrival: Arrival,
     me: &ActorCell,
 ) -> Result<(), ActorProcessingErr> {
-    let Arrival {
-        role,
-        engine,
-        lineage,
-    } = arrival;
+    let (role, engine) = (arrival.role, arrival.engine.clone());
     tracing::info!(role = %role, node = %engine.node(), "An engine of another node joins.");
     match role {
         Role::Sampler => {
@@ -332,7 +328,7 @@ async fn take_in(
         }
         Role::Learner => {
             if let Some(group) = &fleet.group {
-                group.send_message(GroupMessage::Arrived(engine, lineage))?;
+                group.send_message(GroupMessage::Arrived(arrival))?;
             }
         }
         Role::Controller => {}

@@ -157,6 +157,8 @@ pub struct Replicas {
     keep_shares: bool,
     /// RG-7: those who have arrived since may become members now.
     may_reopen: bool,
+    /// RG-7: a member of several was lost, and with it its share.
+    is_share_lost: bool,
     expected: usize,
     /// Steps that whoever trains counts with.
     at: Option<u64>,
@@ -178,6 +180,7 @@ impl Replicas {
             task: None,
             keep_shares: false,
             may_reopen: false,
+            is_share_lost: false,
             expected: 0,
             at: None,
             failed_meetings: 0,
@@ -262,9 +265,11 @@ impl Replicas {
     }
 
     fn lost(&mut self, id: ReplicaId, out: &mut Vec<Effect>) {
-        if self.present.remove(&id).is_none() {
+        let holders = self.present.values().filter(|holds| **holds).count();
+        let Some(held) = self.present.remove(&id) else {
             return;
-        }
+        };
+        self.is_share_lost |= self.keep_shares && held && holders > 1;
         self.repeats = 0;
         let was_member = self.ranks.contains(&id);
         if was_member {
@@ -315,8 +320,9 @@ impl Replicas {
         if were_members {
             out.push(Effect::Abandon(members));
         }
-        if self.keep_shares && were_members {
+        if self.keep_shares && (were_members || self.is_share_lost) {
             self.may_reopen = false;
+            self.is_share_lost = false;
             self.present.clear();
             self.phase = Phase::Starving;
             out.push(Effect::Reopen);

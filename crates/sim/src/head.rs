@@ -350,6 +350,10 @@ impl Orders for SimOrders {
         self.world.scenario.replicas
     }
 
+    fn keep_shares(&self) -> bool {
+        self.world.scenario.keep_shares
+    }
+
     async fn next_epoch(&self) -> Result<u32, EngineError> {
         let epoch = self.world.next_number();
         self.world.account.epoch_handed_out(epoch);

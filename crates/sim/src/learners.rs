@@ -1,7 +1,8 @@
 //! Learners that compute nothing, and the rings in which they meet.
 //!
 //! A step of a group has a moment from which each member makes it or not, on its own: a ring that
-//! breaks then leaves some a step ahead of the others. What weights are made from is kept with them, so
+//! breaks then leaves some a step ahead of the others. Where members keep shares, nobody who was in a
+//! group of several joins another one, and a checkpoint takes all of them. What weights are made from is kept with them, so
 //! that members that differ are found.
 
 use crate::World;
@@ -12,7 +13,7 @@ use proto::cluster::{Place, Standing};
 use proto::{SftSample, StateGroup, TensorEntry, WeightManifest, WeightSnapshot, WeightVersion};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -51,11 +52,26 @@ pub(crate) struct Rings(Mutex<BTreeMap<u32, watch::Sender<Ring>>>);
 /// Members that meet, and then make steps together.
 #[derive(Debug, Clone, Default)]
 struct Ring {
-    met: BTreeSet<u32>,
-    leader: Option<Made>,
-    /// Who is there for a step, and with which weights it begins.
-    at_step: BTreeMap<u64, BTreeMap<u32, u64>>,
+    /// What all bring, by rank.
+    brought: BTreeMap<u32, Brought>,
+    /// Who is there for something that all do, and with which weights.
+    there: BTreeMap<Common, BTreeMap<u32, u64>>,
     is_broken: bool,
+}
+
+/// What a member has when it meets others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Brought {
+    made: Made,
+    /// It keeps a share of a former group.
+    is_share: bool,
+}
+
+/// What all members do together, after so many steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Common {
+    Step(u64),
+    Checkpoint(u64),
 }
 
 impl Rings {
@@ -85,17 +101,26 @@ pub(crate) struct Learner {
 
 struct State {
     made: Made,
-    /// Epoch, rank and size of the group it is in.
-    group: Option<(u32, u32, usize)>,
+    group: Option<InGroup>,
     joined: u32,
+    /// It has what it kept in a group of several, and no more.
+    keeps_share: bool,
     rng: ChaCha8Rng,
+}
+
+/// The group that a learner is in, and its place there.
+#[derive(Debug, Clone, Copy)]
+struct InGroup {
+    epoch: u32,
+    rank: u32,
+    world: usize,
 }
 
 impl Drop for Learner {
     /// Some of the others notice at once that it is gone, and some not before they are told.
     fn drop(&mut self) {
         let mut state = self.state();
-        if let Some((epoch, ..)) = state.group
+        if let Some(InGroup { epoch, .. }) = state.group
             && state.rng.random_bool(0.5)
         {
             drop(state);
@@ -132,6 +157,7 @@ impl Learner {
             made,
             group: None,
             joined: 0,
+            keeps_share: false,
             rng,
         };
         Ok(Self {
@@ -170,25 +196,27 @@ impl Learner {
         }
     }
 
-    /// SI-10, and the wait for the others: whether the step is made.
-    async fn together(&self, epoch: u32, rank: u32, world: usize, begins: Made) -> bool {
+    /// SI-10, and the wait for the others: whether it is done.
+    async fn together(&self, group: InGroup, common: Common, made: Made) -> bool {
+        let InGroup { epoch, rank, world } = group;
         let ring = self.world.rings.of(epoch);
-        let step = begins.steps;
         ring.send_modify(|ring| {
-            let there = ring.at_step.entry(step).or_default();
-            there.insert(rank, begins.weights);
+            ring.there
+                .entry(common)
+                .or_default()
+                .insert(rank, made.weights);
         });
         let all = |ring: &Ring| {
-            ring.at_step
-                .get(&step)
+            ring.there
+                .get(&common)
                 .is_some_and(|all| all.len() == world)
         };
         if !self.wait(epoch, &ring, all).await {
             return false;
         }
-        let weights = ring.borrow().at_step[&step].clone();
-        if weights.values().any(|other| *other != begins.weights) {
-            let how = format_args!("members of group {epoch} begin step {step} with {weights:?}");
+        let weights = ring.borrow().there[&common].clone();
+        if weights.values().any(|other| *other != made.weights) {
+            let how = format_args!("members of group {epoch} begin {common:?} with {weights:?}");
             self.place.account.breaks("SI-10", how);
         }
         // The last messages are under way.
@@ -197,6 +225,35 @@ impl Learner {
         let is_broken = ring.borrow().is_broken || *self.given_up.borrow() >= epoch;
         !is_broken || self.state().rng.random_bool(0.5)
     }
+
+    fn in_group(&self) -> Result<(InGroup, Made), LearnerFault> {
+        let state = self.state();
+        let group = state.group.ok_or_else(apart)?;
+        Ok((group, state.made))
+    }
+
+    /// What all have brought agrees, where they keep shares; what the others take over, where not.
+    fn agreed(&self, brought: &BTreeMap<u32, Brought>) -> Result<Made, EngineError> {
+        let leader = brought[&0].made;
+        if !self.world.scenario.keep_shares || brought.len() == 1 {
+            let alone_with_a_share = brought.len() == 1 && brought[&0].is_share;
+            return match alone_with_a_share {
+                true => Err(fault("it keeps a share of another group")),
+                false => Ok(leader),
+            };
+        }
+        if brought.values().any(|b| b.is_share) {
+            return Err(fault("a member keeps a share of another group"));
+        }
+        if brought.values().any(|b| b.made != leader) {
+            return Err(fault("they do not begin from the same state"));
+        }
+        Ok(leader)
+    }
+}
+
+fn apart() -> LearnerFault {
+    LearnerFault::Apart("the ring is broken".to_owned())
 }
 
 fn fault(error: impl std::fmt::Display) -> EngineError {
@@ -228,18 +285,16 @@ impl Replica for Learner {
         if *self.given_up.borrow() >= epoch {
             return Err(fault("the group was given up before it met"));
         }
+        let is_share = self.state().keeps_share;
         ring.send_modify(|ring| {
-            ring.met.insert(rank);
-            if rank == 0 {
-                ring.leader = Some(made);
-            }
+            ring.brought.insert(rank, Brought { made, is_share });
         });
-        let all = |ring: &Ring| ring.met.len() == members.len();
+        let all = |ring: &Ring| ring.brought.len() == members.len();
         let met = tokio::time::timeout(MEETING, self.wait(epoch, &ring, all)).await;
         if met != Ok(true) {
             return Err(fault("the others are not there"));
         }
-        let leader = ring.borrow().leader.unwrap_or_default();
+        let leader = self.agreed(&ring.borrow().brought)?;
         if is_level && leader != made {
             let how = format_args!("{made:?} is taken for level with {leader:?} in group {epoch}");
             self.place.account.breaks("SI-10", how);
@@ -247,17 +302,33 @@ impl Replica for Learner {
         let mut state = self.state();
         state.made = leader;
         state.joined = epoch;
-        state.group = Some((epoch, rank, members.len()));
+        let world = members.len();
+        state.group = Some(InGroup { epoch, rank, world });
+        state.keeps_share = self.world.scenario.keep_shares && world > 1;
         Ok(leader.steps)
     }
 
     async fn checkpoint_together(&self) -> Result<Option<PathBuf>, LearnerFault> {
-        Ok(Some(self.checkpoint().await?))
+        if !self.world.scenario.keep_shares {
+            return Ok(Some(self.checkpoint().await?));
+        }
+        let (group, made) = self.in_group()?;
+        if !self
+            .together(group, Common::Checkpoint(made.steps), made)
+            .await
+        {
+            return Err(apart());
+        }
+        match group.rank {
+            0 => Ok(Some(self.checkpoint().await?)),
+            _ => Ok(None),
+        }
     }
 
     fn abandon(&self, epoch: u32, _: &str) {
         // The others of the ring are told.
-        if let Some((present, ..)) = self.state().group.filter(|(present, ..)| *present <= epoch) {
+        let present = self.state().group.map(|group| group.epoch);
+        if let Some(present) = present.filter(|present| *present <= epoch) {
             self.world.rings.break_up(present);
         }
         self.given_up
@@ -276,15 +347,12 @@ impl Trainer for Learner {
     }
 
     async fn policy_step(&self, batch: Vec<StateGroup>) -> Result<StepReport, LearnerFault> {
-        let apart = || LearnerFault::Apart("the ring is broken".to_owned());
-        let (begins, group) = {
-            let state = self.state();
-            (state.made, state.group)
-        };
-        let (epoch, rank, world) = group.ok_or_else(apart)?;
+        let (group, begins) = self.in_group()?;
+        let InGroup { epoch, world, .. } = group;
         self.world.account.on_policy(epoch, &batch);
         self.place.work().await;
-        if !self.together(epoch, rank, world, begins).await {
+        let step = Common::Step(begins.steps);
+        if !self.together(group, step, begins).await {
             return Err(apart());
         }
         let mut state = self.state();
@@ -302,7 +370,7 @@ impl Trainer for Learner {
             let state = self.state();
             (state.made, state.group)
         };
-        let epoch = group.map_or(0, |(epoch, ..)| epoch);
+        let epoch = group.map_or(0, |group| group.epoch);
         if version != WeightVersion::of(epoch, made.steps) {
             let how = format_args!("{made:?} of group {epoch} is called {version}");
             self.place.account.breaks("SI-2", how);

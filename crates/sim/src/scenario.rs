@@ -63,6 +63,8 @@ pub struct Scenario {
     pub deltas: bool,
     /// Share of the machines that take no connections.
     pub hidden: f64,
+    /// Whether each learner of a group keeps a share of the optimizer's state alone.
+    pub keep_shares: bool,
 }
 
 impl Scenario {
@@ -110,6 +112,7 @@ impl Scenario {
             fan_out: rng.random_range(1..=4),
             deltas: rng.random_bool(0.5),
             hidden: *[0.0, 0.0, 0.3, 1.0].choose(rng).unwrap_or(&0.0),
+            keep_shares: rng.random_bool(0.25),
         }
     }
 

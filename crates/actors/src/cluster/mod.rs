@@ -148,6 +148,11 @@ impl Engagement {
         self.orders.keep_shares()
     }
 
+    /// Whether an engine is what its node was last told to open as a learner.
+    pub(crate) fn is_ordered(&self, arrival: &Arrival) -> bool {
+        self.cluster.is_ordered(arrival)
+    }
+
     /// How many learners are there or being opened.
     pub(crate) fn learners(&self) -> usize {
         self.cluster.learners()
@@ -160,9 +165,10 @@ impl Engagement {
         self.orders.next_epoch().await
     }
 
-    /// Has learners that were ordered before this epoch opened anew; all of them for `None`.
+    /// Has learners that were ordered before this epoch opened anew, but for those that are away: they
+    /// may come back with more. For `None` all of them, wherever they are.
     pub(crate) fn renew_learners(&self, epoch: Option<u32>) {
-        self.cluster.renew_learners(epoch.unwrap_or(u32::MAX));
+        self.cluster.renew_learners(epoch);
     }
 }
 
@@ -170,6 +176,8 @@ impl Engagement {
 pub(crate) struct Arrival {
     pub role: Role,
     pub engine: Arc<RemoteEngine>,
+    /// As [`Order::epoch`].
+    pub number: u32,
     /// Of a learner: the number that it was opened under, if no group could go on at that time; or 0.
     pub lineage: u32,
 }
@@ -220,6 +228,8 @@ struct Engaged {
     known: BTreeMap<Role, Order>,
     /// By name and process.
     learners: BTreeMap<(NodeName, u64), Learning>,
+    /// Those that may become learners: what they are to open is being found out.
+    undecided: BTreeSet<(NodeName, u64)>,
     /// No group of learners can go on, or there was none yet: what they are opened with is the newest
     /// there is.
     is_without_group: bool,

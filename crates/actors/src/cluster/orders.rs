@@ -48,8 +48,20 @@ impl Cluster {
             return 0;
         };
         engaged.note_away(&state.membership);
+        let undecided = engaged.undecided.iter();
+        let others = undecided.filter(|who| !engaged.learners.contains_key(who));
         let learners = engaged.learners.values();
-        learners.filter(|learning| learning.away.is_none()).count()
+        learners.filter(|l| l.away.is_none()).count() + others.count()
+    }
+
+    /// Whether an engine is what its node was last told to open as a learner.
+    pub(super) fn is_ordered(&self, arrival: &Arrival) -> bool {
+        let state = self.lock();
+        let member = state.membership.get(arrival.engine.id);
+        let who = member.map(|member| (member.name.clone(), member.boot));
+        let engaged = state.engaged.as_ref();
+        let learning = who.and_then(|who| engaged?.learners.get(&who));
+        learning.is_some_and(|learning| learning.order.epoch == arrival.number)
     }
 
     /// A group of learners is about to be formed.
@@ -59,9 +71,9 @@ impl Cluster {
         }
     }
 
-    /// Has learners that were ordered before this epoch opened anew, from the newest checkpoint: none
-    /// is there that could go on from more.
-    pub(super) fn renew_learners(&self, epoch: u32) {
+    /// Has learners opened anew, from the newest checkpoint, as [`super::Engagement::renew_learners`]
+    /// says: none is there that could go on from more.
+    pub(super) fn renew_learners(&self, epoch: Option<u32>) {
         let mut state = self.lock();
         let state = &mut *state;
         let Some(engaged) = &mut state.engaged else {
@@ -72,9 +84,9 @@ impl Cluster {
             let mut members = state.membership.members();
             members.any(|(_, m)| m.name == known.0 && m.boot == known.1)
         };
-        engaged
-            .learners
-            .retain(|known, learning| learning.lineage >= epoch || !is_there(known));
+        engaged.learners.retain(|known, learning| {
+            epoch.is_some_and(|epoch| learning.lineage >= epoch || !is_there(known))
+        });
         self.order_learners(state);
     }
 
@@ -100,6 +112,7 @@ impl Cluster {
             controller,
             known: BTreeMap::new(),
             learners: BTreeMap::new(),
+            undecided: BTreeSet::new(),
             is_without_group: true,
         });
         let ids: Vec<NodeId> = state.nodes.keys().copied().collect();
@@ -114,22 +127,31 @@ impl Cluster {
 
     /// Begins to give a node its orders, if there are any and it is complete.
     pub(super) fn order(&self, state: &mut State, id: NodeId) {
-        let Some(number) = state.engaged.as_ref().map(|engaged| engaged.number) else {
+        let Some(engaged) = &mut state.engaged else {
             return;
         };
-        let Some(node) = state.nodes.get_mut(&id) else {
+        let number = engaged.number;
+        let (Some(node), Some(member)) = (state.nodes.get_mut(&id), state.membership.get(id))
+        else {
             return;
         };
         if node.data.is_none() || node.bulk.is_none() || node.ordered == Some(number) {
             return;
         }
         node.ordered = Some(number);
+        let who = (member.name.clone(), member.boot);
+        let may_train = member.roles.contains(&Role::Learner);
+        if may_train && engaged.orders.roles().contains(&Role::Learner) {
+            engaged.undecided.insert(who.clone());
+        }
         let cluster = self.clone();
         let equipping = node.equipping.clone();
         tokio::spawn(async move {
             loop {
                 let one = equipping.lock().await;
-                let Err(error) = cluster.equip(id, number).await else {
+                let equipped = cluster.equip(id, number).await;
+                cluster.decided(&who, number);
+                let Err(error) = equipped else {
                     return;
                 };
                 // The orders of a later fleet do not wait for this one's.
@@ -206,6 +228,14 @@ impl Cluster {
         })
     }
 
+    /// It is known whether this node is to be a learner.
+    fn decided(&self, who: &(NodeName, u64), number: u64) {
+        let mut state = self.lock();
+        if let Some(engaged) = state.engaged.as_mut().filter(|e| e.number == number) {
+            engaged.undecided.remove(who);
+        }
+    }
+
     /// The order for a role; none when this node is not to have it.
     async fn order_for(
         &self,
@@ -233,6 +263,7 @@ impl Cluster {
                     });
                     // CL-1.
                     if known.is_none() && !engaged.has_room() {
+                        engaged.undecided.remove(&who);
                         return Ok(None);
                     }
                     known
@@ -276,7 +307,7 @@ impl Cluster {
             return;
         };
         // Once: a second actor for the same engine would have its credits again.
-        if !node.arrived.insert((number, order.key)) {
+        if !node.arrived.insert((number, order.key.clone())) {
             return;
         }
         let (Some(link), Some(bulk)) = (&node.data, &node.bulk) else {
@@ -302,6 +333,7 @@ impl Cluster {
         let arrival = Arrival {
             role,
             engine: Arc::new(engine),
+            number: order.epoch,
             lineage: learning.map_or(0, |learning| learning.lineage),
         };
         // A controller that is gone has ended its engagement.

@@ -6,7 +6,7 @@
 mod shares;
 mod tasks;
 
-use crate::cluster::Engagement;
+use crate::cluster::{Arrival, Engagement};
 use crate::ports::{EngineError, StepReport};
 use crate::remote::{RemoteEngine, StandIn};
 use crate::workers::{LearnerMessage, LearnerPort};
@@ -46,9 +46,8 @@ pub(crate) enum ReplicaMessage {
 pub(crate) enum GroupMessage {
     /// Somebody trains.
     Asked(LearnerMessage),
-    /// A learner is open on another node; the number that it was opened under, as
-    /// [`Progress::epoch`] counts it.
-    Arrived(Arc<RemoteEngine>, u32),
+    /// A learner is open on another node.
+    Arrived(Arrival),
     /// A replica says how far it is, and where it is met.
     Counted(u64, ReplicaId, Standing),
     /// The group of this round has a number, and these members.
@@ -166,7 +165,7 @@ impl Actor for Group {
                 state.waiting.push_back(message);
                 state.begin();
             }
-            GroupMessage::Arrived(engine, lineage) => state.arrived(engine, lineage).await?,
+            GroupMessage::Arrived(arrival) => state.arrived(arrival).await?,
             GroupMessage::Counted(round, id, standing) => state.counted(round, id, standing),
             GroupMessage::Numbered(round, number, ranks) => state.numbered(round, number, &ranks),
             GroupMessage::Heard(round, event, reply) => {
@@ -221,11 +220,14 @@ impl State {
         }
     }
 
-    async fn arrived(
-        &mut self,
-        engine: Arc<RemoteEngine>,
-        lineage: u32,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn arrived(&mut self, arrival: Arrival) -> Result<(), ActorProcessingErr> {
+        // One that is being opened anew meanwhile is about to be closed.
+        if !self.engagement.is_ordered(&arrival) {
+            return Ok(());
+        }
+        let Arrival {
+            engine, lineage, ..
+        } = arrival;
         // An engine that was opened in the place of another one of the same process.
         let is_older = |replica: &Replica| replica.engine.node() == engine.node();
         let older = self.replicas.iter().find(|(_, replica)| is_older(replica));

@@ -1,11 +1,13 @@
-//! Learners on three nodes, of which one is killed in the middle of a sum, one comes, and one is cut off.
+//! Learners on three nodes, of which one is killed in the middle of a sum, one comes, and one is cut off;
+//! and learners that keep shares of the optimizer's state, of which one is killed.
 
 use crate::support::{output, small_run, tiny_model};
 use e2e::hosts::Hosts;
 use e2e::results::Results;
 use e2e::stage::{HEAD, Stage};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -61,90 +63,138 @@ fn wait_for_group(stage: &Stage, size: usize, seen: usize) {
     }
 }
 
+/// A training of one learner, and the same on three nodes.
+struct Training {
+    model: PathBuf,
+    alone: (Results, Vec<f64>),
+    stage: Stage,
+    _dir: TempDir,
+}
+
+impl Training {
+    /// Trains alone, and begins on three nodes; `None` without a model to train.
+    fn begin(checkpoint_every: u32, settings: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let model = tiny_model(dir.path())?;
+        let config = dir.path().join("c.toml");
+        let longer = small_run(&model).replace(
+            "steps = 4\nbatch = 2\ncheckpoint_every = 2",
+            &format!("steps = {STEPS}\nbatch = 4\ncheckpoint_every = {checkpoint_every}"),
+        );
+        let section = "[warm_start.learner]";
+        let longer = longer.replace(section, &format!("{section}\n{settings}"));
+        std::fs::write(&config, longer).unwrap();
+        let alone = output(dir.path(), &["run", "c.toml"]);
+        assert!(alone.status.success());
+        let run = dir.path().join("runs/small");
+        let alone = (Results::read(&run).unwrap(), curve(&run, "loss"));
+
+        let program = Path::new(env!("CARGO_BIN_EXE_swirl"));
+        let folder = dir.path().join("cluster");
+        let mut stage = Stage::new(program, &folder, &config, Hosts::new()).unwrap();
+        for (name, role) in [("s1", "sampler"), ("t1", "tool"), ("j1", "judge")] {
+            stage.add(name, role).unwrap();
+        }
+        for name in ["l1", "l2", "l3"] {
+            stage.add(name, "learner").unwrap();
+        }
+        stage.start_all().unwrap();
+        wait_for_group(&stage, 3, 0);
+        next_step(&stage);
+        Some(Self {
+            model,
+            alone,
+            stage,
+            _dir: dir,
+        })
+    }
+
+    /// How often groups of two and of three have formed.
+    fn seen(&self) -> (usize, usize) {
+        (groups(&self.stage, 2), groups(&self.stage, 3))
+    }
+
+    /// To its end, which is that of the training alone, by steps of two and of three.
+    fn finish(&mut self) {
+        let steps = curve(&self.stage.run_folder(), "loss").len();
+        assert!(
+            steps < STEPS,
+            "the run was faster than its faults: make it longer"
+        );
+        self.stage.finish(LIMIT).unwrap();
+        let run = self.stage.run_folder();
+        let found = Results::read(&run).unwrap();
+        let apart = self.alone.0.apart(&found, &self.model).unwrap();
+        println!("of their training, models are apart: {apart:?}");
+        assert!(apart[ARM] <= NOISE, "{apart:?}");
+        let losses = curve(&run, "loss");
+        assert_eq!(losses.len(), STEPS, "each step once");
+        for (step, (loss, alone)) in losses.iter().zip(&self.alone.1).enumerate() {
+            let is_close = (loss - alone).abs() <= NOISE;
+            assert!(is_close, "step {step}: {loss} and {alone}");
+        }
+        let replicas = curve(&run, "replicas");
+        for size in [2.0, 3.0] {
+            assert!(replicas.contains(&size), "no step of {size}: {replicas:?}");
+        }
+    }
+}
+
 #[test]
 fn learners_that_are_lost_and_come_back_train_as_one_does() {
-    let dir = tempfile::tempdir().unwrap();
-    let Some(model) = tiny_model(dir.path()) else {
+    let Some(mut training) = Training::begin(50, "compare_replicas_every = 1") else {
         return;
     };
-    let config = dir.path().join("c.toml");
-    let longer = small_run(&model).replace(
-        "steps = 4\nbatch = 2\ncheckpoint_every = 2",
-        "steps = 300\nbatch = 4\ncheckpoint_every = 50",
-    );
-    let longer = longer.replace(
-        "[warm_start.learner]",
-        "[warm_start.learner]\ncompare_replicas_every = 1",
-    );
-    std::fs::write(&config, longer).unwrap();
-    let alone = output(dir.path(), &["run", "c.toml"]);
-    assert!(alone.status.success());
-    let run = dir.path().join("runs/small");
-    let alone = (Results::read(&run).unwrap(), curve(&run, "loss"));
-
-    let program = Path::new(env!("CARGO_BIN_EXE_swirl"));
-    let folder = dir.path().join("cluster");
-    let mut stage = Stage::new(program, &folder, &config, Hosts::new()).unwrap();
-    let learners = ["l1", "l2", "l3"];
-    for (name, role) in [("s1", "sampler"), ("t1", "tool"), ("j1", "judge")] {
-        stage.add(name, role).unwrap();
-    }
-    for name in learners {
-        stage.add(name, "learner").unwrap();
-    }
-    stage.start_all().unwrap();
-    wait_for_group(&stage, 3, 0);
-    next_step(&stage);
-
     // In mid sum: the others cannot end a step without it, and are killed from by then.
-    let seen = (groups(&stage, 2), groups(&stage, 3));
+    let seen = training.seen();
+    let stage = &mut training.stage;
     stage.signal("l2", "STOP").unwrap();
     std::thread::sleep(Duration::from_millis(500));
     stage.kill("l2").unwrap();
-    let on = next_step(&stage);
-    wait_for_group(&stage, 2, seen.0);
+    let on = next_step(stage);
+    wait_for_group(stage, 2, seen.0);
     stage.start("l2").unwrap();
-    wait_for_group(&stage, 3, seen.1);
+    wait_for_group(stage, 3, seen.1);
     println!(
         "two go on {:.1} s after the loss of the third",
         on.as_secs_f64()
     );
 
     if stage.hosts().are_apart() {
-        let seen = (groups(&stage, 2), groups(&stage, 3));
+        let seen = training.seen();
+        let stage = &mut training.stage;
         stage.hosts().set_link("l1", false).unwrap();
-        wait_for_group(&stage, 2, seen.0);
-        next_step(&stage);
+        wait_for_group(stage, 2, seen.0);
+        next_step(stage);
         stage.hosts().set_link("l1", true).unwrap();
-        wait_for_group(&stage, 3, seen.1);
+        wait_for_group(stage, 3, seen.1);
     }
-    let steps = curve(&stage.run_folder(), "loss").len();
-    assert!(
-        steps < STEPS,
-        "the run was faster than its faults: make it longer"
-    );
-    stage.finish(LIMIT).unwrap();
-
-    let found = Results::read(&stage.run_folder()).unwrap();
-    let apart = alone.0.apart(&found, &model).unwrap();
-    println!("of their training, models are apart: {apart:?}");
-    assert!(apart[ARM] <= NOISE, "{apart:?}");
-    let losses = curve(&stage.run_folder(), "loss");
-    assert_eq!(losses.len(), STEPS, "each step once");
-    for (step, (loss, alone)) in losses.iter().zip(&alone.1).enumerate() {
-        assert!(
-            (loss - alone).abs() <= NOISE,
-            "step {step}: {loss} and {alone}"
-        );
-    }
-    let compared = curve(&stage.run_folder(), "replicas_compared");
+    training.finish();
+    let compared = curve(&training.stage.run_folder(), "replicas_compared");
     let compared = compared.iter().filter(|compared| **compared == 1.0).count();
     assert!(
         compared > STEPS / 2,
         "{compared} comparisons of all weights"
     );
-    let replicas = curve(&stage.run_folder(), "replicas");
-    for size in [2.0, 3.0] {
-        assert!(replicas.contains(&size), "no step of {size}: {replicas:?}");
+}
+
+/// Nobody has the whole of the optimizer's state: all begin again from the newest checkpoint, and one
+/// that comes is let in at the next.
+#[test]
+fn learners_that_keep_shares_go_on_from_a_checkpoint() {
+    let Some(mut training) = Training::begin(20, "shard_optimizer = true") else {
+        return;
+    };
+    let began = Instant::now();
+    while curve(&training.stage.run_folder(), "loss").len() < 30 {
+        assert!(began.elapsed() < LIMIT, "30 steps are not made");
+        std::thread::sleep(Duration::from_millis(20));
     }
+    let seen = training.seen();
+    let stage = &mut training.stage;
+    stage.kill("l2").unwrap();
+    wait_for_group(stage, 2, seen.0);
+    stage.start("l2").unwrap();
+    wait_for_group(stage, 3, seen.1);
+    training.finish();
 }

@@ -228,6 +228,25 @@ fn rg_7_a_lost_share_has_all_opened_anew() {
     assert_eq!(met, [Effect::Finish(Outcome::Behind)]);
 }
 
+/// What they come back with is of no use to anybody.
+#[test]
+fn rg_7_members_that_are_all_lost_between_steps_are_opened_anew() {
+    let mut replicas = standing_with_shares(2);
+    assert_eq!(replicas.on(Event::Lost(id(0))), []);
+    assert_eq!(replicas.on(Event::Lost(id(1))), []);
+    let wanted = replicas.on(Event::Wanted(Task::Step));
+    assert_eq!(wanted, [Effect::Reopen]);
+}
+
+/// Alone it has all of the state, and comes back with it.
+#[test]
+fn rg_7_a_member_that_was_alone_keeps_what_it_has() {
+    let mut replicas = standing_with_shares(1);
+    assert_eq!(replicas.on(Event::Lost(id(0))), []);
+    let wanted = replicas.on(Event::Wanted(Task::Step));
+    assert_eq!(wanted, [Effect::Starved]);
+}
+
 #[test]
 fn rg_7_one_that_is_expected_and_lost_is_not_waited_for() {
     let mut replicas = Replicas::new(8, 0).keeping_shares();
