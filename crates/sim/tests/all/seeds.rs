@@ -53,8 +53,9 @@ fn fixed_seeds_keep_the_invariants() {
 #[test]
 fn seeds_that_broke_an_invariant_once_keep_them() {
     // A call that the controller gave up before it took the node for lost; a learner that was asked
-    // while it was opened anew; a bulk lane that stayed open when the data lane could not be opened.
-    all([30304, 496, 1989].into_iter());
+    // while it was opened anew; a bulk lane that stayed open when the data lane could not be opened;
+    // learners that came back with shares of what was lost, and some that were taken in as they closed.
+    all([30304, 496, 1989, 2571, 56].into_iter());
 }
 
 #[test]

@@ -266,8 +266,9 @@ impl Network {
         }
     }
 
-    /// Ends every connection of a node without a word to its peers, as the loss of its machine does.
-    /// They notice after a while.
+    /// Ends every connection of a node without a word to its peers, as the loss of its machine does,
+    /// and with what it had sent and was still under way: a machine takes longer to start again than
+    /// that. They notice after a while.
     pub fn vanish(&self, node: &NodeName) {
         let idle = self.lock().idle;
         for ends in self.connections_of(node) {
@@ -277,6 +278,9 @@ impl Network {
                 .position(|name| name == node)
                 .unwrap_or_default();
             ends.end(side, "the machine is gone");
+            let pipes = ends.pipes.lock().expect("no holder panics").clone();
+            let pipes = pipes.iter().filter_map(Weak::upgrade);
+            pipes.for_each(|pipe| pipe.lose_from(side));
             ends.end_later(1 - side, idle, "timed out");
         }
     }

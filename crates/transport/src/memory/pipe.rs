@@ -104,6 +104,16 @@ impl Pipe {
         }
     }
 
+    /// Nothing that this side has sent arrives any more.
+    pub(super) fn lose_from(&self, side: usize) {
+        if self.from == side {
+            let mut state = self.lock();
+            state.due.clear();
+            state.bytes.clear();
+            state.held.clear();
+        }
+    }
+
     async fn room(&self) {
         loop {
             let changed = self.changed.notified();
