@@ -36,6 +36,9 @@ pub struct Arguments {
     frame: usize,
 }
 
+/// Every so manyth element is checked.
+const SAMPLE: usize = 997;
+
 const LIMIT: Duration = Duration::from_secs(60);
 
 pub fn answer(arguments: &Arguments) -> Result<()> {
@@ -138,14 +141,17 @@ fn average(ring: &mut Ring, elements: u64, repeats: u64) -> Result<Answer> {
         spent += began.elapsed();
         tensor *= 1.0 / world;
     }
-    let values = Vec::<f32>::try_from(&tensor)?;
+    // Some of them: all would take as much memory again.
+    let some = tensor.slice(0, 0, elements, SAMPLE as i64).contiguous();
+    let values = Vec::<f32>::try_from(&some)?;
     let expected = |i: usize| {
         let of = |rank: usize| f64::from(((7 * i + 13 * rank) % 1000) as f32 / 1000.0);
         (0..ring.world()).map(of).sum::<f64>() / world
     };
-    let differences = (0..values.len())
-        .step_by(997)
-        .map(|i| (f64::from(values[i]) - expected(i)).abs());
+    let differences = values
+        .iter()
+        .enumerate()
+        .map(|(i, value)| (f64::from(*value) - expected(SAMPLE * i)).abs());
     Ok(Answer {
         seconds: spent.as_secs_f64(),
         difference: differences.fold(0.0, f64::max),

@@ -509,8 +509,8 @@ pub struct ClusterSection {
     /// Learners that train side by side at most, each on its share of every batch; others stand by.
     /// 0: every learner node trains.
     pub replicas: usize,
-    /// Whether learners encrypt what they exchange. Without, gradients are added up about twice as
-    /// fast, and the network between them has to be trusted.
+    /// Whether learners encrypt what they exchange between hosts. Without, gradients are added up about
+    /// twice as fast, and the network between them has to be trusted. Inside a host nothing is.
     pub ring_tls: bool,
     /// New weights go from the controller to so many nodes at most, and from each node to so many
     /// others; up to so many samplers all pull from the controller.
