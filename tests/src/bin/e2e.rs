@@ -134,18 +134,20 @@ fn storm(stage: &mut Stage) -> Result<Vec<Recovery>> {
         stage.count(HEAD, "phase=\"filter\"") == 0,
         "the run was faster than its faults: make it longer"
     );
-    // Each step of training waits for the weights to reach every sampler: this one is too far away.
-    felt.push(disturb(stage, "s4", "sampler", Fault::Leave)?);
-    // Training.
+    felt.push(disturb(stage, "s3", "sampler", Fault::Leave)?);
+    // Training, by one learner and then by two.
     stage.wait_for(HEAD, "imitation: ", 0, LIMIT)?;
     felt.push(disturb(stage, "l1", "learner", Fault::Kill)?);
     stage.wait_for(HEAD, "swirl-seed1: ", 0, LIMIT)?;
-    felt.push(disturb(stage, "l1", "learner", Fault::Kill)?);
     felt.push(disturb(stage, "l1", "learner", Fault::KillAndRestart)?);
+    stage.add("l2", "learner")?;
+    felt.push(disturb(stage, "l2", "learner", Fault::Add)?);
+    felt.push(disturb(stage, "l1", "learner", Fault::Kill)?);
     felt.push(disturb(stage, "s1", "sampler", Fault::Kill)?);
-    felt.push(kill_head(stage, &[("l1", "learner"), ("s1", "sampler")])?);
+    let all = [("l1", "learner"), ("l2", "learner"), ("s1", "sampler")];
+    felt.push(kill_head(stage, &all)?);
     if stage.hosts().are_apart() {
-        felt.push(disturb(stage, "l1", "learner", Fault::Cut)?);
+        felt.push(disturb(stage, "l2", "learner", Fault::Cut)?);
     }
     ensure!(
         stage.count(HEAD, "phase=\"evaluate\"") == 0,
