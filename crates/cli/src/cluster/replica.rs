@@ -151,7 +151,7 @@ impl Meetings {
             "the group was given up before it met"
         );
         let communicator: Box<dyn Communicator> = match device.is_cuda() {
-            true => Box::new(nccl_group(group, place, device)?),
+            true => Box::new(nccl_group(group, place, device, &self.stop)?),
             false => Box::new(Ring::new(group, self.meet(group, place)?, options)?),
         };
         let abort = communicator.aborter();
@@ -199,12 +199,18 @@ impl Meetings {
 }
 
 /// Between GPUs. Who is late is not waited for longer than elsewhere; NCCL itself takes some seconds.
-fn nccl_group(group: Group, place: &Place, device: Device) -> Result<Nccl, CollectiveError> {
+fn nccl_group(
+    group: Group,
+    place: &Place,
+    device: Device,
+    stop: &AtomicBool,
+) -> Result<Nccl, CollectiveError> {
     let options = nccl::Options {
         joining: 3 * MEETING,
         deadline: PATIENCE,
     };
-    Nccl::join(group, &UniqueId::from_bytes(&place.key)?, device, options)
+    let id = UniqueId::from_bytes(&place.key)?;
+    Nccl::join(group, &id, device, options, stop)
 }
 
 fn fault(error: CollectiveError) -> EngineError {

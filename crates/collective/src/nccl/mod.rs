@@ -38,11 +38,20 @@ use driver::{Gpu, OpenError, Stream};
 use session::{Session, Site};
 use std::fmt::{self, Debug, Formatter};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
 use std::time::Duration;
 use tch::{Device, Kind, Tensor};
 
 /// Bytes of a unique id.
 const ID_BYTES: usize = 128;
+
+/// What is said to whoever joins a group that is given up meanwhile.
+const GIVEN_UP: &str = "the group was given up before it met";
+
+/// How often it is looked whether it is.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What the members of one group have in common, and no other group has. It says where the process
 /// that made it listens: that one lives at least until all have joined.
@@ -119,16 +128,18 @@ pub struct Nccl {
 }
 
 impl Nccl {
-    /// Joins a group on a GPU; returns when all members have.
+    /// Joins a group on a GPU; returns when all members have, or soon after `stop` was set.
     ///
     /// # Errors
     /// When NCCL or the CUDA driver is not there ([`CollectiveError::Unavailable`]), when either
-    /// refuses, when not all members come before the deadline, and for other devices than GPUs.
+    /// refuses, when not all members come before the deadline or the group is given up
+    /// ([`CollectiveError::Aborted`]), and for other devices than GPUs.
     pub fn join(
         group: Group,
         id: &UniqueId,
         device: Device,
         options: Options,
+        stop: &AtomicBool,
     ) -> Result<Self, CollectiveError> {
         let Device::Cuda(ordinal) = device else {
             return Err(CollectiveError::Unsupported(format!(
@@ -143,7 +154,7 @@ impl Nccl {
             gpu,
             device,
         };
-        Self::at(site, group, id, options)
+        Self::at(site, group, id, options, stop)
     }
 
     fn at(
@@ -151,18 +162,36 @@ impl Nccl {
         group: Group,
         id: &UniqueId,
         options: Options,
+        stop: &AtomicBool,
     ) -> Result<Self, CollectiveError> {
-        let session = Session::join(site, group, id, options.joining)?;
+        let session = Session::join(site, group, id, options.joining, stop)?;
         let mut member = Self {
             session: Arc::new(session),
             calls: 0,
         };
         // NCCL connects members when they first call, which belongs to joining.
-        member.barrier()?;
+        member.first_barrier(stop)?;
         if let Some(session) = Arc::get_mut(&mut member.session) {
             session.deadline = options.deadline;
         }
         Ok(member)
+    }
+
+    fn first_barrier(&mut self, stop: &AtomicBool) -> Result<(), CollectiveError> {
+        let abort = self.aborter();
+        thread::scope(|scope| {
+            let (over, is_over) = channel::<()>();
+            scope.spawn(move || {
+                while is_over.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                    if stop.load(Ordering::Relaxed) {
+                        return abort.abort(GIVEN_UP);
+                    }
+                }
+            });
+            let met = self.barrier();
+            drop(over);
+            met
+        })
     }
 
     fn start(&mut self, operation: Operation, tensor: &Tensor) -> Result<Pending, CollectiveError> {

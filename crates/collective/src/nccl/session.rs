@@ -18,6 +18,7 @@ use crate::{CollectiveError, Group};
 use cudarc::nccl::sys::ncclDataType_t;
 use std::collections::VecDeque;
 use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -153,18 +154,20 @@ impl Session {
         group: Group,
         id: &super::UniqueId,
         deadline: Duration,
+        stop: &AtomicBool,
     ) -> Result<Self, CollectiveError> {
         let gpu = site.gpu.clone();
         let of = |broken| site.error(group, "joining", broken);
         let _current = gpu.enter().map_err(|fault| of(fault.into()))?;
         let comm = Comm::begin(&site.library, group, id).map_err(|code| of(code.into()))?;
-        let met = meet(&comm, deadline).and_then(|()| Ok(Stream::new(&gpu)?));
+        let met = meet(&comm, deadline, stop).and_then(|()| Ok(Stream::new(&gpu)?));
         let stream = match met {
             Ok(stream) => stream,
             Err(reason) => {
                 comm.abort();
                 return Err(match reason {
                     Refusal::Late => overdue(group, "joining", deadline),
+                    Refusal::GivenUp => CollectiveError::Aborted(super::GIVEN_UP.to_owned()),
                     Refusal::Broken(broken) => of(broken),
                 });
             }
@@ -562,6 +565,7 @@ fn standing<'a>(
 /// Why members did not meet.
 enum Refusal {
     Late,
+    GivenUp,
     Broken(Broken),
 }
 
@@ -572,12 +576,13 @@ impl From<Fault> for Refusal {
 }
 
 /// Returns when all members are there.
-fn meet(comm: &Comm, deadline: Duration) -> Result<(), Refusal> {
+fn meet(comm: &Comm, deadline: Duration, stop: &AtomicBool) -> Result<(), Refusal> {
     let since = Instant::now();
     let mut pause = Pause::default();
     loop {
         match comm.is_settled() {
             Ok(true) => return Ok(()),
+            Ok(false) if stop.load(Ordering::Relaxed) => return Err(Refusal::GivenUp),
             Ok(false) if since.elapsed() >= deadline => return Err(Refusal::Late),
             Ok(false) => pause.rest(),
             Err(code) => return Err(Refusal::Broken(code.into())),

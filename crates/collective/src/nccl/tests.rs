@@ -9,7 +9,6 @@ use proptest::prelude::*;
 use std::ffi::{OsStr, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
-use std::thread;
 use std::time::Instant;
 
 /// Long enough for any machine; a test that waits for it has failed.
@@ -138,6 +137,7 @@ impl Abi {
                 joining: deadline,
                 deadline,
             },
+            &AtomicBool::new(false),
         )
     }
 
@@ -373,7 +373,9 @@ fn with_a_stream_of_its_own(abi: &Abi, id: &UniqueId) -> (Nccl, usize) {
         joining: PATIENCE,
         deadline: PATIENCE,
     };
-    (Nccl::at(site, place(0, 2), id, options).unwrap(), raw)
+    let go_on = AtomicBool::new(false);
+    let member = Nccl::at(site, place(0, 2), id, options, &go_on);
+    (member.unwrap(), raw)
 }
 
 /// NC-2: a tensor that nobody holds any more is kept until the operation is over.
@@ -643,6 +645,34 @@ fn nc_1_joining_ends_when_a_member_does_not_come() {
     abi.check_all_is_closed();
 }
 
+/// Whether the other member has not come yet, or has and makes no call.
+#[test]
+fn nc_1_joining_ends_when_the_group_is_given_up() {
+    for other_comes in [false, true] {
+        let abi = Abi::new();
+        let id = abi.id();
+        let (stop, go_on) = (AtomicBool::new(false), AtomicBool::new(false));
+        let options = Options {
+            joining: PATIENCE,
+            deadline: PATIENCE,
+        };
+        let since = Instant::now();
+        thread::scope(|scope| {
+            let joining =
+                scope.spawn(|| Nccl::at(abi.site(0), place(0, 2), &id, options, &stop).map(drop));
+            let other = other_comes
+                .then(|| Session::join(abi.site(1), place(1, 2), &id, PATIENCE, &go_on).unwrap());
+            thread::sleep(SHORT / 4);
+            stop.store(true, Ordering::Relaxed);
+            let given_up = CollectiveError::Aborted(GIVEN_UP.to_owned());
+            assert_eq!(joining.join().unwrap(), Err(given_up), "{other_comes}");
+            drop(other);
+        });
+        assert!(since.elapsed() < PATIENCE / 2);
+        abi.check_all_is_closed();
+    }
+}
+
 #[test]
 fn joining_ends_when_nccl_refuses() {
     let abi = Abi::new();
@@ -670,7 +700,14 @@ fn a_gpu_that_is_not_there_is_refused() {
         ("cuDeviceGet", "CUDA_ERROR_INVALID_DEVICE")
     );
     let id = abi.id();
-    let on_cpu = Nccl::join(place(0, 1), &id, Device::Cpu, Options::default()).map(drop);
+    let on_cpu = Nccl::join(
+        place(0, 1),
+        &id,
+        Device::Cpu,
+        Options::default(),
+        &AtomicBool::new(false),
+    )
+    .map(drop);
     assert!(on_cpu.unwrap_err().to_string().contains("take a ring"));
     abi.check_all_is_closed();
 }
@@ -754,7 +791,7 @@ fn the_real_nccl_without_a_gpu_refuses_to_join_with_a_reason() {
         joining: PATIENCE,
         deadline: PATIENCE,
     };
-    let error = Nccl::at(site, place(0, 1), &id, options)
+    let error = Nccl::at(site, place(0, 1), &id, options, &AtomicBool::new(false))
         .map(drop)
         .unwrap_err();
     let CollectiveError::Nccl {
