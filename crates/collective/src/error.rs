@@ -3,6 +3,9 @@
 use crate::nccl::LoadError;
 use std::time::Duration;
 
+/// What is said to whoever joins a group that is given up meanwhile.
+pub(crate) const GIVEN_UP: &str = "the group was given up before it met";
+
 /// Why an operation has no result. The group cannot be used any more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CollectiveError {

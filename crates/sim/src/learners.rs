@@ -235,12 +235,8 @@ impl Learner {
     /// What all have brought agrees, where they keep shares; what the others take over, where not.
     fn agreed(&self, brought: &BTreeMap<u32, Brought>) -> Result<Made, EngineError> {
         let leader = brought[&0].made;
-        if !self.world.scenario.keep_shares || brought.len() == 1 {
-            let alone_with_a_share = brought.len() == 1 && brought[&0].is_share;
-            return match alone_with_a_share {
-                true => Err(fault("it keeps a share of another group")),
-                false => Ok(leader),
-            };
+        if !self.world.scenario.keep_shares {
+            return Ok(leader);
         }
         if brought.values().any(|b| b.is_share) {
             return Err(fault("a member keeps a share of another group"));

@@ -215,6 +215,8 @@ struct Node {
     bulk: Option<Arc<dyn Connection>>,
     /// The engagement whose orders it has.
     ordered: Option<u64>,
+    /// Whether it is to train is being found out.
+    is_undecided: bool,
     /// Engines that a controller was told of: the engagement, and the key of the order.
     arrived: BTreeSet<(u64, String)>,
     /// One assignment at a time, so that none undoes a later one.
@@ -228,8 +230,6 @@ struct Engaged {
     known: BTreeMap<Role, Order>,
     /// By name and process.
     learners: BTreeMap<(NodeName, u64), Learning>,
-    /// Those that may become learners: what they are to open is being found out.
-    undecided: BTreeSet<(NodeName, u64)>,
     /// No group of learners can go on, or there was none yet: what they are opened with is the newest
     /// there is.
     is_without_group: bool,

@@ -48,10 +48,15 @@ impl Cluster {
             return 0;
         };
         engaged.note_away(&state.membership);
-        let undecided = engaged.undecided.iter();
-        let others = undecided.filter(|who| !engaged.learners.contains_key(who));
+        let is_counted = |member: &Member| {
+            let who = (member.name.clone(), member.boot);
+            engaged.learners.contains_key(&who)
+        };
+        let undecided = state.nodes.iter().filter(|(_, node)| node.is_undecided);
+        let others = undecided.filter_map(|(id, _)| state.membership.get(*id));
+        let others = others.filter(|member| !is_counted(member)).count();
         let learners = engaged.learners.values();
-        learners.filter(|l| l.away.is_none()).count() + others.count()
+        learners.filter(|l| l.away.is_none()).count() + others
     }
 
     /// Whether an engine is what its node was last told to open as a learner.
@@ -112,7 +117,6 @@ impl Cluster {
             controller,
             known: BTreeMap::new(),
             learners: BTreeMap::new(),
-            undecided: BTreeSet::new(),
             is_without_group: true,
         });
         let ids: Vec<NodeId> = state.nodes.keys().copied().collect();
@@ -127,7 +131,7 @@ impl Cluster {
 
     /// Begins to give a node its orders, if there are any and it is complete.
     pub(super) fn order(&self, state: &mut State, id: NodeId) {
-        let Some(engaged) = &mut state.engaged else {
+        let Some(engaged) = &state.engaged else {
             return;
         };
         let number = engaged.number;
@@ -139,19 +143,14 @@ impl Cluster {
             return;
         }
         node.ordered = Some(number);
-        let who = (member.name.clone(), member.boot);
-        let may_train = member.roles.contains(&Role::Learner);
-        if may_train && engaged.orders.roles().contains(&Role::Learner) {
-            engaged.undecided.insert(who.clone());
-        }
+        let has_learners = engaged.orders.roles().contains(&Role::Learner);
+        node.is_undecided = has_learners && member.roles.contains(&Role::Learner);
         let cluster = self.clone();
         let equipping = node.equipping.clone();
         tokio::spawn(async move {
             loop {
                 let one = equipping.lock().await;
-                let equipped = cluster.equip(id, number).await;
-                cluster.decided(&who, number);
-                let Err(error) = equipped else {
+                let Err(error) = cluster.equip(id, number).await else {
                     return;
                 };
                 // The orders of a later fleet do not wait for this one's.
@@ -220,20 +219,13 @@ impl Cluster {
         let engaged = state.engaged.as_ref().filter(|e| e.number == number)?;
         let member = state.membership.get(id)?;
         Some(Target {
+            id,
             control: state.nodes.get(&id)?.control.clone(),
             roles: member.roles.clone(),
             name: member.name.clone(),
             boot: member.boot,
             orders: engaged.orders.clone(),
         })
-    }
-
-    /// It is known whether this node is to be a learner.
-    fn decided(&self, who: &(NodeName, u64), number: u64) {
-        let mut state = self.lock();
-        if let Some(engaged) = state.engaged.as_mut().filter(|e| e.number == number) {
-            engaged.undecided.remove(who);
-        }
     }
 
     /// The order for a role; none when this node is not to have it.
@@ -247,6 +239,7 @@ impl Cluster {
         let who = (target.name.clone(), target.boot);
         let known = {
             let mut state = self.lock();
+            let state = &mut *state;
             let Some(engaged) = state.engaged.as_mut().filter(|e| e.number == number) else {
                 return Ok(None);
             };
@@ -262,8 +255,11 @@ impl Cluster {
                         learning.order.clone()
                     });
                     // CL-1.
-                    if known.is_none() && !engaged.has_room() {
-                        engaged.undecided.remove(&who);
+                    let has_no_place = known.is_none() && !engaged.has_room();
+                    if known.is_some() || has_no_place {
+                        state.decided(target.id);
+                    }
+                    if has_no_place {
                         return Ok(None);
                     }
                     known
@@ -274,8 +270,12 @@ impl Cluster {
         if let Some(order) = known {
             return Ok(Some(order));
         }
-        let order = target.orders.order(role, &self.0.blobs).await?;
+        let order = target.orders.order(role, &self.0.blobs).await;
         let mut state = self.lock();
+        if role == Role::Learner {
+            state.decided(target.id);
+        }
+        let order = order?;
         if let Some(engaged) = state.engaged.as_mut().filter(|e| e.number == number) {
             match role {
                 Role::Learner => engaged.take_on(who, order.clone()),
@@ -343,6 +343,15 @@ impl Cluster {
     }
 }
 
+impl State {
+    /// It is known whether a node is to train, or that it cannot be told for now.
+    fn decided(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.is_undecided = false;
+        }
+    }
+}
+
 impl Engaged {
     /// Whether another node may train.
     fn has_room(&self) -> bool {
@@ -392,6 +401,7 @@ impl Engaged {
 
 /// A node that gets orders.
 struct Target {
+    id: NodeId,
     control: Link,
     roles: BTreeSet<Role>,
     name: NodeName,

@@ -33,6 +33,7 @@ mod symbols;
 pub use library::{Library, LoadError, VARIABLE, Version};
 
 use crate::call::{Operation, Reduce};
+use crate::error::GIVEN_UP;
 use crate::{Abort, CollectiveError, Communicator, Group, Pending};
 use driver::{Gpu, OpenError, Stream};
 use session::{Session, Site};
@@ -47,10 +48,7 @@ use tch::{Device, Kind, Tensor};
 /// Bytes of a unique id.
 const ID_BYTES: usize = 128;
 
-/// What is said to whoever joins a group that is given up meanwhile.
-const GIVEN_UP: &str = "the group was given up before it met";
-
-/// How often it is looked whether it is.
+/// How often whoever joins looks whether the group is given up.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// What the members of one group have in common, and no other group has. It says where the process
@@ -177,6 +175,7 @@ impl Nccl {
         Ok(member)
     }
 
+    /// A barrier that ends when `stop` is set.
     fn first_barrier(&mut self, stop: &AtomicBool) -> Result<(), CollectiveError> {
         let abort = self.aborter();
         thread::scope(|scope| {

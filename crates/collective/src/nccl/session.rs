@@ -13,6 +13,7 @@ use super::driver::{Event, Fault, Gpu, Stream, Words};
 use super::library::{Code, Library};
 use super::plan::{self, Collective, Step, Unit};
 use crate::call::{Call, Operation};
+use crate::error::GIVEN_UP;
 use crate::ring::wire::{HEADER, Header};
 use crate::{CollectiveError, Group};
 use cudarc::nccl::sys::ncclDataType_t;
@@ -167,7 +168,7 @@ impl Session {
                 comm.abort();
                 return Err(match reason {
                     Refusal::Late => overdue(group, "joining", deadline),
-                    Refusal::GivenUp => CollectiveError::Aborted(super::GIVEN_UP.to_owned()),
+                    Refusal::GivenUp => CollectiveError::Aborted(GIVEN_UP.to_owned()),
                     Refusal::Broken(broken) => of(broken),
                 });
             }

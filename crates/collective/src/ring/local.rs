@@ -1,5 +1,5 @@
-//! Streams between members of one host: Unix sockets, which carry about twice what TCP does there and
-//! leave half of the processor's time to others.
+//! Streams between members of one host: Unix sockets, which are faster there than TCP
+//! (docs/performance.md).
 //!
 //! A member that listens at TCP port `p` listens at the abstract name `swirl/ring/<p>` too. Such names
 //! belong to a network namespace, as ports do: whoever finds one is on the same host, or in the same

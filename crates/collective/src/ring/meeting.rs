@@ -13,6 +13,7 @@
 use super::socket::{Listener, Socket};
 use super::{Links, local};
 use crate::Group;
+use crate::error::GIVEN_UP;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -166,10 +167,7 @@ impl Meeting<'_> {
         last: Option<&io::Error>,
     ) -> io::Result<()> {
         if self.stop.load(Ordering::Relaxed) || failed.load(Ordering::Relaxed) {
-            return Err(io::Error::new(
-                io::ErrorKind::Interrupted,
-                "the group was given up before it met",
-            ));
+            return Err(io::Error::new(io::ErrorKind::Interrupted, GIVEN_UP));
         }
         if Instant::now() < until {
             return Ok(());
@@ -208,10 +206,10 @@ impl Meeting<'_> {
     fn try_dial<D: Stream>(&self, wrap: &impl Fn(TcpStream) -> io::Result<D>) -> io::Result<Met> {
         let is_near = self.listener.is_local() && self.next.ip() == self.own.ip();
         // Where nobody of this user listens, the port is dialled.
-        let near = is_near.then(|| local::dial(self.next.port(), HELLO_LIMIT));
-        let socket = match near {
-            Some(Ok(stream)) => Socket::Local(stream),
-            _ => Socket::Tcp(TcpStream::connect_timeout(&self.next, HELLO_LIMIT)?),
+        let near = is_near.then(|| local::dial(self.next.port(), HELLO_LIMIT).ok());
+        let socket = match near.flatten() {
+            Some(stream) => Socket::Local(stream),
+            None => Socket::Tcp(TcpStream::connect_timeout(&self.next, HELLO_LIMIT)?),
         };
         let (mut stream, handle) = open(socket, wrap)?;
         stream.write_all(&self.hello(self.group.rank))?;
