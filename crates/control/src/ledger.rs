@@ -5,12 +5,14 @@
 //! - **RL-3 (credits).** A worker never holds more leases than it was granted credits. A lease takes
 //!   a credit and gives it back when it ends, whichever way.
 //! - **RL-4 (nothing lost).** An item that fails or expires over and over ends as done or failed
-//!   after at most `max_tries` tries. Losing a worker costs its items no try, unless they lost
-//!   `max_losses` of them: an item that kills whoever works on it must not kill all.
+//!   after at most `max_tries` tries, and one more if it was leased twice at the last. Losing a worker
+//!   costs its items no try, unless they lost `max_losses` of them: an item that kills whoever works
+//!   on it must not kill all.
 //! - **RL-5 (failure is not a result).** Only [`Ledger::complete`] makes an item done: a failure, a
 //!   missed deadline and a lost worker never do.
 //! - **RL-6 (stragglers).** Once no item waits, one that has been leased for much longer than others
-//!   took is leased a second time, to another worker. No item has more than two leases.
+//!   took is leased a second time, to another worker. No item has more than two leases at a time,
+//!   and none is leased a second time once its tries are used up.
 //!
 //! Items are leased in the order they were given; an item that is tried again goes to the back, one
 //! whose worker was lost to the front. The ledger does not promise that an item is worked on by one
@@ -184,7 +186,7 @@ pub struct Ledger {
     free: BTreeSet<WorkerId>,
     /// Leases by deadline: slot and attempt.
     deadlines: BTreeSet<(u64, u32, u32)>,
-    /// Slots with one lease, by when it began.
+    /// Slots with one lease and tries left, by when it began: those that may straggle.
     single: BTreeSet<(u64, u32)>,
     /// Sum and number of the times that accepted results took, in milliseconds.
     durations: (u64, u64),
@@ -507,6 +509,12 @@ impl Ledger {
         (entry.state == State::Unleased).then(|| entry.item.clone())
     }
 
+    /// Whether an item has used up its tries, or the workers it may lose.
+    fn is_spent(&self, entry: &Slot) -> bool {
+        entry.failures >= self.config.max_tries.max(1)
+            || entry.losses >= self.config.max_losses.max(1)
+    }
+
     /// Ends one lease of two or of one; the item has no place in the queue after the last.
     fn end_hold(&mut self, slot: u32, hold: Hold) {
         let entry = &mut self.slots[slot as usize];
@@ -559,12 +567,16 @@ impl Ledger {
             Ending::Failed => entry.failures += 1,
             Ending::Lost => entry.losses += 1,
         }
-        if entry.state != State::Unleased {
+        let is_spent = self.is_spent(&self.slots[slot as usize]);
+        let entry = &mut self.slots[slot as usize];
+        if let State::Leased { first, .. } = entry.state {
+            // Another lease goes on. The last try is its own.
+            if is_spent {
+                self.single.remove(&(first.since_ms, slot));
+            }
             return true;
         }
-        if entry.failures < self.config.max_tries.max(1)
-            && entry.losses < self.config.max_losses.max(1)
-        {
+        if !is_spent {
             match ending {
                 Ending::Failed => self.queue.push_back(slot),
                 Ending::Lost => self.queue.push_front(slot),
