@@ -1,8 +1,9 @@
 //! Whether a model fits, asked before it is loaded.
 
 use anyhow::{Result, bail};
-use learner::MemoryNeed;
+use learner::{BatchSize, LearnerConfig, MemoryNeed};
 use model::DecoderSpec;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 use sysinfo::System;
 use tch::{Device, Kind};
@@ -39,6 +40,41 @@ pub struct Learning {
     pub kind: Kind,
     /// What it holds at its peak.
     pub need: MemoryNeed,
+    /// Learners that train side by side, this one included.
+    pub replicas: usize,
+    /// Whether each keeps its share of the optimizer's state only.
+    pub keeps_shares: bool,
+}
+
+/// What a learner is asked for, as far as its memory follows from it.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Demand {
+    /// The largest step.
+    pub batch: BatchSize,
+    /// Whether a frozen model is compared with.
+    pub has_reference: bool,
+}
+
+impl Learning {
+    /// One of `replicas` learners of a model.
+    pub fn of(
+        spec: &DecoderSpec,
+        config: &LearnerConfig,
+        device: Device,
+        demand: Demand,
+        replicas: usize,
+    ) -> Self {
+        let Demand {
+            batch,
+            has_reference,
+        } = demand;
+        Self {
+            kind: config.dtype.kind(device),
+            need: MemoryNeed::of(spec, config, device, batch, has_reference, replicas),
+            replicas,
+            keeps_shares: config.shard_optimizer,
+        }
+    }
 }
 
 /// Bytes that `load` takes: samplers with their caches, and a learner at its peak. A number too large
@@ -89,15 +125,44 @@ pub fn check(phase: &str, dir: &Path, device: Device, load: Load) -> Result<()> 
         return Ok(()); // libtorch has no call for a GPU's free memory; loading fails cleanly there.
     }
     let spec = model::spec_of(dir)?;
+    refuse(phase, dir, load, bytes(&spec, load), available())
+}
+
+/// Bytes that this process can still take.
+pub fn available() -> u64 {
+    available_of_total().0
+}
+
+/// Bytes that this process can still take, and those of the machine, or of its container.
+pub fn available_of_total() -> (u64, u64) {
     let mut system = System::new();
     system.refresh_memory();
-    refuse(
-        phase,
-        dir,
-        load,
-        bytes(&spec, load),
-        system.available_memory(),
-    )
+    let (mut left, mut total) = (system.available_memory(), system.total_memory());
+    if let Some(limits) = system.cgroup_limits() {
+        // What files take of a limit makes way for what programs need.
+        left = left.min(limits.total_memory.saturating_sub(limits.rss));
+        total = limits.total_memory;
+    }
+    (left.saturating_add(freed()), total)
+}
+
+/// Bytes that this process has freed, and that its allocator keeps for it (`.cargo/config.toml`).
+fn freed() -> u64 {
+    #[cfg(target_os = "linux")]
+    {
+        use tikv_jemalloc_ctl::{epoch, stats};
+        let sizes = epoch::advance()
+            .and_then(|_| Ok((stats::resident::read()?, stats::allocated::read()?)));
+        match sizes {
+            Ok((resident, allocated)) => resident.saturating_sub(allocated) as u64,
+            Err(error) => {
+                tracing::debug!(%error, "The allocator does not say what it keeps.");
+                0
+            }
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    0
 }
 
 fn refuse(phase: &str, dir: &Path, load: Load, needed: u64, available: u64) -> Result<()> {
@@ -105,8 +170,10 @@ fn refuse(phase: &str, dir: &Path, load: Load, needed: u64, available: u64) -> R
         return Ok(());
     }
     let mut advice = vec!["a smaller model", "model.dtype = \"bf16\""];
-    if load.sampling.is_some() {
-        advice.push("fewer actors.samplers");
+    if let Some(Sampling { samplers, .. }) = load.sampling {
+        if samplers > 1 {
+            advice.push("fewer actors.samplers");
+        }
         advice.push("a smaller rollout.max_context_tokens");
     }
     match (load.sampling, load.learning) {
@@ -116,7 +183,8 @@ fn refuse(phase: &str, dir: &Path, load: Load, needed: u64, available: u64) -> R
         (Some(_), Some(_)) => advice.push("fewer train.states_per_step or train.actions_per_state"),
         (None, _) => {}
     }
-    if let Some(Learning { need, .. }) = load.learning {
+    if let Some(learning) = load.learning {
+        let need = learning.need;
         if need.activations > need.training / 4 {
             advice.push("learner.activation_checkpointing = true");
             advice.push("a smaller learner.micro_batch_tokens");
@@ -125,6 +193,13 @@ fn refuse(phase: &str, dir: &Path, load: Load, needed: u64, available: u64) -> R
             advice.push("a smaller learner.loss_chunk_tokens");
         }
         if need.training > need.weights {
+            match (learning.keeps_shares, learning.replicas) {
+                (true, _) => {
+                    advice.push("more learner nodes, which makes each one's share smaller")
+                }
+                (false, 2..) => advice.push("learner.shard_optimizer = true"),
+                (false, _) => {}
+            }
             advice.push("learner.lora, which trains adapters only");
         }
         if need.reference > 0 {
@@ -146,12 +221,12 @@ pub fn gib(bytes: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use learner::{BatchSize, ComputeType, LearnerConfig};
 
-    /// SmolLM2-135M: 134,515,008 parameters.
-    fn smollm2() -> DecoderSpec {
+    /// The configuration of SmolLM2-135M: 134,515,008 parameters.
+    pub(crate) fn smollm2_folder() -> tempfile::TempDir {
         let config = r#"{
             "model_type": "llama", "vocab_size": 49152, "hidden_size": 576,
             "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
@@ -160,7 +235,11 @@ mod tests {
         }"#;
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("config.json"), config).unwrap();
-        model::spec_of(dir.path()).unwrap()
+        dir
+    }
+
+    fn smollm2() -> DecoderSpec {
+        model::spec_of(smollm2_folder().path()).unwrap()
     }
 
     fn sampling(samplers: u64, sequences: u64) -> Load {
@@ -180,17 +259,16 @@ mod tests {
             dtype,
             ..Default::default()
         };
-        let batch = BatchSize {
-            tokens: 1 << 20,
-            longest: 512,
+        let demand = Demand {
+            batch: BatchSize {
+                tokens: 1 << 20,
+                longest: 512,
+            },
+            has_reference,
         };
-        let need = MemoryNeed::of(&smollm2(), &config, Device::Cpu, batch, has_reference, 1);
         Load {
             sampling: None,
-            learning: Some(Learning {
-                kind: dtype.kind(Device::Cpu),
-                need,
-            }),
+            learning: Some(Learning::of(&smollm2(), &config, Device::Cpu, demand, 1)),
         }
     }
 
@@ -223,12 +301,30 @@ mod tests {
         assert_eq!(referred, bf16 + 2 * P);
     }
 
+    /// A phase that follows another must not be refused for what that one has given back.
+    #[test]
+    fn what_was_freed_can_be_taken_again() {
+        const BYTES: usize = 1 << 30;
+        let touched = vec![1u8; BYTES];
+        let before = freed();
+        assert_eq!(std::hint::black_box(touched)[BYTES - 1], 1);
+        let after = freed();
+        assert!(
+            after >= before + BYTES as u64 * 9 / 10,
+            "{before} and then {after} bytes"
+        );
+    }
+
+    fn refusal(load: Load) -> String {
+        let needed = bytes(&smollm2(), load);
+        let refused = refuse("training", Path::new("m"), load, needed, 1 << 30);
+        refused.unwrap_err().to_string()
+    }
+
     #[test]
     fn a_refusal_names_the_knobs_that_help() {
         let load = learning(ComputeType::Bf16, true);
-        let dir = Path::new("m");
-        let error = refuse("training", dir, load, bytes(&smollm2(), load), 1 << 30).unwrap_err();
-        let error = error.to_string();
+        let error = refusal(load);
         for knob in [
             "learner.activation_checkpointing = true",
             "learner.micro_batch_tokens",
@@ -237,6 +333,45 @@ mod tests {
         ] {
             assert!(error.contains(knob), "{knob}: {error}");
         }
+        let elsewhere = ["shard_optimizer", "more learner nodes"];
+        assert!(
+            elsewhere.iter().all(|knob| !error.contains(knob)),
+            "{error}"
+        );
+        let beside = |keeps_shares| {
+            let learning = load.learning.map(|alone| Learning {
+                replicas: 4,
+                keeps_shares,
+                ..alone
+            });
+            refusal(Load { learning, ..load })
+        };
+        assert!(beside(false).contains("learner.shard_optimizer = true"));
+        assert!(beside(true).contains("more learner nodes"));
+    }
+
+    #[test]
+    fn shares_are_counted_for_the_learners_there_will_be() {
+        let config = LearnerConfig {
+            shard_optimizer: true,
+            ..Default::default()
+        };
+        let demand = Demand {
+            batch: BatchSize {
+                tokens: 1 << 20,
+                longest: 512,
+            },
+            has_reference: false,
+        };
+        let needs = [1, 2, 8].map(|replicas| {
+            let learning = Learning::of(&smollm2(), &config, Device::Cpu, demand, replicas);
+            let load = Load {
+                sampling: None,
+                learning: Some(learning),
+            };
+            bytes(&smollm2(), load)
+        });
+        assert!(needs.is_sorted_by(|more, less| more > less), "{needs:?}");
     }
 
     #[test]

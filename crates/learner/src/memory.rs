@@ -9,6 +9,7 @@ use crate::flat::Layout;
 use crate::shards::Kept;
 use crate::sync::Buckets;
 use model::DecoderSpec;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
 /// What libtorch, its buffers for matrix products, and the program itself take.
@@ -18,7 +19,7 @@ const PROGRAM: u64 = 150 << 20;
 const BLOCK_EXCESS: u64 = 96;
 
 /// How much a step is given, at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchSize {
     /// Tokens of all sequences.
     pub tokens: u64,

@@ -4,6 +4,7 @@
 use super::head::Elsewhere;
 use super::replica::RingOrder;
 use crate::config::{ClusterSection, Config, JudgeSection};
+use crate::machine_memory::Demand;
 use actors::cluster::{Order, Orders};
 use actors::ports::EngineError;
 use actors::remote::{Blobs, CheckpointHook, Loan};
@@ -51,6 +52,10 @@ pub enum Ordered {
         adapters: Option<FileSet>,
         /// The learner.
         settings: Box<LearnerSettings>,
+        /// What it will be asked for.
+        demand: Demand,
+        /// How many learners there will be, as far as that is known.
+        replicas: usize,
         /// How it meets others.
         ring: RingOrder,
         /// Which of the run's learners it is.
@@ -167,6 +172,8 @@ pub struct LearnerOrder {
     pub start: PathBuf,
     /// The learner.
     pub config: LearnerConfig,
+    /// What it will be asked for.
+    pub demand: Demand,
     /// Which of the run's learners it is.
     pub arm: String,
     /// Where its checkpoints are kept here.
@@ -320,6 +327,8 @@ impl FleetOrders {
                     checkpoint,
                     adapters,
                     settings: Box::new(order.config.clone().into()),
+                    demand: order.demand,
+                    replicas: self.section.expected_replicas(),
                     ring: RingOrder {
                         run: self.ring_run(),
                         tls: self.section.ring_tls,

@@ -4,6 +4,7 @@ use super::orders::{JudgeOrder, Ordered};
 use super::replica::{Berth, ReplicaPort, RingOrder};
 use crate::engine::{LearnerPort, Machine};
 use crate::judges;
+use crate::machine_memory::{self, Demand, Learning, Load, Sampling};
 use actors::ports::EngineError;
 use actors::remote::{Engine, Outfitter, pull_folder};
 use anyhow::{Context, Result};
@@ -15,6 +16,7 @@ use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
+use tch::Device;
 use tools::registry::Registry;
 use transport::Connection;
 
@@ -54,17 +56,25 @@ impl Outfit {
                 kept_sequences,
             } => {
                 let dir = self.model(&model, bulk).await?;
+                let machine = self.machine.computing_in(dtype);
+                let sampling = Sampling {
+                    samplers: 1,
+                    sequences: (max_batch + kept_sequences) as u64,
+                    context_tokens: max_context_tokens as u64,
+                    kind: machine.kind,
+                };
+                let load = Load {
+                    sampling: Some(sampling),
+                    learning: None,
+                };
+                machine_memory::check("sampler", &dir, machine.device, load)?;
                 let engine = EngineConfig {
                     max_batch,
                     max_context_tokens,
                     kept_sequences,
                     ..EngineConfig::default()
                 };
-                let samplers = self
-                    .machine
-                    .computing_in(dtype)
-                    .samplers(&dir, engine, 1)
-                    .await?;
+                let samplers = machine.samplers(&dir, engine, 1).await?;
                 let sampler = samplers
                     .into_iter()
                     .next()
@@ -83,18 +93,21 @@ impl Outfit {
                 checkpoint,
                 adapters,
                 settings,
+                demand,
+                replicas,
                 ring,
                 arm,
                 epoch,
             } => {
                 let start = self.model(&start, bulk).await?;
+                let mut config = LearnerConfig::from(*settings);
+                fits(&start, self.machine.device, &config, demand, replicas)?;
                 let root = self.folder.join("learner").join(format!("{arm}-{epoch}"));
                 // What earlier epochs left is of no use any more: the controller has the checkpoints.
                 self.clear(&self.folder.join("learner"))?;
                 if let Some((name, files)) = checkpoint {
                     pull_folder(bulk, &files, &root.join(name)).await?;
                 }
-                let mut config = LearnerConfig::from(*settings);
                 if let (Some(lora), Some(files)) = (&mut config.lora, adapters) {
                     lora.start = Some(self.model(&files, bulk).await?);
                 }
@@ -160,6 +173,23 @@ impl Outfit {
     }
 }
 
+/// Refuses a learner that this machine has no memory for, before its checkpoint is pulled: one that
+/// the system kills in mid step takes the node's other engines with it.
+fn fits(
+    start: &Path,
+    device: Device,
+    config: &LearnerConfig,
+    demand: Demand,
+    replicas: usize,
+) -> Result<()> {
+    let spec = model::spec_of(start)?;
+    let load = Load {
+        sampling: None,
+        learning: Some(Learning::of(&spec, config, device, demand, replicas)),
+    };
+    machine_memory::check("learner", start, device, load)
+}
+
 /// A name that two sets of files share only if they hold the same. The checksums guard against mixing
 /// models up, not against an attack: the controller is trusted with more than that.
 fn name_of(files: &FileSet) -> String {
@@ -195,6 +225,7 @@ fn make_room(models: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use learner::BatchSize;
     use proto::cluster::BlobRef;
 
     #[test]
@@ -207,6 +238,26 @@ mod tests {
         for other in [set("b", 1, 2, 3), set("a", 1, 3, 3), set("a", 1, 2, 4)] {
             assert_ne!(name, name_of(&other));
         }
+    }
+
+    #[test]
+    fn a_learner_that_does_not_fit_is_refused_before_it_is_loaded() {
+        let start = machine_memory::tests::smollm2_folder();
+        let config = LearnerConfig::default();
+        let fits_with = |longest: u64| {
+            let demand = Demand {
+                batch: BatchSize {
+                    tokens: longest,
+                    longest,
+                },
+                has_reference: false,
+            };
+            fits(start.path(), Device::Cpu, &config, demand, 2)
+        };
+        fits_with(64).unwrap();
+        let error = fits_with(1 << 40).unwrap_err().to_string();
+        assert!(error.contains("the learner needs about"), "{error}");
+        assert!(error.contains("shard_optimizer"), "{error}");
     }
 
     #[test]

@@ -536,6 +536,14 @@ impl Default for ClusterSection {
 }
 
 impl ClusterSection {
+    /// How many learners train side by side, as far as that is known before they are there.
+    pub fn expected_replicas(&self) -> usize {
+        match self.replicas {
+            0 => self.wait_for.learner.max(1),
+            replicas => replicas,
+        }
+    }
+
     /// How weights are brought to nodes.
     pub fn weights(&self) -> SpreadPlan {
         SpreadPlan {

@@ -1,10 +1,10 @@
 //! This machine.
 
 use super::finding::{Finding, Status};
-use crate::machine_memory::gib;
+use crate::machine_memory::{self, gib};
 use collective::nccl::Library;
 use std::path::{Path, PathBuf};
-use sysinfo::{Disks, System};
+use sysinfo::Disks;
 
 /// Least free disk for a run of a small model with checkpoints.
 pub const LEAST_DISK_BYTES: u64 = 5 << 30;
@@ -137,9 +137,7 @@ fn bf16() -> Finding {
 }
 
 fn memory() -> Finding {
-    let mut system = System::new();
-    system.refresh_memory();
-    let (available, total) = (system.available_memory(), system.total_memory());
+    let (available, total) = machine_memory::available_of_total();
     let found = format!("{} of {} available", gib(available), gib(total));
     if available >= LEAST_MEMORY_BYTES {
         return Finding::ok("memory", found);

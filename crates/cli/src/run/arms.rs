@@ -132,9 +132,12 @@ async fn supervised(
     if is_finished(run, arm) {
         return Ok(());
     }
+    let longest = plan.samples.iter().map(|s| s.tokens.len()).max();
+    let demand = preflight::dialogues(plan.batch, longest.unwrap_or_default() as u64);
     let elsewhere = (!run.is_here(Role::Learner)).then(|| LearnerOrder {
         start: start.to_owned(),
         config: config.clone(),
+        demand,
         arm: arm.to_owned(),
         checkpoints: run.folder.checkpoints(arm),
     });
@@ -142,9 +145,7 @@ async fn supervised(
         Some(_) => None,
         None => {
             let spec = model::spec_of(start)?;
-            let longest = plan.samples.iter().map(|s| s.tokens.len()).max();
-            let batch = preflight::dialogues(plan.batch, longest.unwrap_or_default() as u64);
-            let load = preflight::supervised_load(config, &run.machine, &spec, batch);
+            let load = preflight::supervised_load(config, &run.machine, &spec, demand);
             Some(learner(run, arm, start, config, load).await?)
         }
     };
@@ -230,6 +231,7 @@ async fn policy_fleet(
         elsewhere.learner = Some(LearnerOrder {
             start: run.start_model(),
             config,
+            demand: preflight::policy_steps(&run.config, section),
             arm: swirl(seed),
             checkpoints: run.folder.checkpoints(&swirl(seed)),
         });

@@ -3,12 +3,12 @@
 use crate::config::{Config, TrainSection};
 use crate::engine::{ChatTurns, Machine};
 use crate::judges;
-use crate::machine_memory::{self, Learning, Load, Sampling};
+use crate::machine_memory::{self, Demand, Learning, Load, Sampling};
 use crate::questions;
 use crate::usage::UsageError;
 use anyhow::Result;
 use control::phases::Phase;
-use learner::{BatchSize, Learner, LearnerConfig, LossKind, MemoryNeed};
+use learner::{BatchSize, Learner, LearnerConfig, LossKind};
 use model::DecoderSpec;
 use proto::Role;
 
@@ -106,16 +106,16 @@ fn memory(config: &Config, machine: &Machine, spec: &DecoderSpec, due: &[Phase])
         }
     };
     if let Some(warm) = &config.warm_start {
-        let batch = dialogues(warm.batch, warm.max_tokens as u64);
-        let load = supervised_load(&warm.learner, machine, spec, batch);
+        let demand = dialogues(warm.batch, warm.max_tokens as u64);
+        let load = supervised_load(&warm.learner, machine, spec, demand);
         check(Phase::WarmStart, "warm start", load)?;
     }
     let rollouts = rollout_load(config, machine);
     check(Phase::Generate, "generation of trajectories", rollouts)?;
     if let Some(imitation) = &config.imitation {
         let longest = u64::from(config.rollout.max_context_tokens);
-        let batch = dialogues(imitation.batch, longest);
-        let load = supervised_load(&imitation.learner, machine, spec, batch);
+        let demand = dialogues(imitation.batch, longest);
+        let load = supervised_load(&imitation.learner, machine, spec, demand);
         check(Phase::Train, "imitation", load)?;
     }
     if let Some(train) = &config.train {
@@ -139,12 +139,30 @@ pub fn rollout_load(config: &Config, machine: &Machine) -> Load {
     }
 }
 
-/// Steps of `count` dialogues of up to `longest` tokens.
-pub fn dialogues(count: usize, longest: u64) -> BatchSize {
-    BatchSize {
-        tokens: (count as u64).saturating_mul(longest),
-        longest,
+/// Supervised steps of `count` dialogues of up to `longest` tokens.
+pub fn dialogues(count: usize, longest: u64) -> Demand {
+    let tokens = (count as u64).saturating_mul(longest);
+    Demand {
+        batch: BatchSize { tokens, longest },
+        has_reference: false,
     }
+}
+
+/// Steps of reinforcement learning.
+pub fn policy_steps(config: &Config, train: &TrainSection) -> Demand {
+    let longest = u64::from(config.rollout.max_context_tokens) + u64::from(train.max_action_tokens);
+    let learner = &train.learner;
+    Demand {
+        batch: BatchSize {
+            tokens: sequences(train).saturating_mul(longest),
+            longest,
+        },
+        has_reference: learner.kl.coefficient > 0.0 || learner.loss.kind == LossKind::Dpo,
+    }
+}
+
+fn sequences(train: &TrainSection) -> u64 {
+    (train.states_per_step as u64).saturating_mul(train.actions_per_state.into())
 }
 
 /// What supervised steps hold.
@@ -152,14 +170,11 @@ pub fn supervised_load(
     learner: &LearnerConfig,
     machine: &Machine,
     spec: &DecoderSpec,
-    batch: BatchSize,
+    demand: Demand,
 ) -> Load {
     Load {
         sampling: None,
-        learning: Some(Learning {
-            kind: learner.dtype.kind(machine.device),
-            need: MemoryNeed::of(spec, learner, machine.device, batch, false, 1),
-        }),
+        learning: Some(Learning::of(spec, learner, machine.device, demand, 1)),
     }
 }
 
@@ -170,24 +185,14 @@ pub fn policy_load(
     machine: &Machine,
     spec: &DecoderSpec,
 ) -> Load {
-    let learner = &train.learner;
-    let longest = u64::from(config.rollout.max_context_tokens) + u64::from(train.max_action_tokens);
-    let sequences = (train.states_per_step as u64).saturating_mul(train.actions_per_state.into());
-    let batch = BatchSize {
-        tokens: sequences.saturating_mul(longest),
-        longest,
-    };
-    let has_reference = learner.kl.coefficient > 0.0 || learner.loss.kind == LossKind::Dpo;
+    let (device, demand) = (machine.device, policy_steps(config, train));
     Load {
         sampling: config.cluster.is_here(Role::Sampler).then_some(Sampling {
             samplers: config.actors.samplers as u64,
-            sequences,
-            context_tokens: longest,
+            sequences: sequences(train),
+            context_tokens: demand.batch.longest,
             kind: machine.kind,
         }),
-        learning: Some(Learning {
-            kind: learner.dtype.kind(machine.device),
-            need: MemoryNeed::of(spec, learner, machine.device, batch, has_reference, 1),
-        }),
+        learning: Some(Learning::of(spec, &train.learner, device, demand, 1)),
     }
 }

@@ -52,13 +52,11 @@ impl Facts {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.unwrap_or_default();
         let left = credentials.not_after().unix_timestamp() - now.as_secs() as i64;
-        let mut system = sysinfo::System::new();
-        system.refresh_memory();
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             clock_ms: now.as_millis() as u64,
             disk_bytes: crate::doctor::machine::free_disk(),
-            memory_bytes: system.available_memory(),
+            memory_bytes: crate::machine_memory::available(),
             cores: std::thread::available_parallelism().map_or(1, |n| n.get()),
             gpus: usize::try_from(tch::Cuda::device_count()).unwrap_or(0),
             certificate_days: left / 86_400,
