@@ -146,15 +146,19 @@ pub fn available_of_total() -> (u64, u64) {
     (left.saturating_add(freed()), total)
 }
 
-/// Bytes that this process has freed, and that its allocator keeps for it (`.cargo/config.toml`).
+/// Bytes of the pages that this process has freed, and that its allocator keeps for it
+/// (`.cargo/config.toml`).
 fn freed() -> u64 {
     #[cfg(target_os = "linux")]
     {
         use tikv_jemalloc_ctl::{epoch, stats};
-        let sizes = epoch::advance()
-            .and_then(|_| Ok((stats::resident::read()?, stats::allocated::read()?)));
-        match sizes {
-            Ok((resident, allocated)) => resident.saturating_sub(allocated) as u64,
+        let pages = || -> Result<usize, tikv_jemalloc_ctl::Error> {
+            epoch::advance()?;
+            let used = stats::active::read()? + stats::metadata::read()?;
+            Ok(stats::resident::read()?.saturating_sub(used))
+        };
+        match pages() {
+            Ok(pages) => pages as u64,
             Err(error) => {
                 tracing::debug!(%error, "The allocator does not say what it keeps.");
                 0

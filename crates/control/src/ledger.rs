@@ -517,6 +517,7 @@ impl Ledger {
 
     /// Ends one lease of two or of one; the item has no place in the queue after the last.
     fn end_hold(&mut self, slot: u32, hold: Hold) {
+        let is_spent = self.is_spent(&self.slots[slot as usize]);
         let entry = &mut self.slots[slot as usize];
         let State::Leased { first, second } = entry.state else {
             return;
@@ -530,7 +531,9 @@ impl Ledger {
         };
         entry.state = match left {
             Some(first) => {
-                self.single.insert((first.since_ms, slot));
+                if !is_spent {
+                    self.single.insert((first.since_ms, slot));
+                }
                 State::Leased {
                     first,
                     second: None,
@@ -561,19 +564,15 @@ impl Ledger {
 
     /// Ends a lease. If it was the item's only one: back into the queue (true), or failed (false).
     fn retry_or_give_up(&mut self, slot: u32, hold: Hold, ending: Ending, reason: String) -> bool {
-        self.end_hold(slot, hold);
         let entry = &mut self.slots[slot as usize];
         match ending {
             Ending::Failed => entry.failures += 1,
             Ending::Lost => entry.losses += 1,
         }
+        self.end_hold(slot, hold);
         let is_spent = self.is_spent(&self.slots[slot as usize]);
         let entry = &mut self.slots[slot as usize];
-        if let State::Leased { first, .. } = entry.state {
-            // Another lease goes on. The last try is its own.
-            if is_spent {
-                self.single.remove(&(first.since_ms, slot));
-            }
+        if entry.state != State::Unleased {
             return true;
         }
         if !is_spent {

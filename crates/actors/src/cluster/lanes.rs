@@ -77,6 +77,7 @@ impl Cluster {
             data: None,
             bulk: None,
             ordered: None,
+            times_ordered: 0,
             is_undecided: false,
             arrived: BTreeSet::new(),
             equipping: Arc::default(),

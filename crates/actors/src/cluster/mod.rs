@@ -215,6 +215,8 @@ struct Node {
     bulk: Option<Arc<dyn Connection>>,
     /// The engagement whose orders it has.
     ordered: Option<u64>,
+    /// How often it was given orders: who gave them last asks again when they cannot be taken.
+    times_ordered: u64,
     /// Whether it is to train is being found out.
     is_undecided: bool,
     /// Engines that a controller was told of: the engagement, and the key of the order.

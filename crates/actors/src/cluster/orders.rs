@@ -143,6 +143,8 @@ impl Cluster {
             return;
         }
         node.ordered = Some(number);
+        node.times_ordered += 1;
+        let time = node.times_ordered;
         let has_learners = engaged.orders.roles().contains(&Role::Learner);
         node.is_undecided = has_learners && member.roles.contains(&Role::Learner);
         let cluster = self.clone();
@@ -150,6 +152,9 @@ impl Cluster {
         tokio::spawn(async move {
             loop {
                 let one = equipping.lock().await;
+                if !cluster.is_newest_order(id, time) {
+                    return;
+                }
                 let Err(error) = cluster.equip(id, number).await else {
                     return;
                 };
@@ -165,6 +170,13 @@ impl Cluster {
                 tokio::time::sleep(RETRY).await;
             }
         });
+    }
+
+    /// Whether a node was given no orders after these, which ask for all that these would.
+    fn is_newest_order(&self, id: NodeId, time: u64) -> bool {
+        let state = self.lock();
+        let node = state.nodes.get(&id);
+        node.is_some_and(|node| node.times_ordered == time)
     }
 
     /// Has a node open its engines, and tells the controller of them. Ends well, too, when the node

@@ -59,7 +59,7 @@ impl Outfit {
                 let machine = self.machine.computing_in(dtype);
                 let sampling = Sampling {
                     samplers: 1,
-                    sequences: (max_batch + kept_sequences) as u64,
+                    sequences: max_batch.saturating_add(kept_sequences) as u64,
                     context_tokens: max_context_tokens as u64,
                     kind: machine.kind,
                 };
