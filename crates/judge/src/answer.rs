@@ -1,5 +1,9 @@
 //! The default outcome judge: numeric and textual equality with the answer key.
 
+mod reading;
+
+pub use reading::{Reading, read, read_key};
+
 use crate::numeric::Amount;
 use crate::text::normalize_answer;
 use crate::verdict::{Signature, hash};
