@@ -1,7 +1,7 @@
-//! When two numbers are the same, and which number a text says.
+//! When two numbers are the same.
 
 use num_traits::{One, Signed, Zero, pow};
-use tools::number::{NumberSpan, Rational, number_spans, number_words, parse_number};
+use tools::number::Rational;
 
 /// A value with more decimals than this may be written rounded; a shorter one is written out.
 const ROUNDED_BEYOND_PLACES: u32 = 2;
@@ -52,64 +52,12 @@ pub(crate) struct Amount {
 }
 
 impl Amount {
-    fn of(text: &str, span: &NumberSpan) -> Self {
-        let written = text[span.range.clone()].to_lowercase();
-        let is_percent = ["%", "per", "pct"]
-            .iter()
-            .any(|sign| written.contains(sign));
-        let hundred = Rational::from_integer(100.into());
-        let is_plain = !written.contains(|c: char| c.is_alphabetic() || c == '/' || c == '%');
-        let fraction = written
-            .split_once('.')
-            .filter(|_| is_plain)
-            .map_or("", |(_, after)| after);
-        Self {
-            value: span.value.clone(),
-            percent: is_percent.then(|| &span.value * hundred),
-            places: fraction.chars().filter(char::is_ascii_digit).count() as u32,
-        }
-    }
-
     /// A value that is known exactly.
     pub fn exact(value: Rational) -> Self {
         Self {
             value,
             percent: None,
             places: 0,
-        }
-    }
-
-    /// The number that a text is, with currency and percent signs and nothing else, save for a
-    /// currency's name.
-    pub fn exactly(text: &str) -> Option<Self> {
-        const CURRENCIES: [&str; 5] = [" dollars", " dollar", " usd", " euros", " euro"];
-        let text = text.trim();
-        let lower = text.to_ascii_lowercase();
-        let cut = CURRENCIES
-            .iter()
-            .find(|name| lower.ends_with(*name))
-            .map_or(0, |name| name.len());
-        let text = &text[..text.len() - cut];
-        parse_number(text)?;
-        Self::only(text)
-    }
-
-    /// The one number that occurs in a text, amid any words: said twice it is still one. A number
-    /// in words counts where there are no digits and the text begins with it: `ten dollars`.
-    pub fn only(text: &str) -> Option<Self> {
-        let spans = number_spans(text);
-        if let Some((first, others)) = spans.split_first() {
-            let same = others.iter().all(|span| span.value == first.value);
-            return same.then(|| Self::of(text, first));
-        }
-        let first = text
-            .trim()
-            .split(char::is_whitespace)
-            .next()
-            .unwrap_or_default();
-        match number_words(text).as_slice() {
-            [value] if !number_words(first).is_empty() => Some(Self::exact(value.clone())),
-            _ => None,
         }
     }
 
@@ -177,55 +125,6 @@ mod tests {
         ];
         for (value, wanted) in rows {
             assert_eq!(decimals(&ratio(value)), wanted, "{value}");
-        }
-    }
-
-    #[test]
-    fn amounts() {
-        // text, value, places
-        let rows = [
-            ("$10.50", Some(("21/2", 2))),
-            ("10.", Some(("10", 0))),
-            ("about 1,234.5 km", Some(("2469/2", 1))),
-            ("50%", Some(("1/2", 0))),
-            ("12.5 percent", Some(("1/8", 0))),
-            ("1/2", Some(("1/2", 0))),
-            ("1.5e3", Some(("1500", 0))),
-            ("$10 (10 dollars)", Some(("10", 0))),
-            ("ten dollars", Some(("10", 0))),
-            ("Twenty-five", Some(("25", 0))),
-            ("no one", None),
-            ("nobody", None),
-            ("3 or 4", None),
-            ("1,0", None),
-            ("", None),
-        ];
-        for (text, wanted) in rows {
-            let found = Amount::only(text).map(|a| (a.value, a.places));
-            assert_eq!(
-                found,
-                wanted.map(|(value, places)| (ratio(value), places)),
-                "{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn exactly_a_number() {
-        for text in ["10", "$10", "10 dollars", " 1,000 ", "50 %", "-3", "5 USD"] {
-            assert!(Amount::exactly(text).is_some(), "{text}");
-        }
-        for text in [
-            "ten",
-            "Apollo 11",
-            "10:30",
-            "3 apples",
-            "",
-            "dollars",
-            "July 4",
-            "50 Cent",
-        ] {
-            assert!(Amount::exactly(text).is_none(), "{text}");
         }
     }
 }

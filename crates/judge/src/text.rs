@@ -19,6 +19,50 @@ fn is_punctuation(c: char) -> bool {
     c.is_ascii_punctuation() || matches!(c, '‘' | '’' | '“' | '”' | '´' | '–' | '—' | '…')
 }
 
+/// An answer as words are compared: as [`normalize_answer`] has it, but numbers in it keep what
+/// makes them: their points, signs, slashes and percent signs, so that `1.5` is not `15`, nor `A+`
+/// `A`. Where nothing but articles is left, they stay.
+pub(crate) fn spelled(text: &str) -> String {
+    let chars: Vec<char> = text.to_lowercase().chars().map(folded).collect();
+    let mut out = String::with_capacity(text.len());
+    for (at, &c) in chars.iter().enumerate() {
+        let before = at.checked_sub(1).map(|at| chars[at]);
+        match kept(c, before, &chars[at + 1..]) {
+            Some(c) => out.push(c),
+            None if c == ',' && before.is_some_and(|c| c.is_ascii_digit()) => {
+                let group = chars[at + 1..].iter().take_while(|c| c.is_ascii_digit());
+                out.push_str(if group.count() == 3 { "" } else { " " });
+            }
+            None => {}
+        }
+    }
+    let is_article = |word: &&str| matches!(*word, "a" | "an" | "the");
+    let words: Vec<&str> = out.split_whitespace().collect();
+    let telling: Vec<&str> = words.iter().copied().filter(|w| !is_article(w)).collect();
+    if telling.is_empty() { words } else { telling }.join(" ")
+}
+
+/// All dashes as one.
+fn folded(c: char) -> char {
+    if tools::number::is_minus(c) { '-' } else { c }
+}
+
+/// The character, if it is no punctuation or belongs to a number or a grade.
+fn kept(c: char, before: Option<char>, after: &[char]) -> Option<char> {
+    let digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
+    let word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    let next = after.first().copied();
+    let keep = match c {
+        '.' => digit(next) && (digit(before) || !word(before)),
+        ':' | '/' => digit(before) && digit(next),
+        '%' => digit(before),
+        '-' => (digit(next) && (digit(before) || !word(before))) || (word(before) && !word(next)),
+        '+' => (word(before) || before == Some('+')) && !word(next),
+        _ => !is_punctuation(c),
+    };
+    keep.then_some(c)
+}
+
 /// The words of a text, lower case and without punctuation around or within; articles stay out.
 pub(crate) fn words(text: &str) -> Vec<String> {
     let spaced: String = text
@@ -57,6 +101,31 @@ mod tests {
         ];
         for (text, wanted) in rows {
             assert_eq!(normalize_answer(text), wanted, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_within_words_keep_their_signs() {
+        let rows = [
+            ("The  Beatles!", "beatles"),
+            ("U.S.", "us"),
+            ("Jean-Luc", "jeanluc"),
+            ("O’Neill", "oneill"),
+            ("Version 1.5", "version 1.5"),
+            ("1892–94", "1892-94"),
+            ("at -5 or .5", "at -5 or .5"),
+            ("1,000 Islands", "1000 islands"),
+            ("50% Grey", "50% grey"),
+            ("A+", "a+"),
+            ("C++", "c++"),
+            ("B - 29", "b 29"),
+            ("F-16", "f16"),
+            ("A", "a"),
+            ("the", "the"),
+            ("", ""),
+        ];
+        for (text, wanted) in rows {
+            assert_eq!(spelled(text), wanted, "{text:?}");
         }
     }
 

@@ -1,0 +1,695 @@
+//! Typed values, and how a run of tokens is read as one.
+//!
+//! ```text
+//! list     = item { ("," | ";" | "and" | "or") item }
+//! item     = [ name "=" ] chain
+//! chain    = value { relation value }
+//! value    = date | time | range | ratio | intervals | sequence | set | matrix | quantity
+//! quantity = [ approximately ] sum [ unit { [ "and" ] number unit } ]
+//! ```
+
+use super::calendar::{self, Date, Time};
+use super::compare::accepts;
+use super::expression::{Node, Parser};
+use super::lexer::{Kind, Token};
+use super::quantity::{Unit, currency, unit};
+use super::typeset::{MATRIX, MATRIX_END, NEW_ROW, SET, SET_END};
+use crate::numeric::Amount;
+use tools::Rational;
+use tools::number::is_currency;
+use tools::units::Measure;
+
+/// How deep sequences and sets nest.
+const MAX_NESTING: usize = 8;
+/// The most items of a list, sequence or set.
+const MAX_ITEMS: usize = 128;
+
+/// What a text says.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Value {
+    /// A number or percentage.
+    Number(Amount),
+    Quantity(Quantity),
+    Time(Time),
+    Date(Date),
+    /// From one number to another, in the unit if there is one.
+    Range(Box<Value>, Box<Value>),
+    /// `3:2`
+    Ratio(Vec<Rational>),
+    /// A tuple, or an interval: its brackets count.
+    Sequence {
+        open: char,
+        close: char,
+        items: Vec<Value>,
+    },
+    /// Values in any order: a set, a list, alternatives.
+    Set(Vec<Value>),
+    /// A matrix by rows.
+    Matrix(Vec<Vec<Value>>),
+    /// An expression with variables, or one whose value is beyond bounds.
+    Expression(Node),
+    /// Sides with the relations between them.
+    Relation(Vec<Node>, Vec<char>),
+    Infinity {
+        negative: bool,
+    },
+}
+
+/// A number of something.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Quantity {
+    /// In the first unit it is written with.
+    pub amount: Amount,
+    pub unit: Unit,
+    /// The same in the other units of `5 feet 6 inches`.
+    pub otherwise: Vec<Rational>,
+}
+
+/// How a run of tokens may be read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mode {
+    /// Whether letters are variables.
+    pub variables: bool,
+    /// Whether the run is a whole text, so that nouns count as units.
+    pub alone: bool,
+}
+
+/// Reads values out of tokens.
+pub(super) struct Reader<'a> {
+    tokens: &'a [Token],
+    pub at: usize,
+    mode: Mode,
+    nesting: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(tokens: &'a [Token], at: usize, mode: Mode) -> Self {
+        Self {
+            tokens,
+            at,
+            mode,
+            nesting: 0,
+        }
+    }
+
+    fn peek(&self) -> Option<&'a Token> {
+        self.tokens.get(self.at)
+    }
+
+    fn sign(&self) -> Option<char> {
+        self.peek()?.sign()
+    }
+
+    fn word(&self) -> Option<String> {
+        Some(self.peek()?.word()?.to_lowercase())
+    }
+
+    fn eat(&mut self, wanted: char) -> bool {
+        let found = self.sign() == Some(wanted);
+        self.at += usize::from(found);
+        found
+    }
+
+    /// Items with commas, `and` or `or` between them; one item is itself. Items that say the same
+    /// are one.
+    pub fn list(&mut self) -> Option<Value> {
+        let mut names = Vec::new();
+        let mut items = vec![self.item(&mut names)?];
+        while items.len() < MAX_ITEMS {
+            let start = self.at;
+            if !self.separator() {
+                break;
+            }
+            match self.item(&mut names) {
+                Some(item) => items.push(item),
+                None => {
+                    self.at = start;
+                    break;
+                }
+            }
+        }
+        if items.len() == 1 {
+            return items.pop();
+        }
+        names.dedup();
+        let distinct = names.len() == items.len();
+        Some(match distinct {
+            // `x = 2, y = 3` is a point.
+            true => Value::Sequence {
+                open: '(',
+                close: ')',
+                items,
+            },
+            false => set(items),
+        })
+    }
+
+    fn separator(&mut self) -> bool {
+        let comma = self.eat(',') || self.eat(';');
+        let word = matches!(self.word().as_deref(), Some("and" | "or"));
+        self.at += usize::from(word);
+        comma || word
+    }
+
+    /// A value, perhaps named: `x = 5`. A name is words and brackets without a calculation.
+    fn item(&mut self, names: &mut Vec<String>) -> Option<Value> {
+        if let Some((name, taken)) = self.name() {
+            let start = self.at;
+            self.at += taken;
+            if let Some(value) = self.chain() {
+                names.push(name);
+                return Some(value);
+            }
+            self.at = start;
+        }
+        self.chain()
+    }
+
+    /// The name before an equals sign, and how many tokens it takes with the sign.
+    fn name(&self) -> Option<(String, usize)> {
+        const LONGEST: usize = 12;
+        let tail = &self.tokens[self.at..];
+        let end = tail
+            .iter()
+            .take(LONGEST)
+            .position(|token| matches!(token.sign(), Some('=' | '∈' | '≈')))?;
+        let (name, first) = (&tail[..end], tail.first()?);
+        let begins = first.word().is_some() || matches!(first.sign(), Some('∠' | '△'));
+        let fits = |token: &Token| match &token.kind {
+            Kind::Word(_) => true,
+            Kind::Number(number) => number.whole,
+            Kind::Sign(c) => matches!(
+                c,
+                '(' | ')' | '{' | '}' | '_' | '∠' | '△' | '′' | '°' | '|' | ','
+            ),
+        };
+        let one_word =
+            end == 1 || !self.mode.variables || !name.iter().any(|t| t.number().is_some());
+        let called = name
+            .iter()
+            .any(|token| matches!(token.sign(), Some('(' | '_')));
+        (begins && (one_word || called) && name.iter().all(fits))
+            .then(|| (format!("{:?}", name), end + 1))
+    }
+
+    /// Values with signs of relation between them. Equal numbers are one: `10 = $10.00`; but a
+    /// calculation beside its result, `4 + 4 = 8`, is working, and no value.
+    fn chain(&mut self) -> Option<Value> {
+        let start = self.at;
+        let first = self.value()?;
+        if !self.relation_follows() {
+            return Some(first);
+        }
+        if let Some(same) = self.equal_values(start, &first) {
+            return Some(same);
+        }
+        self.at = start;
+        self.relation()
+    }
+
+    fn relation_follows(&self) -> bool {
+        let sign = self.sign();
+        sign.is_some_and(is_relation) && self.tokens.get(self.at + 1).is_some()
+    }
+
+    /// The sides of `=` where each is one plain value and all are the same.
+    fn equal_values(&mut self, start: usize, first: &Value) -> Option<Value> {
+        let mut from = start;
+        let mut side_is_plain = self.is_plain(from);
+        while matches!(self.sign(), Some('=' | '≈')) {
+            self.at += 1;
+            from = self.at;
+            let next = self.value()?;
+            side_is_plain &= self.is_plain(from);
+            if !accepts(first, &next) && !accepts(&next, first) {
+                return None;
+            }
+        }
+        let end = self.sign().is_none_or(|sign| !is_relation(sign));
+        (side_is_plain && end).then(|| first.clone())
+    }
+
+    /// Whether what begins at this token is no calculation.
+    fn is_plain(&self, at: usize) -> bool {
+        let mut parser = Parser::new(self.tokens, at, self.mode.variables);
+        parser.sum().is_none_or(|node| node.is_plain())
+    }
+
+    fn relation(&mut self) -> Option<Value> {
+        let mut sides = vec![self.expression()?];
+        let mut signs = Vec::new();
+        while let Some(sign) = self.sign().filter(|c| is_relation(*c)) {
+            self.at += 1;
+            signs.push(sign);
+            sides.push(self.expression()?);
+        }
+        (!signs.is_empty()).then_some(Value::Relation(sides, signs))
+    }
+
+    fn expression(&mut self) -> Option<Node> {
+        let mut parser = Parser::new(self.tokens, self.at, self.mode.variables);
+        let node = parser.sum()?;
+        self.at = parser.at;
+        Some(node)
+    }
+
+    fn value(&mut self) -> Option<Value> {
+        if self.nesting > MAX_NESTING {
+            return None;
+        }
+        let tail = &self.tokens[self.at..];
+        if let Some((date, taken)) = calendar::date(tail) {
+            self.at += taken;
+            return Some(Value::Date(date));
+        }
+        if let Some((time, taken)) = calendar::time(tail) {
+            self.at += taken;
+            return Some(Value::Time(time));
+        }
+        let start = self.at;
+        for read in [
+            Self::range,
+            Self::ratio,
+            Self::sets,
+            Self::matrix,
+            Self::quantity,
+        ] {
+            if let Some(found) = read(self) {
+                return Some(found);
+            }
+            self.at = start;
+        }
+        None
+    }
+
+    /// `20 to 25`, `20–25`, `between 20 and 25 hours`, `1892–94`.
+    fn range(&mut self) -> Option<Value> {
+        let word = self.word();
+        let between = matches!(word.as_deref(), Some("between" | "from"));
+        self.at += usize::from(between);
+        let start = self.at;
+        let low = self.bound()?;
+        let link = self.word();
+        let joined = match link.as_deref() {
+            Some("to" | "through" | "until") => true,
+            Some("and") => between && word.as_deref() == Some("between"),
+            _ => false,
+        };
+        if joined {
+            self.at += 1;
+        } else if !self.dash_of_range(start) {
+            return None;
+        }
+        let mut high = self.bound()?;
+        if !joined {
+            high = self.ascending(start, &low, high)?;
+        }
+        Some(Value::Range(Box::new(low), Box::new(high)))
+    }
+
+    /// A number of a range with its unit.
+    fn bound(&mut self) -> Option<Value> {
+        let mut parser = Parser::new(self.tokens, self.at, false);
+        let negative = parser.eat('-');
+        let mut sign = parser.sign().filter(|c| is_currency(*c));
+        parser.at += usize::from(sign.is_some());
+        let number = parser.peek()?.number()?;
+        parser.at += 1;
+        let percent = parser.eat('%');
+        // The unit of `5-6 hours` is the second's.
+        let dashed = matches!(parser.sign(), Some('-' | '–'));
+        let unit = if dashed {
+            None
+        } else {
+            unit(&mut parser, false)
+        };
+        self.at = parser.at;
+        let node = Node::Number(number.value.clone(), number.places);
+        let node = if percent {
+            Node::Percent(Box::new(node))
+        } else {
+            node
+        };
+        let amount = amount(&if negative { node.minus() } else { node })?;
+        let unit = unit.or_else(|| currency(sign.take()?));
+        Some(with_unit(amount, unit))
+    }
+
+    /// A dash with numbers right before and behind it, or an en dash.
+    fn dash_of_range(&mut self, start: usize) -> bool {
+        let (Some(dash), Some(next)) = (self.peek(), self.tokens.get(self.at + 1)) else {
+            return false;
+        };
+        let negative = self.tokens[start].sign() == Some('-');
+        let glued = !dash.spaced && !next.spaced && !negative;
+        let found = matches!(dash.sign(), Some('-' | '–')) && glued;
+        self.at += usize::from(found);
+        found
+    }
+
+    /// A dash between numbers that fall is a minus sign: `5-3`; but `1892–94` are years.
+    fn ascending(&self, start: usize, low: &Value, high: Value) -> Option<Value> {
+        let (Some(a), Some(b)) = (number_of(low), number_of(&high)) else {
+            return None;
+        };
+        if a < b {
+            return Some(high);
+        }
+        let width = |at: usize| self.tokens.get(at)?.number().map(|n| n.width);
+        let years = width(start) == Some(4) && width(start + 2) == Some(2);
+        let century =
+            (a / Rational::from_integer(100.into())).floor() * Rational::from_integer(100.into());
+        let full = century + b;
+        (years && a < &full).then(|| Value::Number(Amount::exact(full)))
+    }
+
+    /// Numbers with colons between them.
+    fn ratio(&mut self) -> Option<Value> {
+        let mut parts = Vec::new();
+        loop {
+            let number = self.peek()?.number()?;
+            parts.push(number.value.clone());
+            self.at += 1;
+            let next = self.tokens.get(self.at + 1).and_then(Token::number);
+            if next.is_none() || !self.eat(':') {
+                break;
+            }
+        }
+        (parts.len() > 1).then_some(Value::Ratio(parts))
+    }
+
+    /// A tuple, interval or set, or a union of these.
+    fn sets(&mut self) -> Option<Value> {
+        let mut parts = vec![self.one_set()?];
+        while self.eat('∪') {
+            parts.push(self.one_set()?);
+        }
+        Some(match parts.len() {
+            1 => parts.swap_remove(0),
+            _ => Value::Set(parts),
+        })
+    }
+
+    fn one_set(&mut self) -> Option<Value> {
+        if self.eat('∅') {
+            return Some(Value::Set(Vec::new()));
+        }
+        let open = self.sign()?;
+        let ends: &[char] = match open {
+            '(' | '[' => &[')', ']'],
+            '⟨' => &['⟩'],
+            '<' => &['>'],
+            '{' => &['}'],
+            SET => &[SET_END],
+            _ => return None,
+        };
+        self.at += 1;
+        if matches!(open, '{' | SET) && ends.iter().any(|end| self.eat(*end)) {
+            return Some(Value::Set(Vec::new()));
+        }
+        let items = self.items()?;
+        let close = self.sign().filter(|c| ends.contains(c))?;
+        self.at += 1;
+        // In brackets one item is a group; in the braces of a set it is a set.
+        if items.len() < 2 && open != SET {
+            return None;
+        }
+        Some(match open {
+            '{' | SET => set_of(items),
+            '⟨' | '<' => Value::Sequence {
+                open: '(',
+                close: ')',
+                items,
+            },
+            _ => Value::Sequence { open, close, items },
+        })
+    }
+
+    fn items(&mut self) -> Option<Vec<Value>> {
+        self.nesting += 1;
+        let mode = self.mode;
+        self.mode.alone = false;
+        let mut items = vec![self.value()?];
+        while items.len() < MAX_ITEMS && (self.eat(',') || self.eat(';')) {
+            items.push(self.value()?);
+        }
+        self.mode = mode;
+        self.nesting -= 1;
+        Some(items)
+    }
+
+    fn matrix(&mut self) -> Option<Value> {
+        let inner = Mode {
+            alone: false,
+            ..self.mode
+        };
+        if !self.eat(MATRIX) {
+            return None;
+        }
+        let mut rows = vec![Vec::new()];
+        loop {
+            let mut cell = Reader::new(self.tokens, self.at, inner);
+            cell.nesting = self.nesting + 1;
+            let value = cell.value()?;
+            self.at = cell.at;
+            rows.last_mut().expect("there is a row").push(value);
+            if self.eat('&') {
+                continue;
+            }
+            let new_row = self.eat(NEW_ROW);
+            if self.eat(MATRIX_END) {
+                return Some(Value::Matrix(rows));
+            }
+            if !new_row || rows.len() > MAX_ITEMS {
+                return None;
+            }
+            rows.push(Vec::new());
+        }
+    }
+
+    /// A number with or without a unit, an expression, or the two values of one with `±`.
+    fn quantity(&mut self) -> Option<Value> {
+        let mut parser = Parser::new(self.tokens, self.at, self.mode.variables);
+        pass_over_approximation(&mut parser);
+        let node = parser.sum()?;
+        if let Some((upper, lower)) = node.branches() {
+            self.at = parser.at;
+            return Some(set(vec![constant(upper), constant(lower)]));
+        }
+        let unit = unit(&mut parser, self.mode.alone);
+        let sign = parser.currency;
+        self.at = parser.at;
+        let Some(amount) = amount(&node) else {
+            return unit.is_none().then(|| constant(node));
+        };
+        let mut value = match (sign, unit) {
+            (Some(sign), unit) => with_unit(amount, money(sign, unit)),
+            (None, unit) => with_unit(amount, unit),
+        };
+        while let Some(sum) = self.and_smaller(&value) {
+            value = sum;
+        }
+        Some(value)
+    }
+
+    /// `and 0 cents` of `18 dollars and 0 cents`, `30m` of `2h30m`: a smaller unit of the same
+    /// kind.
+    fn and_smaller(&mut self, value: &Value) -> Option<Value> {
+        let Value::Quantity(Quantity {
+            amount,
+            unit:
+                Unit::Measure {
+                    readings,
+                    per: None,
+                    ..
+                },
+            otherwise,
+        }) = value
+        else {
+            return None;
+        };
+        let mut parser = Parser::new(self.tokens, self.at, false);
+        let comma = parser.eat(',');
+        let and = parser
+            .peek()
+            .and_then(Token::word)
+            .is_some_and(|w| w.eq_ignore_ascii_case("and"));
+        parser.at += usize::from(and);
+        let number = parser.peek()?.number()?.clone();
+        parser.at += 1;
+        let Unit::Measure {
+            readings: smaller, ..
+        } = unit(&mut parser, false)?
+        else {
+            return None;
+        };
+        let (large, small) = pair(readings, &smaller)?;
+        if small.factor >= large.factor || (comma && !and && number.places > 0) {
+            return None;
+        }
+        self.at = parser.at;
+        if self.mode.alone {
+            let tail = &self.tokens[self.at..];
+            let described = tail.iter().all(|token| token.word().is_some());
+            self.at += if described { tail.len() } else { 0 };
+        }
+        Some(joined(amount, (large, small), &number.value, otherwise))
+    }
+}
+
+/// `amount` of the larger unit and `more` of the smaller one.
+fn joined(
+    amount: &Amount,
+    (large, small): (&Measure, &Measure),
+    more: &Rational,
+    otherwise: &[Rational],
+) -> Value {
+    let ratio = &small.factor / &large.factor;
+    let more = if amount.value < Rational::from_integer(0.into()) {
+        -more
+    } else {
+        more.clone()
+    };
+    let total = &amount.value + more * &ratio;
+    let in_small = &total / &ratio;
+    Value::Quantity(Quantity {
+        amount: Amount::exact(total),
+        unit: Unit::Measure {
+            readings: vec![large.clone()],
+            whole: None,
+            per: None,
+        },
+        otherwise: otherwise.iter().cloned().chain([in_small]).collect(),
+    })
+}
+
+/// The meanings of two names that measure the same.
+fn pair<'a>(one: &'a [Measure], other: &'a [Measure]) -> Option<(&'a Measure, &'a Measure)> {
+    one.iter().find_map(|a| {
+        let b = other.iter().find(|b| a.dimension == b.dimension)?;
+        Some((a, b))
+    })
+}
+
+pub(super) fn is_relation(c: char) -> bool {
+    matches!(c, '=' | '<' | '>' | '≤' | '≥' | '≠' | '≈' | '∈' | '≡')
+}
+
+/// `about`, `≈`: what is said is still the number.
+fn pass_over_approximation(parser: &mut Parser<'_>) {
+    let word = parser.peek().and_then(Token::word).map(str::to_lowercase);
+    let approximately = matches!(
+        word.as_deref(),
+        Some(
+            "about"
+                | "approximately"
+                | "approx"
+                | "around"
+                | "roughly"
+                | "circa"
+                | "exactly"
+                | "only"
+                | "just"
+        )
+    ) || parser.sign() == Some('≈');
+    if approximately {
+        parser.at += 1;
+        parser.eat('.');
+    }
+}
+
+/// The unit of an amount with a sign of currency: `$12 per hour`, `$5 USD`.
+fn money(sign: char, unit: Option<Unit>) -> Option<Unit> {
+    let Some(Unit::Measure { readings: main, .. }) = currency(sign) else {
+        return unit;
+    };
+    match unit {
+        // The words behind the sign name what it costs, or the currency again.
+        None | Some(Unit::Noun(_) | Unit::Ordinal | Unit::Radix(_)) => currency(sign),
+        Some(unit) => match &unit {
+            Unit::Measure { readings, .. } if readings[0].currency().is_some() => Some(unit),
+            _ => Some(Unit::Measure {
+                readings: main,
+                whole: None,
+                per: Some(unit.name()),
+            }),
+        },
+    }
+}
+
+fn with_unit(amount: Amount, unit: Option<Unit>) -> Value {
+    match unit {
+        None => Value::Number(amount),
+        Some(unit) => Value::Quantity(Quantity {
+            amount,
+            unit,
+            otherwise: Vec::new(),
+        }),
+    }
+}
+
+/// The number that an expression comes to; `None` where it has variables, is infinite or beyond
+/// bounds.
+pub(super) fn amount(node: &Node) -> Option<Amount> {
+    let negated = |amount: Amount| Amount {
+        value: -amount.value,
+        percent: amount.percent.map(|percent| -percent),
+        places: amount.places,
+    };
+    match node {
+        Node::Number(value, places) => Some(Amount {
+            value: value.clone(),
+            percent: None,
+            places: *places,
+        }),
+        Node::Negative(inner) => amount(inner).map(negated),
+        Node::Percent(inner) => {
+            let percent = inner.constant()?;
+            Some(Amount {
+                value: &percent / Rational::from_integer(100.into()),
+                percent: Some(percent),
+                places: 0,
+            })
+        }
+        _ => node.constant().map(Amount::exact),
+    }
+}
+
+/// An expression as the value it has.
+pub(super) fn constant(node: Node) -> Value {
+    match (&node, amount(&node)) {
+        (_, Some(amount)) => Value::Number(amount),
+        (Node::Infinity, _) => Value::Infinity { negative: false },
+        (Node::Negative(inner), _) if **inner == Node::Infinity => {
+            Value::Infinity { negative: true }
+        }
+        _ => Value::Expression(node),
+    }
+}
+
+/// The number of a value that has one.
+pub(super) fn number_of(value: &Value) -> Option<&Rational> {
+    match value {
+        Value::Number(amount) => Some(&amount.value),
+        Value::Quantity(quantity) => Some(&quantity.amount.value),
+        _ => None,
+    }
+}
+
+/// Values in any order, each once; one value is itself.
+fn set(items: Vec<Value>) -> Value {
+    match set_of(items) {
+        Value::Set(mut items) if items.len() == 1 => items.swap_remove(0),
+        set => set,
+    }
+}
+
+fn set_of(items: Vec<Value>) -> Value {
+    let mut distinct: Vec<Value> = Vec::with_capacity(items.len());
+    for item in items {
+        if !distinct.iter().any(|known| accepts(known, &item)) {
+            distinct.push(item);
+        }
+    }
+    Value::Set(distinct)
+}
