@@ -2,7 +2,7 @@
 
 use super::expression::Parser;
 use super::lexer::{Kind, Token};
-use tools::units::{Measure, currency_sign, is_adjective, measures, singular};
+use tools::units::{Base, Measure, currency_sign, is_adjective, measures, singular};
 
 /// The most words of a noun phrase.
 const MAX_WORDS: usize = 6;
@@ -51,6 +51,18 @@ impl Unit {
 /// The unit of a sign of currency.
 pub(super) fn currency(sign: char) -> Option<Unit> {
     Some(Unit::measure(vec![currency_sign(sign)?]))
+}
+
+/// The unit of an amount with a sign of currency before it, with what follows: `$12 per hour`,
+/// `$5 USD`.
+pub(super) fn money(parser: &mut Parser<'_>, sign: char, alone: bool) -> Option<Unit> {
+    let start = parser.at;
+    let named = power_of_measure(parser, alone).filter(|named| named[0].currency().is_some());
+    if named.is_none() {
+        parser.at = start;
+    }
+    let readings = named.unwrap_or(vec![currency_sign(sign)?]);
+    Some(per(parser, readings, alone))
 }
 
 /// The unit that follows a number at the parser's place, which moves behind it.
@@ -112,21 +124,23 @@ fn radix(parser: &mut Parser<'_>) -> Option<Unit> {
 
 fn measured(parser: &mut Parser<'_>, alone: bool) -> Option<Unit> {
     let readings = power_of_measure(parser, alone)?;
-    let mut unit = Unit::measure(readings);
-    if let Unit::Measure {
-        readings,
-        whole,
-        per,
-    } = &mut unit
-        && let Some((name, measure)) = denominator(parser, alone)
-    {
-        *whole = measure.map(|below| Box::new(readings[0].clone().per(&below)));
-        *per = Some(name);
-    }
+    Some(per(parser, readings, alone))
+}
+
+/// A measure with the `per …` that follows it, and past what only describes.
+fn per(parser: &mut Parser<'_>, readings: Vec<Measure>, alone: bool) -> Unit {
+    let below = denominator(parser, alone);
     if alone {
         pass_over_description(parser);
     }
-    Some(unit)
+    match below {
+        None => Unit::measure(readings),
+        Some((name, below)) => Unit::Measure {
+            whole: below.map(|below| Box::new(readings[0].clone().per(&below))),
+            per: Some(name),
+            readings,
+        },
+    }
 }
 
 /// A unit of measure with its power: `feet`, `square feet`, `m²`, `cm^3`.
@@ -144,7 +158,8 @@ fn power_of_measure(parser: &mut Parser<'_>, alone: bool) -> Option<Vec<Measure>
         parser.at += usize::from(stop);
     }
     let mut readings = named_measure(parser, alone)?;
-    let written = written_power(parser);
+    let is_length = readings[0].dimension.iter().eq([(&Base::Length, &1)]);
+    let written = written_power(parser, is_length);
     for reading in &mut readings {
         *reading = reading.clone().to_the(power * written);
     }
@@ -224,7 +239,8 @@ fn degrees(parser: &mut Parser<'_>) -> Option<Vec<Measure>> {
     Some(measures(scale.unwrap_or("degree")))
 }
 
-fn written_power(parser: &mut Parser<'_>) -> i8 {
+/// A power behind a unit; digits right behind it only for lengths, `m2`.
+fn written_power(parser: &mut Parser<'_>, is_length: bool) -> i8 {
     let start = parser.at;
     if parser.eat('^') {
         let braced = parser.eat('{');
@@ -241,8 +257,9 @@ fn written_power(parser: &mut Parser<'_>) -> i8 {
         return 1;
     }
     let token = parser.peek();
-    // `m2`
-    if let Some(number) = token.filter(|t| !t.spaced).and_then(Token::number)
+    if let Some(number) = token
+        .filter(|t| is_length && !t.spaced)
+        .and_then(Token::number)
         && number.whole
         && number.width == 1
         && let Some(power @ (2 | 3)) = num_traits::ToPrimitive::to_i8(&number.value)

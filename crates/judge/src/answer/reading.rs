@@ -201,7 +201,10 @@ fn may_have_variables(is_math: bool, tokens: &[Token]) -> bool {
     };
     let calculates = |token: &Token| {
         token.number().is_some()
-            || matches!(token.sign(), Some('^' | '=' | '<' | '>' | '√' | '≤' | '≥'))
+            || matches!(
+                token.sign(),
+                Some('^' | '/' | '=' | '<' | '>' | '√' | '≤' | '≥')
+            )
     };
     tokens.iter().any(calculates) && tokens.iter().all(fits)
 }

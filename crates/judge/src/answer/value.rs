@@ -12,7 +12,7 @@ use super::calendar::{self, Date, Time};
 use super::compare::accepts;
 use super::expression::{Node, Parser};
 use super::lexer::{Kind, Token};
-use super::quantity::{Unit, currency, unit};
+use super::quantity::{Unit, currency, money, unit};
 use super::typeset::{MATRIX, MATRIX_END, NEW_ROW, SET, SET_END};
 use crate::numeric::Amount;
 use tools::Rational;
@@ -426,30 +426,34 @@ impl<'a> Reader<'a> {
     }
 
     fn items(&mut self) -> Option<Vec<Value>> {
-        self.nesting += 1;
-        let mode = self.mode;
-        self.mode.alone = false;
-        let mut items = vec![self.value()?];
-        while items.len() < MAX_ITEMS && (self.eat(',') || self.eat(';')) {
-            items.push(self.value()?);
+        let mut inner = self.inner();
+        let mut items = vec![inner.value()?];
+        while items.len() < MAX_ITEMS && (inner.eat(',') || inner.eat(';')) {
+            items.push(inner.value()?);
         }
-        self.mode = mode;
-        self.nesting -= 1;
+        self.at = inner.at;
         Some(items)
     }
 
+    /// A reader of what stands within brackets from here.
+    fn inner(&self) -> Self {
+        Self {
+            mode: Mode {
+                alone: false,
+                ..self.mode
+            },
+            nesting: self.nesting + 1,
+            ..*self
+        }
+    }
+
     fn matrix(&mut self) -> Option<Value> {
-        let inner = Mode {
-            alone: false,
-            ..self.mode
-        };
         if !self.eat(MATRIX) {
             return None;
         }
         let mut rows = vec![Vec::new()];
         loop {
-            let mut cell = Reader::new(self.tokens, self.at, inner);
-            cell.nesting = self.nesting + 1;
+            let mut cell = self.inner();
             let value = cell.value()?;
             self.at = cell.at;
             rows.last_mut().expect("there is a row").push(value);
@@ -476,16 +480,15 @@ impl<'a> Reader<'a> {
             self.at = parser.at;
             return Some(set(vec![constant(upper), constant(lower)]));
         }
-        let unit = unit(&mut parser, self.mode.alone);
-        let sign = parser.currency;
+        let unit = match parser.currency {
+            Some(sign) => money(&mut parser, sign, self.mode.alone),
+            None => unit(&mut parser, self.mode.alone),
+        };
         self.at = parser.at;
         let Some(amount) = amount(&node) else {
             return unit.is_none().then(|| constant(node));
         };
-        let mut value = match (sign, unit) {
-            (Some(sign), unit) => with_unit(amount, money(sign, unit)),
-            (None, unit) => with_unit(amount, unit),
-        };
+        let mut value = with_unit(amount, unit);
         while let Some(sum) = self.and_smaller(&value) {
             value = sum;
         }
@@ -595,25 +598,6 @@ fn pass_over_approximation(parser: &mut Parser<'_>) {
     if approximately {
         parser.at += 1;
         parser.eat('.');
-    }
-}
-
-/// The unit of an amount with a sign of currency: `$12 per hour`, `$5 USD`.
-fn money(sign: char, unit: Option<Unit>) -> Option<Unit> {
-    let Some(Unit::Measure { readings: main, .. }) = currency(sign) else {
-        return unit;
-    };
-    match unit {
-        // The words behind the sign name what it costs, or the currency again.
-        None | Some(Unit::Noun(_) | Unit::Ordinal | Unit::Radix(_)) => currency(sign),
-        Some(unit) => match &unit {
-            Unit::Measure { readings, .. } if readings[0].currency().is_some() => Some(unit),
-            _ => Some(Unit::Measure {
-                readings: main,
-                whole: None,
-                per: Some(unit.name()),
-            }),
-        },
     }
 }
 
