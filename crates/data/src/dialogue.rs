@@ -4,7 +4,7 @@ use crate::{CALCULATOR, expression};
 use proto::{Question, QuestionId, ReferenceStep};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use tools::calculator;
+use tools::{calculator, number};
 
 /// One turn after the question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -38,7 +38,9 @@ pub(super) fn accepts(key: &Value, answer: &Value) -> bool {
         }
         (Value::Ratio(parts), Value::Number(number))
         | (Value::Number(number), Value::Ratio(parts)) => {
-            matches!(&parts[..], [p, q] if !q.is_zero() && p / q == number.value)
+            // `3:1` is no 3.
+            let fraction = !number.value.is_integer() && number.percent.is_none();
+            fraction && matches!(&parts[..], [p, q] if !q.is_zero() && p / q == number.value)
         }
         (
             Value::Sequence { open, close, items },
@@ -47,7 +49,11 @@ pub(super) fn accepts(key: &Value, answer: &Value) -> bool {
                 close: other_close,
                 items: others,
             },
-        ) => (open, close) == (other_open, other_close) && all_accept(items, others),
+        ) => {
+            // Only pairs are intervals.
+            let same = (open, close) == (other_open, other_close) || items.len() != 2;
+            same && all_accept(items, others)
+        }
         (Value::Set(key), Value::Set(answer)) => same_set(key, answer),
         // `1, 2` is the point (1, 2) without its brackets.
         (
@@ -57,6 +63,14 @@ pub(super) fn accepts(key: &Value, answer: &Value) -> bool {
                 items,
             },
             Value::Set(others),
+        )
+        | (
+            Value::Set(others),
+            Value::Sequence {
+                open: '(',
+                close: ')',
+                items,
+            },
         ) => all_accept(items, others),
         (Value::Matrix(key), Value::Matrix(answer)) => {
             let rows = key.iter().zip(answer);

@@ -332,7 +332,7 @@ impl<'a> Parser<'a> {
             let sign = self.sign();
             let factor = match sign {
                 Some('*' | '/') => self.operand(Self::signed),
-                _ if self.starts_factor() => {
+                _ if self.starts_factor() && !self.between_words() => {
                     let start = self.at;
                     let found = self.nested(Self::power);
                     if found.is_none() {
@@ -371,9 +371,25 @@ impl<'a> Parser<'a> {
                     || (matches!(*c, '(' | '{') && !token.spaced)
                     || (*c == '(' && self.variables)
             }
-            Kind::Word(word) => self.variables && (self.name(word).is_some()),
+            Kind::Word(word) => self.variables && self.is_factor(word),
             Kind::Number(_) => false,
         }
+    }
+
+    /// Whether a word is a function or a product of variables.
+    fn is_factor(&self, word: &str) -> bool {
+        FUNCTIONS.contains(&word) || word.chars().count() <= 3
+    }
+
+    /// Whether a blank stands here beside a word of several letters that is no function: then they
+    /// are words, and no factors.
+    fn between_words(&self) -> bool {
+        let is_long = |token: Option<&Token>| {
+            let word = token.and_then(Token::word);
+            word.is_some_and(|w| w.chars().count() > 1 && !FUNCTIONS.contains(&w))
+        };
+        let before = self.at.checked_sub(1).and_then(|at| self.tokens.get(at));
+        self.peek().is_some_and(|token| token.spaced) && (is_long(before) || is_long(self.peek()))
     }
 
     fn signed(&mut self) -> Option<Node> {
@@ -483,13 +499,6 @@ impl<'a> Parser<'a> {
         };
         let of = self.nested(Self::atom)?;
         Some(Node::Root(Box::new(degree), Box::new(of)))
-    }
-
-    /// The letters of a word that is a product of variables; `None` for other words.
-    fn name(&self, word: &str) -> Option<()> {
-        let function = FUNCTIONS.contains(&word);
-        let short = word.chars().count() <= 3;
-        (function || (short && self.variables)).then_some(())
     }
 
     fn name_or_call(&mut self, word: &str) -> Option<Node> {

@@ -106,7 +106,7 @@ impl Lexer<'_> {
         };
         let (kind, len) = if let Some(found) = self.number() {
             found
-        } else if c.is_alphabetic() {
+        } else if is_letter(c) {
             self.word()
         } else if let Some(digits) = raised(self.rest()) {
             // A raised number is a power.
@@ -161,12 +161,11 @@ impl Lexer<'_> {
 
     fn word(&self) -> (Kind, usize) {
         let rest = self.rest();
-        let letter = |c: char| c.is_alphabetic();
-        let mut end = rest.find(|c| !letter(c)).unwrap_or(rest.len());
+        let mut end = rest.find(|c| !is_letter(c)).unwrap_or(rest.len());
         // `o'clock`, `Neill’s`
         while let Some(c) = rest[end..].chars().next().filter(|c| "'’".contains(*c)) {
             let tail = &rest[end + c.len_utf8()..];
-            let more = tail.find(|c| !letter(c)).unwrap_or(tail.len());
+            let more = tail.find(|c| !is_letter(c)).unwrap_or(tail.len());
             if more == 0 {
                 break;
             }
@@ -219,6 +218,11 @@ impl Lexer<'_> {
         };
         (Kind::Sign(sign), len)
     }
+}
+
+/// A letter of a word; π is a number.
+fn is_letter(c: char) -> bool {
+    c.is_alphabetic() && c != 'π'
 }
 
 /// Whether an amount follows, in digits or words.

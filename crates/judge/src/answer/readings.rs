@@ -172,6 +172,10 @@ fn scales() {
         ("5", "5m", true),
         ("5000000", "5m", false),
         ("5k", "5000", true),
+        ("1.5", "1.5 M", false),
+        ("1500000", "1.5 M", true),
+        ("6", "half a dozen", true),
+        ("30 minutes", "half an hour", true),
     ]);
 }
 
@@ -379,6 +383,8 @@ fn times_dates_ranges_and_ratios() {
         ("3:2", "32", false),
         ("3:2", "3/2", true),
         ("3:2", "3 to 2", true),
+        ("3", "3:1", false),
+        ("7:30", "7.5", false),
         ("2:3", "2 to 3", true),
         ("1:2:3", "1:2:3", true),
         ("1:2:3", "1:2:4", false),
@@ -410,6 +416,8 @@ fn tuples_intervals_sets_and_lists() {
         ("1, 2", "2, 1", true),
         ("1, 2", "1 and 2", true),
         ("1, 2", "12", false),
+        ("1, 2", "(1, 2)", true),
+        ("[1, 2, 3]", "(1, 2, 3)", true),
         ("1, 2", "1", false),
         ("2", "two or three", false),
         ("2", "2 or 3", false),

@@ -109,9 +109,9 @@ pub(crate) fn scale_word(word: &str) -> Option<Rational> {
     Some(Rational::from_integer(factor.into()))
 }
 
-/// The factor that follows a number, and how many bytes it takes: `k`, `M` and `B` right behind it,
-/// a scale word after a blank or hyphen. `money` says that the number is an amount of money, where
-/// `m`, `mn`, `bn` and `tn` are scales, too, and a blank may stand before a letter.
+/// The factor that follows a number, and how many bytes it takes: `k`, `M` and `B`, also after a
+/// blank, or a scale word after a blank or hyphen. `money` says that the number is an amount of
+/// money, where `m`, `mn`, `bn` and `tn` are scales, too.
 pub fn scale_suffix(rest: &str, money: bool) -> Option<(usize, Rational)> {
     let tail = rest.strip_prefix([' ', '\u{a0}', '-']).unwrap_or(rest);
     let blank = rest.len() - tail.len();
@@ -128,7 +128,7 @@ pub fn scale_suffix(rest: &str, money: bool) -> Option<(usize, Rational)> {
         "T" | "t" | "tn" if money => Some(4),
         _ => None,
     };
-    if let Some(power) = thousands.filter(|_| blank == 0 || (money && rest.starts_with(' '))) {
+    if let Some(power) = thousands.filter(|_| !rest.starts_with('-')) {
         return Some((blank + end, integer(BigInt::from(1_000).pow(power))));
     }
     scale_word(&word.to_lowercase()).map(|factor| (blank + end, factor))

@@ -73,12 +73,22 @@ pub fn cardinal(words: &[&str]) -> Option<(Rational, usize)> {
         let part = match (&whole, taken) {
             (Some(whole), 1) => whole * part,
             (Some(whole), _) => whole + part,
-            (None, _) => part,
+            (None, _) => return Some(half_of(part, words, at + taken)),
         };
         return Some((part, at + taken));
     }
     // `a` and `an` alone are no number, and an article before a plain cardinal is none of its own.
     whole.map(|whole| (whole, at))
+}
+
+/// `half`, `half an`, `half a dozen`: what it comes to, and how many words it takes.
+fn half_of(half: Rational, words: &[&str], taken: usize) -> (Rational, usize) {
+    let class = |at: usize| words.get(at).map_or(Word::Other, |word| classify(word));
+    match (class(taken), class(taken + 1)) {
+        (Word::Article, Word::Multiplier(n) | Word::Group(n)) => (half * integer(n), taken + 2),
+        (Word::Article, _) => (half, taken + 1),
+        _ => (half, taken),
+    }
 }
 
 /// `thirds` of `two thirds`, `and a half` of `one and a half`, or `half` by itself.
@@ -327,7 +337,9 @@ mod tests {
             ("two thousand five hundred twelve", "2512", 5),
             ("a dozen eggs", "12", 2),
             ("one half", "1/2", 2),
-            ("half an hour", "1/2", 1),
+            ("half an hour", "1/2", 2),
+            ("half a dozen eggs", "6", 3),
+            ("half of it", "1/2", 1),
             ("two thirds of it", "2/3", 2),
             ("three quarters", "3/4", 2),
             ("one and a half hours", "3/2", 4),
