@@ -132,7 +132,7 @@ def dressed(key, rng):
         f"x = {number}",
         rf"{number}\text{{ dollars}}",
         f"{number * 100}/100",
-        f"{number // 1000},{number % 1000:03d}" if number >= 1000 else f"{number}.0",
+        f"{number}.0",
     ]
     wrong = [
         f"{number + factor}",
@@ -158,7 +158,8 @@ def pairs_of_shapes():
 def pairs_of_questions(folder):
     rng = random.Random(SEED)
     for name in FILES:
-        rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+        with (folder / name).open() as lines:
+            rows = [json.loads(line) for line in lines]
         keys = sorted({row["answer"] for row in rows if row["answer"].lstrip("-").isdigit()})
         for key in rng.sample(keys, KEYS_PER_FILE):
             right, wrong = dressed(key, rng)
@@ -185,7 +186,7 @@ def ask_ours(pairs, command):
     done = subprocess.run(command, shell=True, input=lines, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"`{command}` failed:\n{done.stderr}")
-    return [json.loads(line)["equal"] for line in done.stdout.splitlines()]
+    return [json.loads(line)["equal"] for line in done.stdout.split("\n") if line]
 
 
 def report(pairs, theirs, ours):

@@ -25,8 +25,9 @@ answer_match/2
    of money, time, date, range, ratio, tuple, interval, set, matrix, expression or relation; all else
    is words. A key is its whole text. In an answer the value may stand amid words; several different
    ones are none, nor is one that is an operand or that something unknown is glued to.
-3. Numbers agree if equal, or within one millionth unless both are integers, or if the answer has
-   more than two decimals and rounds to the key at the decimals the key is written with.
+3. Numbers agree if equal, or within one millionth and one thousandth where one has more than two
+   decimals, or if the answer has more than two decimals and rounds to the key at the decimals the
+   key is written with.
 4. A percent sign on one side only may be a factor or a unit: 50% is 0.5 and 50.
 5. A unit on one side only may be left out. Two units must measure the same, and are converted; two
    nouns must be the same.

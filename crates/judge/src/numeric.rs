@@ -10,8 +10,8 @@ const MAX_PLACES: u32 = 12;
 
 /// Whether somebody who writes `written`, with `places` decimals, may mean `value`:
 /// - they are equal;
-/// - or one of them is no integer and they differ by at most one millionth of the value (what is
-///   left of a rounding in an earlier step);
+/// - or one of them has more than two decimals and they differ by at most one millionth of the value
+///   and one thousandth (what is left of a rounding in an earlier step);
 /// - or `value` has more than two decimals and more than `places`, and `written` is it rounded to
 ///   `places`, of which there is at least one. So 3.33 may mean 10/3, and neither 33 nor 1.5 may
 ///   mean anything but itself where the value is 100/3 or 1.46.
@@ -20,8 +20,9 @@ pub(crate) fn agrees(written: &Rational, places: u32, value: &Rational) -> bool 
     if off.is_zero() {
         return true;
     }
-    let fractional = !written.is_integer() || !value.is_integer();
-    if fractional && &off * ten_to(6) <= value.abs() {
+    let is_long = |number: &Rational| !(number * ten_to(ROUNDED_BEYOND_PLACES)).is_integer();
+    let close = &off * ten_to(6) <= value.abs() && &off * ten_to(3) <= Rational::one();
+    if close && (is_long(written) || is_long(value)) {
         return true;
     }
     let beyond = places.max(ROUNDED_BEYOND_PLACES);
@@ -105,6 +106,9 @@ mod tests {
             ("15/10", 2, "149/100", false),
             ("10/3", 0, "333333333333/100000000000", true),
             ("10/3", 0, "333/100", false),
+            ("527292", 0, "5272925/10", false),
+            ("527292", 0, "527292123/1000", false),
+            ("1000000", 0, "100000001/100", false),
             ("-333/100", 2, "-10/3", true),
             ("0", 0, "1/1000000000", false),
             ("-10", 0, "10", false),

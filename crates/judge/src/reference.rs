@@ -25,8 +25,9 @@ reference/2
 4. A search is GOOD if it has the words of a reference search of the same tool, or contains them,
    and no earlier search stands for that one.
 5. An answer is GOOD if it matches the key, by answer_match/2.
-6. Results agree if equal, or within one millionth unless both are integers, or if the value has
-   more than two decimals and rounds to the reference at the decimals it is written with.";
+6. Results agree if equal, or within one millionth and one thousandth where one has more than two
+   decimals, or if the value has more than two decimals and rounds to the reference at the decimals
+   it is written with.";
 
 /// Judges steps against the annotated solution and the answer key.
 ///

@@ -116,7 +116,12 @@ pub(super) fn time(tokens: &[Token]) -> Option<(Time, usize)> {
     if is_sign(tokens.get(at), ':') && whole(tokens.get(at + 1)).is_some() {
         return None;
     }
-    let half = half_of_day(&tokens[at..]);
+    // `12 noon`
+    let half = half_of_day(&tokens[at..]).or_else(|| match word(tokens.get(at))?.as_str() {
+        "noon" if hour == 12 => Some((true, 1)),
+        "midnight" if hour == 12 => Some((false, 1)),
+        _ => None,
+    });
     let clock = word(tokens.get(at)).is_some_and(|w| w == "o'clock" || w == "o’clock");
     at += half.map_or(usize::from(clock), |(_, taken)| taken);
     if written == 0 && half.is_none() && !clock {

@@ -337,8 +337,14 @@ fn noun(parser: &mut Parser<'_>) -> Option<Unit> {
     let first = words.first()?;
     // One letter is a variable, and so may two be that are glued to the number.
     let long = first.chars().count() > if tail[0].spaced { 1 } else { 2 };
-    if !all_words || !lower || !long || words.len() > MAX_WORDS || is_link(first) {
+    let per = *first == "per" && words.len() > 1;
+    let plain = long && (per || !is_link(first));
+    if !all_words || !lower || !plain || words.len() > MAX_WORDS {
         return None;
+    }
+    if per {
+        parser.at = parser.tokens.len();
+        return Some(Unit::Noun(format!("per {}", singular(words[1]))));
     }
     let phrase: Vec<&str> = words.iter().copied().take_while(|w| !is_link(w)).collect();
     let head = phrase

@@ -191,11 +191,13 @@ fn may_have_variables(is_math: bool, tokens: &[Token]) -> bool {
     if is_math {
         return true;
     }
-    let fits = |token: &Token| match &token.kind {
+    let after_number = |at: usize| at > 0 && tokens[at - 1].number().is_some();
+    let fits = |(at, token): (usize, &Token)| match &token.kind {
         Kind::Word(word) => {
             let letters = word.chars().count();
             let lower = word.chars().all(char::is_lowercase);
-            lower && (letters == 1 || (letters <= 4 && !token.spaced) || word == "sqrt")
+            let glued = letters <= 4 && !token.spaced && after_number(at);
+            lower && (letters == 1 || glued || word == "sqrt")
         }
         _ => true,
     };
@@ -206,7 +208,7 @@ fn may_have_variables(is_math: bool, tokens: &[Token]) -> bool {
                 Some('^' | '/' | '=' | '<' | '>' | '√' | '≤' | '≥')
             )
     };
-    tokens.iter().any(calculates) && tokens.iter().all(fits)
+    tokens.iter().any(calculates) && tokens.iter().enumerate().all(fits)
 }
 
 /// The one value that stands amid words, though it may be said twice.
@@ -242,7 +244,8 @@ fn amid_words(plain: &Plain) -> Option<Value> {
             at += 1;
             continue;
         };
-        if is_operand(&tokens, at, reader.at) {
+        let denied = at > 0 && tokens[at - 1].word().is_some_and(|word| word == "not");
+        if denied || is_operand(&tokens, at, reader.at) {
             return None;
         }
         at = reader.at;

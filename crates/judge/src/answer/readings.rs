@@ -208,6 +208,8 @@ fn fractions_and_mixed_numbers() {
         ("1/2", "half", true),
         ("1/2", "one half", true),
         ("2/3", "two thirds", true),
+        ("1/4", "a quarter", true),
+        ("1/3", "a third of them", true),
         ("2/3", "0.667", false),
         ("0.67", "2/3", true),
         ("1/3", "0.3333333", true),
@@ -278,6 +280,7 @@ fn units() {
         ("32 people", "32", true),
         ("7-pound", "7 pounds", true),
         ("15 years old", "15 years", true),
+        ("5 per hour", "5", true),
         ("15 years old", "15", true),
         ("12th", "12", true),
         ("12th", "12th", true),
@@ -348,6 +351,7 @@ fn times_dates_ranges_and_ratios() {
         ("3 a.m.", "3 am", true),
         ("3 a.m.", "3", true),
         ("12 pm", "noon", true),
+        ("12 noon", "12 pm", true),
         ("7:30", "at 7:30 in the morning", true),
         ("10:30", "10", false),
         ("July 4, 1776", "4 July 1776", true),
@@ -498,6 +502,9 @@ fn sentences_and_typesetting() {
         ("72", "**72**", true),
         ("72", "The answer is **72**.", true),
         ("72", "`72`", true),
+        ("72", "**Answer:** 72", true),
+        ("72", "72 (seventy-two)", true),
+        ("72", "not 72", false),
         ("72", "\\boxed{72}", true),
         ("72", "So 48 + 24 = \\boxed{72} clips.", true),
         ("\\boxed{18}", "18", true),
@@ -567,7 +574,7 @@ fn hostile_texts_end_at_once() {
 
 /// A number as people write it, and its value in hundredths.
 fn written_numbers() -> impl Strategy<Value = (String, i64)> {
-    let number = (-500_000i64..500_000, 0..5usize);
+    let number = (-100_000_000i64..100_000_000, 0..5usize);
     number.prop_map(|(hundredths, form)| {
         let size = hundredths.abs();
         let sign = if hundredths < 0 { "-" } else { "" };
@@ -659,7 +666,6 @@ proptest! {
 
     #[test]
     fn numbers_agree_where_their_values_do((a, x) in written_numbers(), (b, y) in written_numbers()) {
-        // Hundredths never differ by a millionth only.
         prop_assert_eq!(answers_match(&a, &b), x == y, "{} {}", a, b);
         prop_assert_eq!(answers_match(&a, &b), answers_match(&b, &a));
     }

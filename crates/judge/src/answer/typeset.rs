@@ -75,16 +75,21 @@ fn without_marks(text: &str) -> String {
         out.push_str(&rest[..at]);
         let marks = if rest[at..].starts_with("**") { 2 } else { 1 };
         let tail = &rest[at + marks..];
-        let free = |c: Option<char>| c.is_none_or(|c| c.is_whitespace() || ".,:;!?*".contains(c));
-        let before = free(out.chars().next_back());
-        let after = free(tail.chars().next());
-        let is_mark = rest[at..].starts_with('`') || (marks == 2 && before != after);
+        let (before, after) = (out.chars().next_back(), tail.chars().next());
+        let is_mark = rest[at..].starts_with('`') || (marks == 2 && !is_power(before, after));
         if !is_mark {
             out.push_str(&rest[at..at + marks]);
         }
         rest = tail;
     }
     out + rest
+}
+
+/// Whether two stars between these characters are an operator: between operands, or blanks.
+fn is_power(before: Option<char>, after: Option<char>) -> bool {
+    let operand = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || "().-√".contains(c));
+    let blank = |c: Option<char>| c.is_some_and(char::is_whitespace);
+    (operand(before) && operand(after)) || (blank(before) && blank(after))
 }
 
 /// Without the dollars around mathematics, and whether there were any. As in Markdown an opening
@@ -384,6 +389,8 @@ mod tests {
             ("**72**", "72"),
             ("The answer is **72**.", "The answer is 72."),
             ("`72`", "72"),
+            ("**Answer:** 72", "Answer: 72"),
+            ("2 ** 10", "2 ** 10"),
             ("2**10", "2**10"),
             ("\\foo{1}", "\\foo{1}"),
             ("\\frac{1}", "\\frac{1}"),

@@ -69,7 +69,10 @@ pub fn cardinal(words: &[&str]) -> Option<(Rational, usize)> {
         last = Some(word);
     }
     let whole = last.map(|_| integer(total.saturating_add(current)));
-    if let Some((part, taken)) = fraction_after(&words[at.min(words.len())..], whole.is_some()) {
+    let article = class(0) == Word::Article;
+    if let Some((part, taken)) =
+        fraction_after(&words[at.min(words.len())..], whole.is_some(), article)
+    {
         let part = match (&whole, taken) {
             (Some(whole), 1) => whole * part,
             (Some(whole), _) => whole + part,
@@ -92,7 +95,7 @@ fn half_of(half: Rational, words: &[&str], taken: usize) -> (Rational, usize) {
 }
 
 /// `thirds` of `two thirds`, `and a half` of `one and a half`, or `half` by itself.
-fn fraction_after(words: &[&str], after_whole: bool) -> Option<(Rational, usize)> {
+fn fraction_after(words: &[&str], after_whole: bool, article: bool) -> Option<(Rational, usize)> {
     let class = |at: usize| words.get(at).map_or(Word::Other, |word| classify(word));
     let skipped = match (class(0), class(1)) {
         (Word::And, Word::Article | Word::Unit(1)) if after_whole => 2,
@@ -107,6 +110,8 @@ fn fraction_after(words: &[&str], after_whole: bool) -> Option<(Rational, usize)
     let plural = word.ends_with('s') || word == "halves";
     let is_half = denominator == 2 || denominator == 4 && word.starts_with("quarter");
     let allowed = match (after_whole, skipped) {
+        // `a third` by itself, or of something
+        (false, _) if article => matches!(words.get(1), None | Some(&"of")) || word == "half",
         (false, _) => word == "half",
         (true, 0) => plural || is_half || words.len() == 1,
         (true, _) => true,
@@ -340,6 +345,7 @@ mod tests {
             ("half an hour", "1/2", 2),
             ("half a dozen eggs", "6", 3),
             ("half of it", "1/2", 1),
+            ("a third of it", "1/3", 2),
             ("two thirds of it", "2/3", 2),
             ("three quarters", "3/4", 2),
             ("one and a half hours", "3/2", 4),
