@@ -29,7 +29,7 @@ answer_match/2
    decimals, or if the answer has more than two decimals and rounds to the key at the decimals the
    key is written with.
 4. A percent sign on one side only may be a factor or a unit: 50% is 0.5 and 50.
-5. A unit on one side only may be left out. Two units must measure the same, and are converted; two
+5. A unit on one side only may be left out, as may the per of a price. Two units must measure the same, and are converted; two
    nouns must be the same.
 6. Tuples and intervals agree item by item, sets in any order, expressions if they have the same
    value wherever they are tried. A calculation beside its result is working, and no value.

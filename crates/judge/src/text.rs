@@ -1,5 +1,7 @@
 //! Answers as text.
 
+use tools::text::plain_words;
+
 /// An answer as the SQuAD evaluation compares it (Rajpurkar et al. 2016): lower case, without
 /// punctuation, without the articles a, an and the, single spaces. Typographic quotes and dashes
 /// count as punctuation too.
@@ -19,48 +21,19 @@ fn is_punctuation(c: char) -> bool {
     c.is_ascii_punctuation() || matches!(c, '‘' | '’' | '“' | '”' | '´' | '–' | '—' | '…')
 }
 
-/// An answer as words are compared: as [`normalize_answer`] has it, but numbers in it keep what
-/// makes them: their points, signs, slashes and percent signs, so that `1.5` is not `15`, nor `A+`
-/// `A`. Where nothing but articles is left, they stay.
+/// An answer as words are compared: [`plain_words`] without articles. Where nothing but articles is
+/// left, they stay.
 pub(crate) fn spelled(text: &str) -> String {
-    let chars: Vec<char> = text.to_lowercase().chars().map(folded).collect();
-    let mut out = String::with_capacity(text.len());
-    for (at, &c) in chars.iter().enumerate() {
-        let before = at.checked_sub(1).map(|at| chars[at]);
-        match kept(c, before, &chars[at + 1..]) {
-            Some(c) => out.push(c),
-            None if c == ',' && before.is_some_and(|c| c.is_ascii_digit()) => {
-                let group = chars[at + 1..].iter().take_while(|c| c.is_ascii_digit());
-                out.push_str(if group.count() == 3 { "" } else { " " });
-            }
-            None => {}
-        }
+    let plain = plain_words(text);
+    let words = plain.split(' ');
+    let telling: Vec<&str> = words
+        .filter(|w| !matches!(*w, "a" | "an" | "the"))
+        .collect();
+    if telling.is_empty() {
+        plain
+    } else {
+        telling.join(" ")
     }
-    let is_article = |word: &&str| matches!(*word, "a" | "an" | "the");
-    let words: Vec<&str> = out.split_whitespace().collect();
-    let telling: Vec<&str> = words.iter().copied().filter(|w| !is_article(w)).collect();
-    if telling.is_empty() { words } else { telling }.join(" ")
-}
-
-/// All dashes as one.
-fn folded(c: char) -> char {
-    if tools::number::is_minus(c) { '-' } else { c }
-}
-
-/// The character, if it is no punctuation or belongs to a number or a grade.
-fn kept(c: char, before: Option<char>, after: &[char]) -> Option<char> {
-    let digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
-    let word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
-    let next = after.first().copied();
-    let keep = match c {
-        '.' => digit(next) && (digit(before) || !word(before)),
-        ':' | '/' => digit(before) && digit(next),
-        '%' => digit(before),
-        '-' => (digit(next) && (digit(before) || !word(before))) || (word(before) && !word(next)),
-        '+' => (word(before) || before == Some('+')) && !word(next),
-        _ => !is_punctuation(c),
-    };
-    keep.then_some(c)
 }
 
 /// The words of a text, lower case and without punctuation around or within; articles stay out.

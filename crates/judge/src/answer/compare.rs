@@ -13,7 +13,7 @@ const POINTS: i64 = 5;
 
 /// Whether `answer` says what `key` says.
 ///
-/// - A unit on one side only may be left out, as may the `per …` of one. Two units must measure the
+/// - A unit on one side only may be left out, as may the `per …` of a price. Two units must measure the
 ///   same, and then the values decide: `90 minutes` are `1.5 hours`. Nouns must be the same.
 /// - Sequences are compared item by item with their brackets, sets in any order.
 /// - Expressions are the same if they have the same values wherever they are tried.
@@ -183,8 +183,20 @@ fn same_measure(key: &Quantity, answer: &Quantity) -> bool {
             let whole = answer_whole.as_ref().expect("just seen");
             keys.iter().any(|a| same_value(key, a, answer, whole))
         }
-        _ => any_same(key, keys, answer, answers),
+        // A price may leave out of what it is one, and so may a number of things; 12 metres are no
+        // 12 metres per second.
+        (Some(_), None) => {
+            (key_whole.is_none() || is_money(keys)) && any_same(key, keys, answer, answers)
+        }
+        (None, Some(_)) => {
+            (answer_whole.is_none() || is_money(answers)) && any_same(key, keys, answer, answers)
+        }
+        (None, None) => any_same(key, keys, answer, answers),
     }
+}
+
+fn is_money(readings: &[Measure]) -> bool {
+    readings[0].currency().is_some()
 }
 
 fn comparable(whole: &Measure, others: &[Measure]) -> bool {

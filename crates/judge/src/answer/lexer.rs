@@ -205,6 +205,9 @@ impl Lexer<'_> {
             _ if two(">=") => ('≥', 2),
             _ if two("!=") => ('≠', 2),
             _ if two("==") => ('=', 2),
+            _ if two("->") || two("=>") => ('→', 2),
+            // A dash that touches an amount is its sign.
+            '—' if before_number(&rest[len..]) && !rest[len..].starts_with(' ') => ('-', len),
             '–' | '‒' => ('–', len),
             _ if is_minus(c) => ('-', len),
             '×' | '·' | '⋅' | '∙' | '✕' | '∗' | '•' => ('*', len),

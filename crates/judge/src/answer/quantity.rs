@@ -2,7 +2,7 @@
 
 use super::expression::Parser;
 use super::lexer::{Kind, Token};
-use tools::units::{Base, Measure, currency_sign, is_adjective, measures, singular};
+use tools::units::{Base, Measure, currency_sign, is_adjective, is_unit_word, measures, singular};
 
 /// The most words of a noun phrase.
 const MAX_WORDS: usize = 6;
@@ -75,6 +75,7 @@ pub(super) fn unit(parser: &mut Parser<'_>, alone: bool) -> Option<Unit> {
         ordinal(parser)
             .or_else(|| radix(parser))
             .or_else(|| measured(parser, alone))
+            .or_else(|| rate(parser).filter(|_| alone))
             .or_else(|| noun(parser).filter(|_| alone))
     });
     if found.is_none() {
@@ -320,6 +321,26 @@ fn is_lower_word(token: &Token) -> bool {
         .is_some_and(|word| word.chars().all(|c| c.is_lowercase() || "'’".contains(c)))
 }
 
+/// `per hour` or `/day` of a number of no unit.
+fn rate(parser: &mut Parser<'_>) -> Option<Unit> {
+    let start = parser.at;
+    let linked = parser.eat('/') || {
+        let per = parser.peek().and_then(Token::word) == Some("per");
+        parser.at += usize::from(per);
+        per
+    };
+    let word = parser.peek().and_then(Token::word);
+    // One letter is a variable: `18/x`.
+    let word = word.filter(|word| linked && word.chars().count() > 1 && is_unit_word(word));
+    let Some(word) = word else {
+        parser.at = start;
+        return None;
+    };
+    parser.at += 1;
+    pass_over_description(parser);
+    Some(Unit::Noun(format!("per {}", singular(word))))
+}
+
 /// A noun phrase up to the end of the text: `red apples`, `boxes of chalk`. Its head is the last
 /// word before a preposition.
 fn noun(parser: &mut Parser<'_>) -> Option<Unit> {
@@ -337,14 +358,8 @@ fn noun(parser: &mut Parser<'_>) -> Option<Unit> {
     let first = words.first()?;
     // One letter is a variable, and so may two be that are glued to the number.
     let long = first.chars().count() > if tail[0].spaced { 1 } else { 2 };
-    let per = *first == "per" && words.len() > 1;
-    let plain = long && (per || !is_link(first));
-    if !all_words || !lower || !plain || words.len() > MAX_WORDS {
+    if !all_words || !lower || !long || words.len() > MAX_WORDS || is_link(first) {
         return None;
-    }
-    if per {
-        parser.at = parser.tokens.len();
-        return Some(Unit::Noun(format!("per {}", singular(words[1]))));
     }
     let phrase: Vec<&str> = words.iter().copied().take_while(|w| !is_link(w)).collect();
     let head = phrase

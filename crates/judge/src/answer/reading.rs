@@ -292,7 +292,7 @@ fn is_operand(tokens: &[Token], start: usize, end: usize) -> bool {
     let before = start
         .checked_sub(1)
         .and_then(|at| tokens[at].sign())
-        .is_some_and(|c| matches!(c, '*' | '/' | '^' | '+' | '_'));
+        .is_some_and(|c| matches!(c, '*' | '/' | '^' | '+' | '_' | '<' | '>' | '≤' | '≥' | '≠'));
     let Some(next) = tokens.get(end) else {
         return before;
     };

@@ -30,7 +30,7 @@ pub(super) struct Plain {
 /// is where mathematics models put their answer. What is not understood stays as it is.
 pub(super) fn plain(text: &str) -> Plain {
     let text = last_box(text);
-    let text = without_marks(text);
+    let text = without_ties(&without_marks(text));
     let (text, delimited) = without_dollars(&text);
     let is_math = delimited || text.contains('\\');
     if !text.contains('\\') {
@@ -65,6 +65,20 @@ fn last_box(text: &str) -> &str {
         };
     }
     text
+}
+
+/// LaTeX's tie is a blank; before a number, where it means about, it stays.
+fn without_ties(text: &str) -> String {
+    let mut before = None;
+    let tied =
+        |c: char, before: Option<char>| c == '~' && before.is_some_and(|c| !c.is_whitespace());
+    text.chars()
+        .map(|c| {
+            let shown = if tied(c, before) { ' ' } else { c };
+            before = Some(c);
+            shown
+        })
+        .collect()
 }
 
 /// Without Markdown's `**` and backticks around words. `2**10` keeps its stars.
@@ -376,6 +390,8 @@ mod tests {
             ("10,\\!000", "10,000"),
             ("10\\,000", "10000"),
             ("3\\,m", "3 m"),
+            ("18~km", "18 km"),
+            ("~72", "~72"),
             ("50\\%", "50%"),
             ("90^\\circ", "90°"),
             ("90^{\\circ}", "90°"),

@@ -111,7 +111,7 @@ impl Lexer<'_> {
         let doubled = self.rest()[len..].starts_with(c);
         match c {
             '+' => self.push(Token::Plus, len),
-            _ if is_minus(c) => self.push(Token::Minus, len),
+            _ if is_minus(c) || c == '—' => self.push(Token::Minus, len),
             '*' if doubled => self.power(2)?,
             '*' | '×' | '·' | '⋅' | '∙' | '✕' => self.push(Token::Times, len),
             '/' if doubled => self.push(Token::DivideFloor, 2),
