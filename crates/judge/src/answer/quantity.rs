@@ -187,6 +187,15 @@ fn named_measure(parser: &mut Parser<'_>, alone: bool) -> Option<Vec<Measure>> {
         return Some(vec![measure]);
     }
     let token = parser.peek()?;
+    if let Some(sign) = token.sign().filter(|_| !token.spaced) {
+        let named = match sign {
+            '\'' | '′' | '’' => "foot",
+            '"' | '″' | '”' => "inch",
+            _ => return None,
+        };
+        parser.at += 1;
+        return Some(measures(named));
+    }
     let word = token.word()?;
     let next = parser.tokens.get(parser.at + 1);
     let next_word = next.and_then(Token::word);

@@ -170,10 +170,18 @@ fn bare(tokens: &[Token]) -> &[Token] {
             .is_some_and(|c| signs.contains(c))
     };
     let mut tokens = tokens;
+    let mut quoted = false;
     while is(tokens.first(), "#\"'“”‘’") {
+        quoted |= !is(tokens.first(), "#");
         tokens = &tokens[1..];
     }
-    while is(tokens.last(), ".\"'“”‘’?;,") {
+    // A quote that was not opened is a sign of feet or inches.
+    let ends = if quoted {
+        ".\"'“”‘’?;,"
+    } else {
+        ".?;,"
+    };
+    while is(tokens.last(), ends) {
         tokens = &tokens[..tokens.len() - 1];
     }
     tokens

@@ -30,7 +30,8 @@ pub(super) struct Plain {
 /// is where mathematics models put their answer. What is not understood stays as it is.
 pub(super) fn plain(text: &str) -> Plain {
     let text = last_box(text);
-    let text = without_ties(&without_marks(text));
+    let bare = without_marks(text);
+    let text = without_ties(if bare.trim().is_empty() { text } else { &bare });
     let (text, delimited) = without_dollars(&text);
     let is_math = delimited || text.contains('\\');
     if !text.contains('\\') {
@@ -101,9 +102,10 @@ fn without_marks(text: &str) -> String {
 
 /// Whether two stars between these characters are an operator: between operands, or blanks.
 fn is_power(before: Option<char>, after: Option<char>) -> bool {
-    let operand = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || "().-√".contains(c));
+    let is =
+        |c: Option<char>, signs: &str| c.is_some_and(|c| c.is_alphanumeric() || signs.contains(c));
     let blank = |c: Option<char>| c.is_some_and(char::is_whitespace);
-    (operand(before) && operand(after)) || (blank(before) && blank(after))
+    (is(before, ")]}") && is(after, "([{-√\\")) || (blank(before) && blank(after))
 }
 
 /// Without the dollars around mathematics, and whether there were any. As in Markdown an opening
