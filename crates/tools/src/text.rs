@@ -14,7 +14,7 @@ pub fn plain_words(text: &str) -> String {
     for (at, &c) in chars.iter().enumerate() {
         let before = at.checked_sub(1).map(|at| chars[at]);
         let after = &chars[at + 1..];
-        if is_kept(c, before, after.first().copied()) {
+        if is_kept(c, before, after) {
             out.push(c);
         } else if c == ',' && before.is_some_and(|c| c.is_ascii_digit()) {
             let digits = after.iter().take(4).take_while(|c| c.is_ascii_digit());
@@ -30,14 +30,20 @@ fn folded(c: char) -> char {
 }
 
 /// Whether a character is no punctuation, or belongs to a number or a grade.
-fn is_kept(c: char, before: Option<char>, next: Option<char>) -> bool {
+fn is_kept(c: char, before: Option<char>, after: &[char]) -> bool {
+    let next = after.first().copied();
     let digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
     let word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     match c {
         '.' => digit(next) && (digit(before) || !word(before)),
         ':' | '/' => digit(before) && digit(next),
         '%' => digit(before),
-        '-' => (digit(next) && (digit(before) || !word(before))) || (word(before) && !word(next)),
+        '-' if word(before) && !digit(before) => !word(next),
+        '-' => {
+            digit(next)
+                || (next == Some('.') && digit(after.get(1).copied()))
+                || (digit(before) && !word(next))
+        }
         '+' => (word(before) || before == Some('+')) && !word(next),
         '‘' | '’' | '“' | '”' | '´' | '—' | '…' => false,
         _ => !c.is_ascii_punctuation(),

@@ -159,7 +159,8 @@ fn power_of_measure(parser: &mut Parser<'_>, alone: bool) -> Option<Vec<Measure>
         parser.at += usize::from(stop);
     }
     let mut readings = named_measure(parser, alone)?;
-    let is_length = readings[0].dimension.iter().eq([(&Base::Length, &1)]);
+    let by_word = parser.at > 0 && parser.tokens[parser.at - 1].word().is_some();
+    let is_length = by_word && readings[0].dimension.iter().eq([(&Base::Length, &1)]);
     let written = written_power(parser, is_length);
     for reading in &mut readings {
         *reading = reading.clone().to_the(power * written);

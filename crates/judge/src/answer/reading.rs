@@ -3,8 +3,9 @@
 use super::compare;
 use super::expression::Node;
 use super::lexer::{Kind, MAX_BYTES, Options, Token, tokens};
+use super::reader::{Mode, Reader};
 use super::typeset::{Plain, plain};
-use super::value::{Mode, Reader, Value};
+use super::value::Value;
 use crate::numeric::Amount;
 use crate::text::spelled;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
