@@ -42,7 +42,7 @@ pub async fn all(config: &Config, due: &[Phase]) -> Result<Machine> {
     offline(config)?;
     let machine = Machine::new(&config.model)?;
     let spec = model::spec_of(&config.model.path)?;
-    ChatTurns::load(&config.model.path, &config.prompt.system)?;
+    ChatTurns::load(&config.model.path, &config.model, &config.prompt.system)?;
     contexts(config, &spec)?;
     learners(config, &machine, &spec)?;
     memory(config, &machine, &spec, due)?;
