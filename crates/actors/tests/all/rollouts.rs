@@ -36,6 +36,8 @@ fn plan(questions: u32, samples: u32, max_tries: u32) -> RolloutPlan {
             max_losses: 9,
             straggler_factor: 3,
         },
+        max_unjudged_share: 0.005,
+        unjudged: None,
         progress: tokio::sync::watch::channel(Progress::default()).0,
     }
 }

@@ -103,6 +103,8 @@ fn plan(states: Vec<Vec<State>>, weighting: StateWeighting, steps: u64) -> Polic
         seed: 3,
         checkpoint_every: 2,
         max_logprob_difference: 0.1,
+        max_unjudged_share: 0.005,
+        unjudged_before: 0,
     }
 }
 

@@ -5,7 +5,9 @@ mod check;
 mod fingerprint;
 mod load;
 mod sections;
+mod span;
 
 pub use fingerprint::{fingerprint, hex};
 pub use load::{ConfigError, Loaded, load, load_for};
 pub use sections::*;
+pub use span::Span;
