@@ -21,9 +21,11 @@
 
 mod batches;
 mod judging;
+mod picker;
 mod policy;
 mod supervised;
 
+pub use picker::StateBalance;
 pub use policy::{PolicyPlan, State, StateWeighting, policy, states_of};
 pub use supervised::{SupervisedPlan, supervised};
 
