@@ -1,13 +1,14 @@
 //! The handles to all actors of a run, and what they are made of.
 
 use crate::cluster::Engagement;
+use crate::patience::{Patience, Sign, Unanswered};
 use crate::pool::{CallError, MemberId, Pool};
 use crate::ports::{EngineError, Generator, LearnerFault, StepReport, Trainer};
 use crate::replicas::GroupMessage;
 use crate::workers::{
     Caller, JudgeMessage, LearnerMessage, LearnerPort, RulingPort, SamplerMessage, ToolMessage,
 };
-use crate::patience::{Patience, Sign, Unanswered};
+use futures::{FutureExt, TryFutureExt};
 use judge::{JudgeError, Obstacle, OutcomeJudge, ProcessJudge, Ruling, StepContext};
 use proto::{
     Completion, GenerateRequest, Question, SftSample, StateGroup, ToolCall, Verdict,
@@ -276,11 +277,12 @@ impl Fleet {
 
     async fn verdict(
         &self,
-        message: impl Fn(RulingPort) -> JudgeMessage,
+        message: impl Fn(RulingPort) -> JudgeMessage + Send + Sync,
     ) -> Result<Verdict, FleetError> {
-        let call = async || {
-            let ruling = self.ruling(&message).await?;
-            Ok((ruling.verdict, ruling.is_fresh))
+        let call = || {
+            let ruling = self.ruling(&message);
+            let both = ruling.map_ok(|ruling| (ruling.verdict, ruling.is_fresh));
+            both.boxed()
         };
         let answer = self.judge_patience.ask(call, FleetError::sign).await;
         answer.map_err(|unanswered| match unanswered {

@@ -2,6 +2,7 @@
 //! patience that the run has is used up.
 
 use control::outage::{Attempt, Failure, Outage, OutageConfig, Turn};
+use futures::future::BoxFuture;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -99,9 +100,9 @@ impl Patience {
 
     /// The answer to a call, which is made again while the service is away. `call` says whether the
     /// service was asked for its answer.
-    pub(crate) async fn ask<T, E: Display>(
+    pub(crate) async fn ask<'a, T, E: Display>(
         &self,
-        call: impl AsyncFn() -> Result<(T, bool), E>,
+        call: impl Fn() -> BoxFuture<'a, Result<(T, bool), E>>,
         sign: impl Fn(&E) -> Sign,
     ) -> Result<T, Unanswered<E>> {
         if self.patience.is_zero() {
@@ -271,6 +272,7 @@ impl Drop for Pending<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
     use std::sync::atomic::AtomicU32;
     use tokio::time::sleep;
 
@@ -315,13 +317,16 @@ mod tests {
         let patience = Patience::new("judge", 2 * HOUR);
         let service = Service::until(Duration::from_secs(600));
         let start = Instant::now();
-        let calls = (0..50).map(|_| patience.ask(|| service.call(), away));
+        let calls = (0..50).map(|_| patience.ask(|| service.call().boxed(), away));
         let answers = futures::future::join_all(calls).await;
         assert!(answers.iter().all(|answer| matches!(answer, Ok(7))));
         let took = start.elapsed().as_secs();
         assert!((600..660).contains(&took), "{took} s");
         let calls = service.calls.load(Ordering::Relaxed);
-        assert!((100..130).contains(&calls), "{calls} calls: 50 twice, and the tries");
+        assert!(
+            (100..130).contains(&calls),
+            "{calls} calls: 50 twice, and the tries"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -329,13 +334,16 @@ mod tests {
         let patience = Patience::new("judge", HOUR);
         let service = Service::until(Duration::MAX);
         let start = Instant::now();
-        let calls = (0..5).map(|_| patience.ask(|| service.call(), away));
+        let calls = (0..5).map(|_| patience.ask(|| service.call().boxed(), away));
         for answer in futures::future::join_all(calls).await {
             let Err(Unanswered::GaveUp(away, reason)) = answer else {
                 panic!("{answer:?}");
             };
             assert_eq!(reason, "refused");
-            assert!((HOUR..HOUR + Duration::from_secs(5)).contains(&away), "{away:?}");
+            assert!(
+                (HOUR..HOUR + Duration::from_secs(5)).contains(&away),
+                "{away:?}"
+            );
         }
         assert!(start.elapsed() < HOUR + Duration::from_secs(10));
     }
@@ -344,9 +352,9 @@ mod tests {
     async fn without_patience_errors_come_at_once() {
         let patience = Patience::new("judge", Duration::ZERO);
         let service = Service::until(Duration::from_secs(5));
-        let first = patience.ask(|| service.call(), away).await;
+        let first = patience.ask(|| service.call().boxed(), away).await;
         assert!(matches!(first, Err(Unanswered::Error(_))), "{first:?}");
-        let second = patience.ask(|| service.call(), away).await;
+        let second = patience.ask(|| service.call().boxed(), away).await;
         assert!(matches!(second, Ok(7)), "{second:?}");
         assert_eq!(service.calls.load(Ordering::Relaxed), 2);
     }
@@ -354,46 +362,46 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_that_fails_while_others_are_answered_is_at_fault_itself() {
         let patience = Patience::new("judge", HOUR);
-        let poison = patience.ask(
-            async || {
-                sleep(Duration::from_secs(3)).await;
-                Err::<((), bool), _>("it died".to_owned())
-            },
-            away,
-        );
+        let poison = || async {
+            sleep(Duration::from_secs(3)).await;
+            Err::<((), bool), _>("it died".to_owned())
+        };
+        let poison = patience.ask(|| poison().boxed(), away);
         let others = async {
             for _ in 0..100 {
-                let fine = async || {
+                let fine = || async {
                     sleep(Duration::from_secs(1)).await;
                     Ok(((), true))
                 };
-                patience.ask(fine, away).await.unwrap();
+                patience.ask(|| fine().boxed(), away).await.unwrap();
             }
         };
         let (poison, ()) = tokio::join!(poison, others);
-        assert!(matches!(poison, Err(Unanswered::Stubborn(STRIKES, _))), "{poison:?}");
+        assert!(
+            matches!(poison, Err(Unanswered::Stubborn(STRIKES, _))),
+            "{poison:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_call_that_goes_on_failing_once_it_is_the_last_is_no_outage() {
         let patience = Patience::new("judge", HOUR);
-        let poison = patience.ask(
-            async || {
-                sleep(Duration::from_secs(30)).await;
-                Err::<((), bool), _>("no reply in time".to_owned())
-            },
-            away,
-        );
-        let fine = patience.ask(
-            async || {
-                sleep(Duration::from_secs(1)).await;
-                Ok(((), true))
-            },
-            away,
-        );
+        let poison = || async {
+            sleep(Duration::from_secs(30)).await;
+            Err::<((), bool), _>("no reply in time".to_owned())
+        };
+        let fine = || async {
+            sleep(Duration::from_secs(1)).await;
+            Ok(((), true))
+        };
+        let poison = patience.ask(|| poison().boxed(), away);
+        let fine = patience.ask(|| fine().boxed(), away);
         let start = Instant::now();
         let (poison, fine) = tokio::join!(poison, fine);
-        assert!(matches!(poison, Err(Unanswered::Stubborn(STRIKES, _))), "{poison:?}");
+        assert!(
+            matches!(poison, Err(Unanswered::Stubborn(STRIKES, _))),
+            "{poison:?}"
+        );
         assert!(fine.is_ok() && start.elapsed() < Duration::from_secs(120));
     }
 
@@ -401,11 +409,11 @@ mod tests {
     async fn answers_that_nobody_was_asked_for_end_no_outage() {
         let patience = Patience::new("judge", HOUR);
         let service = Service::until(Duration::from_secs(600));
-        let asked = patience.ask(|| service.call(), away);
+        let asked = patience.ask(|| service.call().boxed(), away);
         let known = async {
             sleep(Duration::from_secs(30)).await;
-            let known = async || Ok(((), false));
-            patience.ask(known, away).await.unwrap();
+            let known = || async { Ok(((), false)) };
+            patience.ask(|| known().boxed(), away).await.unwrap();
             assert!(patience.is_away());
         };
         let (asked, ()) = tokio::join!(asked, known);

@@ -298,7 +298,11 @@ impl Job {
     }
 
     /// An item has its verdicts, or cannot have them.
-    pub(crate) fn item_judged(&mut self, item: ItemId, result: Result<Box<Trajectory>, FleetError>) {
+    pub(crate) fn item_judged(
+        &mut self,
+        item: ItemId,
+        result: Result<Box<Trajectory>, FleetError>,
+    ) {
         match self.judging.ended(item, result) {
             Ok(Some(trajectory)) => self.waiting.push(trajectory),
             Ok(None) => {}

@@ -82,7 +82,9 @@ impl MetricsFile {
     /// When the file cannot be read.
     pub fn sum(&self, stage: &str, metric: &str) -> Result<f64> {
         let text = std::fs::read_to_string(&self.path)?;
-        let lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+        let lines = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
         let of_stage = lines.filter(|line: &Value| line["stage"] == stage);
         Ok(of_stage.filter_map(|line| line[metric].as_f64()).sum())
     }

@@ -115,7 +115,11 @@ impl Outage {
         }
         if *is_tried || now_ms < *next_ms {
             // The last moment before the end is used.
-            let until_ms = if *is_tried { end_ms } else { end_ms.min(*next_ms) };
+            let until_ms = if *is_tried {
+                end_ms
+            } else {
+                end_ms.min(*next_ms)
+            };
             return Turn::Wait { until_ms };
         }
         *is_tried = true;
@@ -212,7 +216,12 @@ mod tests {
         }
         let call = go(&mut outage, now);
         assert_eq!(outage.failed(call, now, Some(20_000)), KNOWN);
-        assert_eq!(outage.turn(now), Turn::Wait { until_ms: now + 20_000 });
+        assert_eq!(
+            outage.turn(now),
+            Turn::Wait {
+                until_ms: now + 20_000
+            }
+        );
     }
 
     #[test]
@@ -254,6 +263,9 @@ mod tests {
         outage.dropped(probe);
         let _next = go(&mut outage, 1000);
         outage.dropped(call);
-        assert!(matches!(outage.turn(1000), Turn::Wait { .. }), "it was no try");
+        assert!(
+            matches!(outage.turn(1000), Turn::Wait { .. }),
+            "it was no try"
+        );
     }
 }

@@ -221,8 +221,7 @@ impl Host {
                 encode(fleet.ruling(message).await.map_err(judge_error))
             }
             EngineRequest::JudgeOutcome(question, answer) => {
-                let message =
-                    |port| JudgeMessage::Outcome(question.clone(), answer.clone(), port);
+                let message = |port| JudgeMessage::Outcome(question.clone(), answer.clone(), port);
                 encode(fleet.ruling(message).await.map_err(judge_error))
             }
             request => self.train(&hosted, request).await,

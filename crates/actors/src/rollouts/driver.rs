@@ -115,10 +115,9 @@ impl Driver<'_> {
             seed: seeds::derive(self.plan.seed, &["rollout", &item, &step.to_string()]),
         };
         let completions = self.fleet.sample(self.sampler, request).await?;
-        completions.into_iter().next().ok_or_else(|| {
-            FleetError::Engine(EngineError(
-                "the sampler returned nothing".into(),
-            ))
-        })
+        completions
+            .into_iter()
+            .next()
+            .ok_or_else(|| FleetError::Engine(EngineError("the sampler returned nothing".into())))
     }
 }

@@ -182,7 +182,9 @@ impl Judging {
 
     /// Ends all judging; what waits stays.
     fn stop(&mut self) {
-        self.waiting.values().for_each(|waiting| waiting.work.abort());
+        self.waiting
+            .values()
+            .for_each(|waiting| waiting.work.abort());
     }
 
     /// Writes down everything that waits or is left out.
@@ -199,11 +201,7 @@ impl Judging {
     }
 
     /// One write at a time, as for the trajectories with verdicts.
-    fn keep(
-        &mut self,
-        mut batch: Vec<Arc<Trajectory>>,
-        controller: &ActorRef<ControllerMessage>,
-    ) {
+    fn keep(&mut self, mut batch: Vec<Arc<Trajectory>>, controller: &ActorRef<ControllerMessage>) {
         batch.retain(|trajectory| !self.on_disk.contains(&trajectory.item));
         if batch.is_empty() {
             return;

@@ -10,9 +10,7 @@ use crate::ports::StepReport;
 use crate::publication::Published;
 use crate::seeds;
 use control::tolerance::Tolerance;
-use proto::{
-    Completion, GenerateRequest, SamplingParams, StateGroup, Trajectory, WeightVersion,
-};
+use proto::{Completion, GenerateRequest, SamplingParams, StateGroup, Trajectory, WeightVersion};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -145,7 +143,14 @@ async fn with(
     while step < plan.steps {
         let mut began = Instant::now();
         let batch = step / plan.updates_per_batch;
-        let made = batch_of(fleet, plan, &mut picker, batch, published.version, tolerance);
+        let made = batch_of(
+            fleet,
+            plan,
+            &mut picker,
+            batch,
+            published.version,
+            tolerance,
+        );
         let Batch { groups, mut once } = match made.await {
             Ok(made) => made,
             Err(error) => {
@@ -191,7 +196,11 @@ async fn save_what_there_is(learner: &LearnerHandle, step: u64) {
         Ok(_) => tracing::info!(step, "A checkpoint was written before training ends."),
         Err(error) => {
             let error = error.to_string();
-            tracing::warn!(step, error, "No checkpoint could be written before training ends.");
+            tracing::warn!(
+                step,
+                error,
+                "No checkpoint could be written before training ends."
+            );
         }
     }
 }
@@ -233,7 +242,11 @@ async fn batch_of(
         judging += lap();
         left_out += unjudged.len();
         for (state, reason) in unjudged {
-            tracing::warn!(state, reason, "An action cannot be judged; its state is left out.");
+            tracing::warn!(
+                state,
+                reason,
+                "An action cannot be judged; its state is left out."
+            );
             if !tolerance.leave_out() {
                 return Err(TrainingError::Unjudged {
                     left_out: tolerance.left_out(),

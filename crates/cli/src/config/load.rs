@@ -502,7 +502,10 @@ mod tests {
         assert_eq!(again, loaded.config);
         let llm = loaded.config.judge.llm.unwrap();
         assert_eq!(llm.body["chat_template_kwargs"]["enable_thinking"], false);
-        assert_eq!(llm.headers["X-Api-Key"], "$SECRET", "its value stands nowhere");
+        assert_eq!(
+            llm.headers["X-Api-Key"], "$SECRET",
+            "its value stands nowhere"
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Every setting, with its unit, its default, and what it does.
 
+use super::span::Span;
 use actors::remote::SpreadPlan;
 use actors::training::{StateBalance, StateWeighting};
 use data::{DialogueOptions, Selection, WordMathConfig};
@@ -7,7 +8,6 @@ use judge::LlmJudgeConfig;
 use judge::filter::{Filter, StateFilter};
 use learner::{ComputeType, LearnerConfig};
 use proto::Role;
-use super::span::Span;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Verdicts that were given, by the prompt they answer: the same prompt is judged once.
 
-use crate::verdict::Ruling;
 use crate::JudgeError;
+use crate::verdict::Ruling;
 use proto::Verdict;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
