@@ -133,9 +133,11 @@ impl FleetError {
     pub fn obstacle(&self) -> Obstacle {
         match self {
             Self::Judge(error) => error.obstacle(),
-            // Every actor that was given it died of it.
-            Self::Stubborn(..) | Self::Call(CallError::Lost { .. }) => Obstacle::Verdict,
-            Self::Call(CallError::TimedOut { .. } | CallError::Gone { .. }) => Obstacle::Outage,
+            Self::Stubborn(..) => Obstacle::Verdict,
+            // Whether it was the call or the nodes that were lost is told by whether others were answered.
+            Self::Call(
+                CallError::Lost { .. } | CallError::TimedOut { .. } | CallError::Gone { .. },
+            ) => Obstacle::Outage,
             Self::Call(CallError::None { .. })
             | Self::Engine(_)
             | Self::Tool(_)

@@ -130,7 +130,8 @@ impl Judging {
                 Err(error) if error.is_cancelled() => return,
                 Err(_) => {
                     let (role, tries) = ("judge", 1);
-                    Err(FleetError::Call(CallError::Lost { role, tries }))
+                    let panic = CallError::Lost { role, tries };
+                    Err(FleetError::Stubborn(tries, Box::new(panic.into())))
                 }
             };
             // A controller that is gone has nobody to tell.

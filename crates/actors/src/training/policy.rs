@@ -223,8 +223,8 @@ async fn batch_of(
     tolerance: &mut Tolerance,
 ) -> Result<Batch, TrainingError> {
     let (mut sampling, mut judging, mut left_out) = (0.0, 0.0, 0);
-    for draw in 0.. {
-        let draw = batch + (draw << REDRAW_SHIFT);
+    let mut draw = batch;
+    loop {
         let mut began = Instant::now();
         let mut lap = || {
             let took = std::mem::replace(&mut began, Instant::now()).elapsed();
@@ -265,12 +265,12 @@ async fn batch_of(
             ];
             return Ok(Batch { groups, once });
         }
+        draw += REDRAW; // Ends: each draw that is left out uses up the tolerance.
     }
-    unreachable!("each draw that is left out uses the tolerance up, which is finite")
 }
 
 /// Draws of other states for a batch are numbered above all batches.
-const REDRAW_SHIFT: u32 = 40;
+const REDRAW: u64 = 1 << 40;
 
 /// TL-3: every action was sampled from the weights that its batch begins with.
 fn on_policy(groups: &[Vec<Completion>], expected: WeightVersion) -> Result<(), TrainingError> {
