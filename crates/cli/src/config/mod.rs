@@ -10,4 +10,3 @@ mod span;
 pub use fingerprint::{fingerprint, hex};
 pub use load::{ConfigError, Loaded, load, load_for};
 pub use sections::*;
-pub use span::Span;
