@@ -209,8 +209,11 @@ async fn roll_out(
     ended
 }
 
+/// Trajectories that are kept and have no verdicts.
 fn unjudged(dir: &Path) -> usize {
-    TrajectoryStore::open(dir.join("unjudged")).unwrap().len()
+    let judged = TrajectoryStore::open(dir).unwrap().ids();
+    let kept = TrajectoryStore::open(dir.join("unjudged")).unwrap().ids();
+    kept.difference(&judged).count()
 }
 
 /// One batch of `states` states with `actions` actions each.
@@ -438,7 +441,10 @@ async fn ac_5_a_trajectory_that_cannot_be_judged_is_left_out_and_reported() {
     let report = report.unwrap();
     assert_eq!((report.stored, report.failed.len()), (99, 0));
     let (item, reason) = &report.unjudged[0];
-    assert_eq!((report.unjudged.len(), item.question.0.as_str()), (1, "q007"));
+    assert_eq!(
+        (report.unjudged.len(), item.question.0.as_str()),
+        (1, "q007")
+    );
     assert!(reason.contains("no verdict in 4 replies"), "{reason}");
     assert_eq!(unjudged(dir.path()), 1);
     assert_all_right(&stored(dir.path()), 99);
