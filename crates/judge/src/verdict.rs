@@ -1,21 +1,34 @@
 //! Verdicts of judges that are programs, and the hash that every verdict carries.
 
 use proto::{Label, Verdict};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// SHA-256, in hexadecimal, of the parts, each preceded by its length so that no two different
-/// lists of parts hash alike.
-pub(crate) fn hash(parts: &[&str]) -> String {
+/// A verdict, and whether a service was asked for it just now: one that was known, or that follows
+/// from the step alone, says nothing of whether the service is there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ruling {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Whether it was asked for.
+    pub is_fresh: bool,
+}
+
+/// SHA-256 of the parts, each preceded by its length so that no two different lists of parts hash
+/// alike.
+pub(crate) fn digest(parts: &[&str]) -> [u8; 32] {
     let mut hasher = Sha256::new();
     for part in parts {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part.as_bytes());
     }
-    hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hasher.finalize().into()
+}
+
+/// [`digest`] in hexadecimal.
+pub(crate) fn hash(parts: &[&str]) -> String {
+    let digits = digest(parts);
+    digits.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Who judges by which rules: what the verdicts of one program have in common.

@@ -2,7 +2,7 @@
 
 use crate::support::{FragileJudge, Recorder, Solver, bytes, fleet, question, sound_judge};
 use actors::ports::StepReport;
-use actors::training::{PolicyPlan, State, StateWeighting, policy, states_of};
+use actors::training::{PolicyPlan, State, StateBalance, StateWeighting, policy, states_of};
 use actors::{Controller, FleetPlan};
 use proto::{
     Action, FinishReason, GenerateRequest, ItemId, Observation, SamplingParams, Span, StateGroup,
@@ -14,7 +14,7 @@ use std::time::Duration;
 use tools::parser::ActionTags;
 
 /// A recorded trajectory of question `n`: `calls` calls, then an answer.
-fn trajectory(n: u32, calls: u32) -> Trajectory {
+pub fn trajectory(n: u32, calls: u32) -> Trajectory {
     let question = question(n);
     let mut tokens = bytes(&format!("Q:{}\nA:", question.question));
     let mut steps = Vec::new();
@@ -86,11 +86,12 @@ fn trajectory(n: u32, calls: u32) -> Trajectory {
     trajectory
 }
 
-fn plan(states: Vec<Vec<State>>, weighting: StateWeighting, steps: u64) -> PolicyPlan {
+pub fn plan(states: Vec<Vec<State>>, weighting: StateWeighting, steps: u64) -> PolicyPlan {
     let tags = ActionTags::new([("math_exp".to_owned(), "calculator".to_owned())]);
     PolicyPlan {
         states,
         weighting,
+        balance: StateBalance::Off,
         steps,
         updates_per_batch: 1,
         states_per_step: 4,
@@ -103,6 +104,8 @@ fn plan(states: Vec<Vec<State>>, weighting: StateWeighting, steps: u64) -> Polic
         seed: 3,
         checkpoint_every: 2,
         max_logprob_difference: 0.1,
+        max_unjudged_share: 0.005,
+        unjudged_before: 0,
     }
 }
 
@@ -156,7 +159,7 @@ async fn train_with(
     }
 }
 
-fn many() -> Vec<Vec<State>> {
+pub fn many() -> Vec<Vec<State>> {
     states_of((0..9).map(|n| trajectory(n, 1 + n % 3)))
 }
 

@@ -75,7 +75,18 @@ fn model(section: &ModelSection) -> Result<(), ConfigError> {
         "must be at most 1024; 0 takes one thread per core",
     )?;
     let is_device = DeviceChoice::parse(&section.device).is_some();
-    ensure(is_device, "model.device", "write auto, cpu or cuda:N")
+    ensure(is_device, "model.device", "write auto, cpu or cuda:N")?;
+    let is_pair = match section.thinking_tags.as_slice() {
+        [] => true,
+        [open, close] => !open.is_empty() && !close.is_empty() && open != close,
+        _ => false,
+    };
+    ensure(
+        is_pair,
+        "model.thinking_tags",
+        "write the opening and the closing tag, as in [\"<think>\", \"</think>\"], or [] for a model \
+         without thinking sections",
+    )
 }
 
 fn tools(section: &ToolSection) -> Result<(), ConfigError> {
@@ -122,6 +133,11 @@ fn judge(section: &JudgeSection) -> Result<(), ConfigError> {
         !uses_llm || section.llm.is_some(),
         "judge.llm",
         "is missing: give the endpoint as [judge.llm] base_url = \"…\" and model = \"…\"",
+    )?;
+    ensure(
+        (0.0..=1.0).contains(&section.max_unjudged_share),
+        "judge.max_unjudged_share",
+        "must be a share, from 0 to 1",
     )?;
     match &section.llm {
         Some(llm) => Ok(llm.validate()?),

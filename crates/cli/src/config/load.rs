@@ -371,6 +371,22 @@ mod tests {
             ),
             (
                 "",
+                &["judge.max_unjudged_share=2"],
+                "`judge.max_unjudged_share`: must be a share, from 0 to 1",
+            ),
+            (
+                "",
+                &["judge.patience=2"],
+                "`judge.patience`: write a length of time with its unit, such as \"2h\", \"90m\" or \"0s\"",
+            ),
+            (
+                "",
+                &["judge.llm.model=m", "judge.llm.body.max_tokens=9"],
+                "[judge.llm.body] max_tokens cannot be set there, it is the matter of [judge.llm] \
+                 max_tokens and max_tokens_field: remove it from body",
+            ),
+            (
+                "",
                 &["run.name=.."],
                 "`run.name`: write letters, digits, `-`, `_` and `.` only: it becomes a folder's name",
             ),
@@ -473,6 +489,23 @@ mod tests {
         .unwrap();
         let again = parse(loaded.resolved.parse().unwrap()).unwrap();
         assert_eq!(again, loaded.config);
+    }
+
+    #[test]
+    fn fields_and_headers_of_a_judge_read_back() {
+        let judge = "[judge]\npatience = \"90m\"\n[judge.llm]\nmodel = \"m\"\n\
+                     temperature = \"default\"\n[judge.llm.body]\nreasoning_effort = \"low\"\n\
+                     chat_template_kwargs = { enable_thinking = false }\n\
+                     [judge.llm.headers]\nX-Api-Key = \"$SECRET\"\n";
+        let loaded = with(judge, &[]).unwrap();
+        let again = parse(loaded.resolved.parse().unwrap()).unwrap();
+        assert_eq!(again, loaded.config);
+        let llm = loaded.config.judge.llm.unwrap();
+        assert_eq!(llm.body["chat_template_kwargs"]["enable_thinking"], false);
+        assert_eq!(
+            llm.headers["X-Api-Key"], "$SECRET",
+            "its value stands nowhere"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod check;
 mod fingerprint;
 mod load;
 mod sections;
+mod span;
 
 pub use fingerprint::{fingerprint, hex};
 pub use load::{ConfigError, Loaded, load, load_for};

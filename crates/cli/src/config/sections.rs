@@ -1,7 +1,8 @@
 //! Every setting, with its unit, its default, and what it does.
 
+use super::span::Span;
 use actors::remote::SpreadPlan;
-use actors::training::StateWeighting;
+use actors::training::{StateBalance, StateWeighting};
 use data::{DialogueOptions, Selection, WordMathConfig};
 use judge::LlmJudgeConfig;
 use judge::filter::{Filter, StateFilter};
@@ -9,6 +10,7 @@ use learner::{ComputeType, LearnerConfig};
 use proto::Role;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::time::Duration;
 use tools::parser::MalformedPolicies;
 use tools::registry::Limits as ToolLimits;
 
@@ -118,6 +120,19 @@ pub struct ModelSection {
     pub device: String,
     /// Threads of libtorch on a CPU, at most 1024; 0 takes one per core.
     pub threads: usize,
+    /// The tags around a section in which the model thinks: nothing in it is an action, and nothing
+    /// in it ends sampling. `[]`: the model has no such sections.
+    pub thinking_tags: Vec<String>,
+}
+
+impl ModelSection {
+    /// The opening and the closing tag of thinking sections.
+    pub fn thinking_tags(&self) -> Option<(&str, &str)> {
+        match self.thinking_tags.as_slice() {
+            [open, close] => Some((open, close)),
+            _ => None,
+        }
+    }
 }
 
 impl Default for ModelSection {
@@ -127,6 +142,7 @@ impl Default for ModelSection {
             dtype: ComputeType::Auto,
             device: "auto".into(),
             threads: 0,
+            thinking_tags: vec!["<think>".into(), "</think>".into()],
         }
     }
 }
@@ -273,6 +289,13 @@ pub struct JudgeSection {
     pub process: ProcessJudgeKind,
     /// Who judges answers.
     pub outcome: OutcomeJudgeKind,
+    /// How long a phase waits for a judge that is away, such as `"2h"`; `"0s"` does not wait. What was
+    /// sampled meanwhile is kept, also behind that.
+    pub patience: Span,
+    /// The share of a phase's trajectories, and of the states that are trained on, that may be left out
+    /// because the judge gives no verdict on them (a prompt that is refused, a reply that cannot be
+    /// read); unless it is 0, one always may.
+    pub max_unjudged_share: f64,
     /// The endpoint, needed by `llm`.
     pub llm: Option<LlmJudgeConfig>,
 }
@@ -282,6 +305,8 @@ impl Default for JudgeSection {
         Self {
             process: ProcessJudgeKind::Rules,
             outcome: OutcomeJudgeKind::Match,
+            patience: Span(Duration::from_secs(7200)),
+            max_unjudged_share: 0.005,
             llm: None,
         }
     }
@@ -318,7 +343,8 @@ pub struct ActorSection {
     pub samplers: usize,
     /// Tool executors.
     pub tools: usize,
-    /// Judges: how many steps are judged at once.
+    /// Judges. How many verdicts a judge model is asked for at once says `judge.llm.max_concurrent`,
+    /// whatever their number.
     pub judges: usize,
 }
 
@@ -391,6 +417,11 @@ pub struct TrainSection {
     /// Whether long trajectories count for more.
     #[serde(default = "default_weighting")]
     pub weighting: StateWeighting,
+    /// Which kinds of states are drawn equally often: `off`, `solution_steps` (by the number of steps
+    /// of the annotated solution), `position` (by the number of steps before the state), or
+    /// `solution_steps_and_position`.
+    #[serde(default)]
+    pub balance: StateBalance,
     /// Steps between checkpoints.
     #[serde(default = "default_checkpoint_every")]
     pub checkpoint_every: u64,

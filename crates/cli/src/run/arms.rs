@@ -28,6 +28,9 @@ pub const WARM_START: &str = "warm_start";
 /// The baseline that imitates the filtered trajectories.
 pub const IMITATION: &str = "imitation";
 
+/// States that were left out of a batch for want of a verdict, among a step's metrics.
+pub const UNJUDGED_GROUPS: &str = "unjudged_groups";
+
 /// The arm of a seed.
 pub fn swirl(seed: u64) -> String {
     format!("swirl-seed{seed}")
@@ -69,7 +72,7 @@ pub async fn warm_start(run: &Run) -> Result<()> {
 
 fn dialogues(run: &Run, section: &WarmStartSection) -> Result<Vec<SftSample>> {
     let questions = questions::load(&section.questions)?;
-    let turns = ChatTurns::load(&run.config.model.path, &run.config.prompt.system)?;
+    let turns = turns(run)?;
     let dialogues = data::dialogue::dialogues(&questions, &section.dialogue);
     tracing::info!(
         questions = questions.len(),
@@ -184,26 +187,33 @@ async fn policy(run: &Run, section: &TrainSection, seed: u64) -> Result<()> {
     }
     let judges = judges::build(&run.config.judge, &run.config.tools.enabled)?;
     let states = states(run, judges.process.as_ref())?;
-    let plan = policy_plan(section, seed, states, registry(run)?.tags());
+    let mut plan = policy_plan(section, seed, states, tags(run)?);
+    plan.max_unjudged_share = run.config.judge.max_unjudged_share;
     let (fleet, elsewhere) = policy_fleet(run, section, seed, judges).await?;
     let controller = Controller::start(run.fleet(fleet, elsewhere)).await?;
-    let fleet = controller.fleet().clone();
-    let done = steps_done(&fleet).await?;
-    run.rewind(&arm, done);
-    let mut progress = Progress::new(&arm, plan.steps, done);
+    let trained = policy_steps(run, &arm, controller.fleet(), plan).await;
+    // Also after an error: no actor is to work on beyond the phase.
+    controller.stop().await;
+    trained
+}
+
+async fn policy_steps(run: &Run, arm: &str, fleet: &Fleet, mut plan: PolicyPlan) -> Result<()> {
+    let done = steps_done(fleet).await?;
+    run.rewind(arm, done);
+    plan.unjudged_before = run.metrics().sum(arm, UNJUDGED_GROUPS)? as u64;
+    let mut progress = Progress::new(arm, plan.steps, done);
     loop {
-        training::policy(&fleet, &plan, |report| {
-            run.record(&arm, report);
+        training::policy(fleet, &plan, |report| {
+            run.record(arm, report);
             let shown = ["reward_mean", "kl", "well_formed_share"];
             progress.set(report.step, &note(report, &shown));
         })
         .await?;
-        if is_exported(&fleet, &run.folder.model(&arm)).await? {
+        if is_exported(fleet, &run.folder.model(arm)).await? {
             break;
         }
     }
     progress.finish("");
-    controller.stop().await;
     Ok(())
 }
 
@@ -217,6 +227,7 @@ async fn policy_fleet(
     let enabled = &run.config.tools.enabled;
     let mut fleet = FleetPlan {
         judge_actors: run.config.actors.judges,
+        judge_patience: run.config.judge.patience.0,
         ..FleetPlan::default()
     };
     let mut elsewhere = Elsewhere::default();
@@ -281,6 +292,17 @@ fn registry(run: &Run) -> Result<Arc<Registry>> {
     )?))
 }
 
+/// The dialogues of the model that the run starts from; every arm's are alike.
+fn turns(run: &Run) -> Result<ChatTurns> {
+    let model = &run.config.model;
+    ChatTurns::load(&model.path, model, &run.config.prompt.system)
+}
+
+fn tags(run: &Run) -> Result<ActionTags> {
+    let thinking = turns(run)?.thinking().cloned();
+    Ok(registry(run)?.tags().with_thinking(thinking))
+}
+
 fn policy_plan(
     section: &TrainSection,
     seed: u64,
@@ -290,6 +312,7 @@ fn policy_plan(
     PolicyPlan {
         states,
         weighting: section.weighting,
+        balance: section.balance,
         steps: section.steps,
         updates_per_batch: section.updates_per_batch,
         states_per_step: section.states_per_step,
@@ -300,11 +323,14 @@ fn policy_plan(
             top_k: 0,
             max_tokens: section.max_action_tokens,
             stop: tags.close_tags(),
+            thinking: tags.thinking().cloned(),
         },
         tags,
         seed,
         checkpoint_every: section.checkpoint_every,
         max_logprob_difference: section.max_logprob_difference,
+        max_unjudged_share: 0.0,
+        unjudged_before: 0,
     }
 }
 

@@ -7,6 +7,7 @@ pub mod generate;
 pub mod preflight;
 pub mod report;
 mod state;
+pub mod unjudged;
 
 use crate::cluster::{Elsewhere, Head};
 use crate::config::{self, Config, Loaded};

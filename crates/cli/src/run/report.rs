@@ -1,7 +1,7 @@
 //! What a run shows: a table per question set, the filters' yields, and what to know of the judge.
 
 use super::generate::{Filtered, stored};
-use super::{Run, arms, evaluate};
+use super::{Run, arms, evaluate, unjudged};
 use crate::folder::RunFolder;
 use crate::judges;
 use anyhow::{Context, Result};
@@ -109,10 +109,12 @@ impl Gain {
 pub fn write(run: &Run) -> Result<()> {
     let text = std::fs::read_to_string(run.folder.yields())?;
     let filtered: Filtered = serde_json::from_str(&text)?;
+    let mut notes = notes(run, &filtered)?;
+    let sets = sets(run, &mut notes)?;
     let report = Report {
         run: run.config.run.name.clone(),
-        notes: notes(run)?,
-        sets: sets(run)?,
+        notes,
+        sets,
         filter: serde_json::to_value(&filtered)?,
     };
     let folder = run.folder.path();
@@ -137,7 +139,7 @@ pub fn summary_table(rows: &[(String, Summary)]) -> String {
     table.plain()
 }
 
-fn notes(run: &Run) -> Result<Vec<String>> {
+fn notes(run: &Run, filtered: &Filtered) -> Result<Vec<String>> {
     let judges = judges::build(&run.config.judge, &run.config.tools.enabled)?;
     let mut notes = Vec::new();
     if judges.process.uses_reference() {
@@ -147,6 +149,21 @@ fn notes(run: &Run) -> Result<Vec<String>> {
             judges.process.name()
         ));
     }
+    if filtered.unjudged > 0 {
+        notes.push(format!(
+            "{} trajectories are left out of training, for the judge gave no verdict on them.",
+            filtered.unjudged
+        ));
+    }
+    for arm in arms::names(run) {
+        let states = run.metrics().sum(&arm, arms::UNJUDGED_GROUPS)?;
+        if states > 0.0 {
+            notes.push(format!(
+                "{states} states were left out of the batches of {arm}, for the judge gave no verdict \
+                 on an action of theirs."
+            ));
+        }
+    }
     Ok(notes)
 }
 
@@ -155,7 +172,7 @@ struct Evaluated {
     trajectories: Vec<Trajectory>,
 }
 
-fn sets(run: &Run) -> Result<Vec<SetReport>> {
+fn sets(run: &Run, notes: &mut Vec<String>) -> Result<Vec<SetReport>> {
     let mut sets: Vec<(String, Vec<Evaluated>)> = Vec::new();
     for evaluation in evaluate::plan(run) {
         let trajectories = stored(&run.folder.evaluation(&evaluation.arm, &evaluation.set))?;
@@ -166,6 +183,16 @@ fn sets(run: &Run) -> Result<Vec<SetReport>> {
         match sets.iter_mut().find(|(name, _)| *name == evaluation.set) {
             Some((_, arms)) => arms.push(evaluated),
             None => sets.push((evaluation.set, vec![evaluated])),
+        }
+    }
+    for (set, arms) in &mut sets {
+        let mut all: Vec<_> = arms.iter_mut().map(|arm| &mut arm.trajectories).collect();
+        let dropped = unjudged::keep_common(&mut all);
+        if dropped > 0 {
+            notes.push(format!(
+                "{dropped} questions of {set} are left out, for every model, since the judge gave no \
+                 verdict on an answer or a step to them."
+            ));
         }
     }
     sets.into_iter()
