@@ -27,7 +27,7 @@ from pathlib import Path
 from math_verify import parse, verify
 
 SEED = 16
-OURS = "cargo run --quiet -p judge --example answers"
+OURS = "cargo run --quiet --bin swirl -- try answer --stdin"
 FILES = ("gsm8k_train.jsonl", "svamp_dev.jsonl")
 KEYS_PER_FILE = 60
 
