@@ -1,4 +1,4 @@
-//! When two values are the same.
+//! Equality of values, type by type.
 
 use super::expression::Node;
 use super::quantity::Unit;
@@ -8,7 +8,7 @@ use num_traits::{Signed, Zero};
 use tools::Rational;
 use tools::units::{Base, Measure};
 
-/// How many points two expressions are compared at.
+/// Points at which two expressions are compared.
 const POINTS: i64 = 5;
 
 /// Whether `answer` says what `key` says.
