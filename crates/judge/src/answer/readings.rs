@@ -186,6 +186,7 @@ fn scales() {
 fn fractions_and_mixed_numbers() {
     check(&[
         ("0.75", "\\frac{3}{4}", true),
+        ("\\frac{3}{4}", "0.75", true),
         ("3/4", "\\dfrac{3}{4}", true),
         ("3/4", "\\tfrac34", true),
         ("3/4", "\\frac{3}4", true),
@@ -323,6 +324,7 @@ fn money() {
         ("$1.50 per hour", "$1.50 per day", false),
         ("$3 per apple", "$3 per pear", false),
         ("18 dollars", "18", true),
+        ("18 dollars", "18 dollars", true),
         ("18 dollars", "$18", true),
         ("18 dollars", "$18.00", true),
         ("18 dollars", "18 Dollars", true),
@@ -544,6 +546,7 @@ fn sentences_and_typesetting() {
         ("72", "72, that is 72 clips", true),
         ("72", "72 of 100", false),
         ("1000", "1{,}000", true),
+        ("1000", "1,000", true),
         ("10000", "10,\\!000", true),
         ("10000", "10\\,000", true),
         ("1000", "1 000", false),
