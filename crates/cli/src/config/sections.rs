@@ -407,6 +407,10 @@ pub struct TrainSection {
     pub states_per_step: usize,
     /// Fresh actions per state.
     pub actions_per_state: u32,
+    /// States whose actions are all rewarded alike teach nothing: others are drawn in their place, up
+    /// to this many times a batch (dynamic sampling). 0: they stay.
+    #[serde(default)]
+    pub refill: u32,
     /// Temperature of fresh actions. Top-p and top-k are off here: the learner's log-probabilities
     /// are those of the full distribution.
     #[serde(default = "default_temperature")]

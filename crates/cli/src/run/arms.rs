@@ -317,6 +317,7 @@ fn policy_plan(
         updates_per_batch: section.updates_per_batch,
         states_per_step: section.states_per_step,
         actions_per_state: section.actions_per_state,
+        refill: section.refill,
         params: SamplingParams {
             temperature: section.temperature,
             top_p: 1.0,
