@@ -1,15 +1,19 @@
 //! What a run shows: a table per question set, the filters' yields, and what to know of the judge.
 
 use super::generate::{Filtered, stored};
+use super::overlap::Overlap;
 use super::{Run, arms, evaluate};
 use crate::folder::RunFolder;
 use crate::judges;
+use crate::questions::Skipped;
 use anyhow::{Context, Result};
-use eval::{Scores, Summary, Table, compare, summarise};
-use proto::Trajectory;
+use eval::{Interval, OverSeeds, Scores, StepGroup, Summary, Table};
+use eval::{compare, over_seeds, summarise};
+use proto::{QuestionId, Trajectory};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt::Write as _;
+use std::path::Path;
 
 /// Decides the resamples of the intervals of differences.
 const BOOTSTRAP_SEED: u64 = 0;
@@ -48,15 +52,23 @@ pub struct SetReport {
 pub struct Gain {
     /// The model it is compared with.
     pub over: String,
-    /// Seeds trained.
-    pub seeds: usize,
-    /// Mean difference in accuracy.
-    pub mean: f64,
-    /// Smallest and largest difference of a seed.
-    pub range: [f64; 2],
-    /// 95 % interval of the mean difference: bootstrap over questions, each question's answers
-    /// averaged over the seeds.
-    pub interval: [f64; 2],
+    /// Mean difference in accuracy, its 95 % interval, and the seeds it is over.
+    #[serde(flatten)]
+    pub gain: OverSeeds,
+    /// The same by steps of the known solution; empty where none is known.
+    #[serde(default)]
+    pub by_steps: Vec<StepGain>,
+}
+
+/// A gain on the questions whose known solutions take equally many steps.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StepGain {
+    /// Steps, as in `eval::StepGroup`.
+    pub steps: usize,
+    /// Questions.
+    pub questions: usize,
+    /// The gain.
+    pub gain: OverSeeds,
 }
 
 impl Report {
@@ -86,23 +98,48 @@ impl Report {
 
 impl Gain {
     fn sentence(&self) -> String {
-        let points = |share: f64| format!("{:+.1}", 100.0 * share);
-        let seeds = match self.seeds {
-            1 => "one seed".to_owned(),
+        let seeds = match self.gain.seeds {
+            1 => "one seed: how much another would differ is not in the interval".to_owned(),
             seeds => format!(
-                "mean of {seeds} seeds, from {} to {}",
-                points(self.range[0]),
-                points(self.range[1])
+                "mean of {seeds} seeds, from {} to {}; the interval is for other seeds and \
+                 questions, from the same warm start and trajectories",
+                points(self.gain.range[0]),
+                points(self.gain.range[1])
             ),
         };
-        format!(
-            "SWiRL over {}: {} points [{}, {}] ({seeds})",
+        let mut text = format!(
+            "SWiRL over {}: {} ({seeds})",
             self.over,
-            points(self.mean),
-            points(self.interval[0]),
-            points(self.interval[1]),
-        )
+            with_interval(&self.gain)
+        );
+        if !self.by_steps.is_empty() {
+            let each = self.by_steps.iter().map(|group| {
+                let (name, gain) = (StepGroup::name(group.steps), with_interval(&group.gain));
+                format!("{name} {gain}")
+            });
+            let each = each.collect::<Vec<_>>().join("; ");
+            let _ = write!(text, "\nBy steps of the known solution: {each}");
+        }
+        text
     }
+}
+
+fn points(share: f64) -> String {
+    format!("{:+.1}", 100.0 * share)
+}
+
+fn with_interval(gain: &OverSeeds) -> String {
+    let Interval {
+        estimate,
+        low,
+        high,
+    } = gain.interval;
+    format!(
+        "{} points [{}, {}]",
+        points(estimate),
+        points(low),
+        points(high)
+    )
 }
 
 /// Writes `report.json` and `report.md`.
@@ -147,7 +184,44 @@ fn notes(run: &Run) -> Result<Vec<String>> {
             judges.process.name()
         ));
     }
+    notes.extend(skipped_note(&run.config.run.skip, &run.skipped));
+    notes.extend(run.overlaps.iter().map(overlap_note));
     Ok(notes)
+}
+
+fn skipped_note(skip: &[QuestionId], skipped: &[Skipped]) -> Option<String> {
+    if skipped.is_empty() {
+        return None;
+    }
+    let from = skipped
+        .iter()
+        .map(|s| format!("{} of {} in {}", s.left_out, s.questions, s.source));
+    let names = skip.iter().map(|id| format!("`{id}`"));
+    Some(format!(
+        "run.skip left questions out ({}): {}.",
+        names.collect::<Vec<_>>().join(", "),
+        from.collect::<Vec<_>>().join(", ")
+    ))
+}
+
+fn overlap_note(overlap: &Overlap) -> String {
+    let same_text = overlap.shared.iter().filter(|s| s.same_text).count();
+    let same_id = overlap.shared.len() - same_text;
+    let mut what = Vec::new();
+    if same_text > 0 {
+        what.push(format!(
+            "{same_text} of {} questions of {:?} were trained on, too",
+            overlap.questions, overlap.set
+        ));
+    }
+    if same_id > 0 {
+        what.push(format!(
+            "{same_id} of {} questions of {:?} share their id, not their text, with one that was \
+             trained on",
+            overlap.questions, overlap.set
+        ));
+    }
+    format!("{} (evaluation.overlap allows it).", what.join("; "))
 }
 
 struct Evaluated {
@@ -157,8 +231,8 @@ struct Evaluated {
 
 fn sets(run: &Run) -> Result<Vec<SetReport>> {
     let mut sets: Vec<(String, Vec<Evaluated>)> = Vec::new();
-    for evaluation in evaluate::plan(run) {
-        let trajectories = stored(&run.folder.evaluation(&evaluation.arm, &evaluation.set))?;
+    for evaluation in evaluate::plan(&run.config) {
+        let trajectories = kept(run, &run.folder.evaluation(&evaluation.arm, &evaluation.set))?;
         let evaluated = Evaluated {
             arm: evaluation.arm,
             trajectories,
@@ -168,20 +242,37 @@ fn sets(run: &Run) -> Result<Vec<SetReport>> {
             None => sets.push((evaluation.set, vec![evaluated])),
         }
     }
-    sets.into_iter()
-        .map(|(set, arms)| set_report(run, set, &arms))
+    let compared = sets.iter().map(|(_, arms)| compared(run, arms));
+    let mut tables = compared.collect::<Result<Vec<Table>>>()?;
+    // All tests of the report are one family.
+    Table::adjust(&mut tables);
+    let both = sets.into_iter().zip(tables);
+    both.map(|((set, arms), table)| set_report(run, set, &arms, &table))
         .collect()
 }
 
-fn set_report(run: &Run, set: String, arms: &[Evaluated]) -> Result<SetReport> {
+/// The trajectories of a store without those of questions that are left out.
+fn kept(run: &Run, folder: &Path) -> Result<Vec<Trajectory>> {
+    let mut all = stored(folder)?;
+    all.retain(|trajectory| !run.config.run.skip.contains(&trajectory.item.question));
+    Ok(all)
+}
+
+/// The model that training started from.
+fn start(run: &Run) -> &'static str {
+    match run.config.warm_start {
+        Some(_) => arms::WARM_START,
+        None => evaluate::BASE,
+    }
+}
+
+/// Every model, and what those that came later gained over the one that training started from.
+fn compared(run: &Run, arms: &[Evaluated]) -> Result<Table> {
     let mut table = Table::new();
     for arm in arms {
         table = table.row(&arm.arm, summarise(&arm.trajectories)?);
     }
-    let from = match run.config.warm_start {
-        Some(_) => arms::WARM_START,
-        None => evaluate::BASE,
-    };
+    let from = start(run);
     if let Some(start) = arms.iter().find(|arm| arm.arm == from) {
         let before = Scores::of(&start.trajectories)?;
         let later = |arm: &&Evaluated| arm.arm != from && arm.arm != evaluate::BASE;
@@ -190,6 +281,10 @@ fn set_report(run: &Run, set: String, arms: &[Evaluated]) -> Result<SetReport> {
             table = table.comparison(from, &arm.arm, paired);
         }
     }
+    Ok(table)
+}
+
+fn set_report(run: &Run, set: String, arms: &[Evaluated], table: &Table) -> Result<SetReport> {
     let seeds = run.config.train.as_ref().map(|train| &train.seeds);
     let trained: Vec<String> = seeds
         .into_iter()
@@ -201,7 +296,7 @@ fn set_report(run: &Run, set: String, arms: &[Evaluated]) -> Result<SetReport> {
     let mut gains = Vec::new();
     if !swirl.is_empty() {
         for other in others {
-            if other.arm == from || other.arm == arms::IMITATION {
+            if other.arm == start(run) || other.arm == arms::IMITATION {
                 gains.push(gain_over(other, &swirl)?);
             }
         }
@@ -210,7 +305,7 @@ fn set_report(run: &Run, set: String, arms: &[Evaluated]) -> Result<SetReport> {
         set,
         plain: table.plain(),
         markdown: table.markdown(),
-        table: serde_json::to_value(&table)?,
+        table: serde_json::to_value(table)?,
         gains,
     })
 }
@@ -225,44 +320,183 @@ fn gain_over(other: &Evaluated, seeds: &[&Evaluated]) -> Result<Gain> {
         let pairs = after.shares().into_iter().zip(before.shares());
         differences.push(pairs.map(|(a, b)| a - b).collect());
     }
-    let mean_of = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-    let by_question: Vec<f64> = (0..before.questions())
-        .map(|i| differences.iter().map(|d| d[i]).sum::<f64>() / differences.len() as f64)
-        .collect();
-    let by_seed: Vec<f64> = differences.iter().map(|d| mean_of(d)).collect();
-    let interval = eval::bootstrap_mean(&by_question, BOOTSTRAP_SEED)
-        .context("an evaluation without a question")?;
-    let least = by_seed.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = by_seed.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let gain = |differences: &[Vec<f64>]| {
+        over_seeds(differences, BOOTSTRAP_SEED).context("an evaluation without a question")
+    };
+    let groups = eval::steps::groups(&other.trajectories);
+    let is_known = groups.keys().any(|steps| *steps > 0);
+    let mut by_steps = Vec::new();
+    for (steps, ids) in groups.into_iter().filter(|_| is_known) {
+        let of_group = |all: &Vec<f64>| -> Vec<f64> {
+            let questions = before.iter().zip(all);
+            let inside = questions.filter(|((id, _), _)| ids.contains(id));
+            inside.map(|(_, difference)| *difference).collect()
+        };
+        let inside: Vec<Vec<f64>> = differences.iter().map(of_group).collect();
+        by_steps.push(StepGain {
+            steps,
+            questions: ids.len(),
+            gain: gain(&inside)?,
+        });
+    }
     Ok(Gain {
         over: other.arm.clone(),
-        seeds: by_seed.len(),
-        mean: interval.estimate,
-        range: [least, most],
-        interval: [interval.low, interval.high],
+        gain: gain(&differences)?,
+        by_steps,
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::overlap::Shared;
     use super::*;
+    use proto::{
+        Action, FinishReason, ItemId, Label, Question, ReferenceStep, Span, Step, TrajectoryEnd,
+        Verdict, WeightVersion,
+    };
+
+    fn over(seeds: usize, estimate: f64, range: [f64; 2]) -> OverSeeds {
+        OverSeeds {
+            interval: Interval {
+                estimate,
+                low: -0.004,
+                high: 0.032,
+            },
+            seeds,
+            range,
+            has_seed_variance: seeds > 1,
+        }
+    }
 
     #[test]
-    fn a_gain_tells_how_many_seeds_it_comes_from() {
-        let gain = |seeds, range| Gain {
+    fn a_gain_tells_how_many_seeds_it_comes_from_and_on_which_questions_it_is() {
+        let gain = |gain, by_steps| Gain {
             over: "imitation".into(),
-            seeds,
-            mean: 0.014,
-            range,
-            interval: [-0.004, 0.032],
+            gain,
+            by_steps,
         };
         assert_eq!(
-            gain(1, [0.014; 2]).sentence(),
-            "SWiRL over imitation: +1.4 points [-0.4, +3.2] (one seed)"
+            gain(over(1, 0.014, [0.014; 2]), Vec::new()).sentence(),
+            "SWiRL over imitation: +1.4 points [-0.4, +3.2] (one seed: how much another would \
+             differ is not in the interval)"
         );
+        let by_steps = [(1, 0.2), (2, -0.005)].map(|(steps, mean)| StepGain {
+            steps,
+            questions: 100,
+            gain: over(3, mean, [0.0; 2]),
+        });
         assert_eq!(
-            gain(3, [0.01, 0.02]).sentence(),
-            "SWiRL over imitation: +1.4 points [-0.4, +3.2] (mean of 3 seeds, from +1.0 to +2.0)"
+            gain(over(3, 0.014, [0.01, 0.02]), by_steps.to_vec()).sentence(),
+            "SWiRL over imitation: +1.4 points [-0.4, +3.2] (mean of 3 seeds, from +1.0 to +2.0; \
+             the interval is for other seeds and questions, from the same warm start and \
+             trajectories)\nBy steps of the known solution: 1 step +20.0 points [-0.4, +3.2]; 2 \
+             steps -0.5 points [-0.4, +3.2]"
+        );
+    }
+
+    #[test]
+    fn a_gain_is_told_by_steps() {
+        let evaluated = |arm: &str, right: [bool; 4]| Evaluated {
+            arm: arm.into(),
+            trajectories: (0..4).map(|n| answered(n, 1 + n % 2, right[n])).collect(),
+        };
+        let before = evaluated("warm_start", [false; 4]);
+        let seeds = [
+            evaluated("swirl-seed1", [true, false, true, false]),
+            evaluated("swirl-seed2", [true, false, false, false]),
+        ];
+        let found = gain_over(&before, &[&seeds[0], &seeds[1]]).unwrap();
+        assert!((found.gain.interval.estimate - 0.375).abs() < 1e-12);
+        assert_eq!(found.gain.range, [0.25, 0.5]);
+        let by_steps: Vec<_> = found
+            .by_steps
+            .iter()
+            .map(|g| (g.steps, g.questions, g.gain.interval.estimate))
+            .collect();
+        assert_eq!(by_steps, [(1, 2, 0.75), (2, 2, 0.0)]);
+        let text = serde_json::to_string(&found).unwrap();
+        let again: Gain = serde_json::from_str(&text).unwrap();
+        assert_eq!(again.gain, found.gain);
+    }
+
+    /// A question of so many known steps with its answer.
+    fn answered(n: usize, steps: usize, right: bool) -> Trajectory {
+        let step = ReferenceStep {
+            thought: String::new(),
+            tool: "calculator".into(),
+            arguments: "1+1".into(),
+            result: "2".into(),
+        };
+        let id = QuestionId(format!("q{n}"));
+        let label = if right { Label::Good } else { Label::Bad };
+        Trajectory {
+            run: "r".into(),
+            item: ItemId {
+                question: id.clone(),
+                sample: 0,
+            },
+            question: Question {
+                id,
+                dataset: "d".into(),
+                split: "s".into(),
+                question: "?".into(),
+                answer: "1".into(),
+                answer_aliases: Vec::new(),
+                reference_steps: vec![step; steps],
+            },
+            model: "m".into(),
+            tokens: vec![0, 1],
+            steps: vec![Step {
+                sampled: Span { start: 1, end: 2 },
+                logprobs: vec![0.0],
+                weight_version: WeightVersion(0),
+                finish: FinishReason::StopText,
+                text: String::new(),
+                thought: String::new(),
+                action: Action::Answer("1".into()),
+                observation: None,
+                verdicts: Vec::new(),
+            }],
+            end: TrajectoryEnd::Answered,
+            outcome: Some(Verdict {
+                judge: "match".into(),
+                model: "1".into(),
+                prompt_hash: String::new(),
+                label,
+                score: 0.0,
+                rationale: String::new(),
+            }),
+        }
+    }
+
+    #[test]
+    fn notes_tell_what_was_left_out_and_what_is_on_both_sides() {
+        let skipped = Skipped {
+            source: "questions".into(),
+            questions: 220,
+            left_out: 2,
+        };
+        assert_eq!(
+            skipped_note(&["q1".into(), "q2".into()], &[skipped]).unwrap(),
+            "run.skip left questions out (`q1`, `q2`): 2 of 220 in questions."
+        );
+        assert_eq!(skipped_note(&[], &[]), None);
+        let shared = |same_text| Shared {
+            id: "q".into(),
+            source: "questions",
+            id_there: "q".into(),
+            same_text,
+        };
+        let overlap = Overlap {
+            set: "held out".into(),
+            questions: 10,
+            shared: vec![shared(true), shared(true), shared(false)],
+        };
+        assert_eq!(
+            overlap_note(&overlap),
+            "2 of 10 questions of \"held out\" were trained on, too; 1 of 10 questions of \"held \
+             out\" share their id, not their text, with one that was trained on \
+             (evaluation.overlap allows it)."
         );
     }
 }

@@ -220,6 +220,19 @@ fn dry_runs() {
             "is not set",
         ),
         (
+            &["tools.enabled=[]"],
+            "`warm_start.dialogue.tag`: no tool that is offered is called by <math_exp>",
+        ),
+        (
+            &["warm_start.learner.kl.coefficient=0.1"],
+            "`warm_start.learner.kl.coefficient` has no effect",
+        ),
+        (
+            &["prompt.system={{ tool }}"],
+            "`prompt.system` cannot be rendered",
+        ),
+        (&["run.skip=[\"x\"]"], "`run.skip` names `x`"),
+        (
             &[
                 "judge.process=llm",
                 "judge.llm.model=m",
