@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use learner::{CheckpointError, ComputeType, Learner, StepError, StepMetrics};
 use model::{DeviceHandle, DeviceThread, Tokenizer, TurnCodec};
 use proto::{
-    Completion, GenerateRequest, Question, SftSample, StateGroup, WeightSnapshot, WeightVersion,
+    Completion, GenerateRequest, Question, SftSample, StateGroup, Thinking, WeightSnapshot,
+    WeightVersion,
 };
 use sampler::{Engine, EngineConfig, SamplerHandle};
 use std::path::{Path, PathBuf};
@@ -296,15 +297,24 @@ pub struct ChatTurns {
 }
 
 impl ChatTurns {
-    /// The template and tokenizer of `dir`, opened by `system`.
+    /// The template and tokenizer of `dir`, opened by `system`; `section` has the tags of thinking.
     ///
     /// # Errors
     /// When the directory has no usable tokenizer or template.
-    pub fn load(dir: &Path, system: &str) -> Result<Self> {
+    pub fn load(dir: &Path, section: &ModelSection, system: &str) -> Result<Self> {
+        let mut codec = TurnCodec::load(dir)?;
+        if let Some((open, close)) = section.thinking_tags() {
+            codec = codec.with_thinking(open, close);
+        }
         Ok(Self {
-            codec: TurnCodec::load(dir)?,
+            codec,
             system: system.to_owned(),
         })
+    }
+
+    /// The sections in which the model thinks.
+    pub fn thinking(&self) -> Option<&Thinking> {
+        self.codec.thinking()
     }
 
     /// A dialogue to imitate: prompt, then actions (trained on, each with its end of turn) and

@@ -11,6 +11,7 @@
 use crate::chat::{ChatTemplate, Message, Role, TemplateError};
 use crate::error::LoadError;
 use crate::tokenizer::Tokenizer;
+use proto::Thinking;
 use std::path::Path;
 use std::sync::Arc;
 use thiserror::Error;
@@ -36,6 +37,7 @@ pub struct TurnCodec {
     folds_system: bool,
     /// Between a sampled turn and the next one; the observation is its only blank.
     glue: Vec<Piece>,
+    thinking: Option<Thinking>,
 }
 
 impl TurnCodec {
@@ -69,7 +71,32 @@ impl TurnCodec {
             end_of_turn,
             folds_system,
             glue,
+            thinking: None,
         })
+    }
+
+    /// The same for a model that thinks between these tags. Templates of reasoning models may open
+    /// the section before the model's turn.
+    #[must_use]
+    pub fn with_thinking(self, open: &str, close: &str) -> Self {
+        let before_turn = match self.glue.last() {
+            Some(Piece::Template(text)) => text.as_str(),
+            _ => "",
+        };
+        let thinking = Thinking {
+            begins_open: before_turn.rfind(open) > before_turn.rfind(close),
+            open: open.to_owned(),
+            close: close.to_owned(),
+        };
+        Self {
+            thinking: Some(thinking),
+            ..self
+        }
+    }
+
+    /// The sections in which the model thinks.
+    pub fn thinking(&self) -> Option<&Thinking> {
+        self.thinking.as_ref()
     }
 
     /// The tokenizer.
@@ -114,9 +141,15 @@ impl TurnCodec {
     }
 
     /// Ids of a turn of the model that was written, not sampled, with its end: for supervised
-    /// training.
+    /// training. A thinking section that the template opened is closed first, or the action would be
+    /// thought and not done.
     pub fn action(&self, text: &str) -> Vec<u32> {
-        let mut ids = self.tokenizer.encode_plain(text);
+        let opened = self.thinking.as_ref().filter(|t| t.begins_open);
+        let mut ids = match opened {
+            Some(thinking) => self.tokenizer.encode(&format!("{}\n\n", thinking.close)),
+            None => Vec::new(),
+        };
+        ids.extend(self.tokenizer.encode_plain(text));
         ids.push(self.end_of_turn);
         ids
     }

@@ -130,6 +130,19 @@ pub struct ModelSection {
     pub device: String,
     /// Threads of libtorch on a CPU, at most 1024; 0 takes one per core.
     pub threads: usize,
+    /// The tags around a section in which the model thinks: nothing in it is an action, and nothing
+    /// in it ends sampling. `[]`: the model has no such sections.
+    pub thinking_tags: Vec<String>,
+}
+
+impl ModelSection {
+    /// The opening and the closing tag of thinking sections.
+    pub fn thinking_tags(&self) -> Option<(&str, &str)> {
+        match self.thinking_tags.as_slice() {
+            [open, close] => Some((open, close)),
+            _ => None,
+        }
+    }
 }
 
 impl Default for ModelSection {
@@ -139,6 +152,7 @@ impl Default for ModelSection {
             dtype: ComputeType::Auto,
             device: "auto".into(),
             threads: 0,
+            thinking_tags: vec!["<think>".into(), "</think>".into()],
         }
     }
 }

@@ -68,8 +68,7 @@ pub async fn warm_start(run: &Run) -> Result<()> {
 
 fn dialogues(run: &Run, section: &WarmStartSection) -> Result<Vec<SftSample>> {
     let questions = &run.sources.warm_start;
-    let system = prompt::system(&run.config, true)?;
-    let turns = ChatTurns::load(&run.config.model.path, &system)?;
+    let turns = turns(run)?;
     let dialogues = data::dialogue::dialogues(questions, &section.dialogue);
     tracing::info!(
         questions = questions.len(),
@@ -184,7 +183,7 @@ async fn policy(run: &Run, section: &TrainSection, seed: u64) -> Result<()> {
     }
     let judges = judges::build(&run.config.judge, &run.config.tools.enabled)?;
     let states = states(run, judges.process.as_ref())?;
-    let plan = policy_plan(section, seed, states, registry(run)?.tags());
+    let plan = policy_plan(section, seed, states, tags(run)?);
     let (fleet, elsewhere) = policy_fleet(run, section, seed, judges).await?;
     let controller = Controller::start(run.fleet(fleet, elsewhere)).await?;
     let fleet = controller.fleet().clone();
@@ -281,6 +280,17 @@ fn registry(run: &Run) -> Result<Arc<Registry>> {
     )?))
 }
 
+/// The dialogues of the model that the run starts from; every arm's are alike.
+fn turns(run: &Run) -> Result<ChatTurns> {
+    let model = &run.config.model;
+    ChatTurns::load(&model.path, model, &prompt::system(&run.config, true)?)
+}
+
+fn tags(run: &Run) -> Result<ActionTags> {
+    let thinking = turns(run)?.thinking().cloned();
+    Ok(registry(run)?.tags().with_thinking(thinking))
+}
+
 fn policy_plan(
     section: &TrainSection,
     seed: u64,
@@ -300,6 +310,7 @@ fn policy_plan(
             top_k: 0,
             max_tokens: section.max_action_tokens,
             stop: tags.close_tags(),
+            thinking: tags.thinking().cloned(),
         },
         tags,
         seed,

@@ -41,7 +41,8 @@ pub fn offline(config: &Config, sources: &Sources) -> Result<Vec<Overlap>> {
 pub async fn all(config: &Config, due: &[Phase]) -> Result<Machine> {
     let machine = Machine::new(&config.model)?;
     let spec = model::spec_of(&config.model.path)?;
-    ChatTurns::load(&config.model.path, &prompt::system(config, true)?)?;
+    let system = prompt::system(config, true)?;
+    ChatTurns::load(&config.model.path, &config.model, &system)?;
     contexts(config, &spec)?;
     learners(config, &machine, &spec)?;
     memory(config, &machine, &spec, due)?;

@@ -75,6 +75,12 @@ fn configuration_and_files() {
         dir.path(),
         &[
             case(
+                "one thinking tag",
+                &set("model.thinking_tags=[\"<think>\"]"),
+                2,
+                "`model.thinking_tags`: write the opening and the closing tag",
+            ),
+            case(
                 "no such file",
                 &["run", "none.toml"],
                 2,
