@@ -93,7 +93,9 @@ pub fn is_there(path: &Path) -> Result<bool> {
 fn dangling(path: &Path) -> Option<(PathBuf, PathBuf)> {
     let mut ways: Vec<&Path> = path.ancestors().collect();
     ways.reverse();
-    let broken = ways.into_iter().find(|way| way.is_symlink() && !way.exists())?;
+    let broken = ways
+        .into_iter()
+        .find(|way| way.is_symlink() && !way.exists())?;
     Some((broken.to_owned(), fs::read_link(broken).ok()?))
 }
 
@@ -245,7 +247,7 @@ pub fn state_of(run: &Path) -> PathBuf {
     run.join(STATE)
 }
 
-/// Where it is written what the results of a run depend on.
+/// The file with all that the results of a run depend on.
 pub fn identity_of(run: &Path) -> PathBuf {
     run.join(IDENTITY)
 }
@@ -393,7 +395,10 @@ mod tests {
             }
             let path = at(&links.to_string());
             let beside = listed(home.path());
-            let folder = Claim::on(path.clone(), Reuse::Clean).unwrap().open().unwrap();
+            let folder = Claim::on(path.clone(), Reuse::Clean)
+                .unwrap()
+                .open()
+                .unwrap();
             folder.make_rooms().unwrap();
             assert_eq!(
                 listed(folder.path()),
@@ -441,9 +446,18 @@ mod tests {
         let cases = [
             ("file", "is not a folder"),
             ("to a file", "is not a folder"),
-            ("dangling", "dangling is a link to nowhere, which does not exist"),
-            ("to a dangling one", "is a link to dangling, which does not exist"),
-            ("dangling/run", "dangling is a link to nowhere, which does not exist"),
+            (
+                "dangling",
+                "dangling is a link to nowhere, which does not exist",
+            ),
+            (
+                "to a dangling one",
+                "is a link to dangling, which does not exist",
+            ),
+            (
+                "dangling/run",
+                "dangling is a link to nowhere, which does not exist",
+            ),
         ];
         for (name, says) in cases {
             for reuse in [Reuse::Never, Reuse::Resume, Reuse::Clean] {

@@ -107,7 +107,10 @@ impl Object for Offered {
     }
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        self.0.get_item(key).ok().filter(|item| !item.is_undefined())
+        self.0
+            .get_item(key)
+            .ok()
+            .filter(|item| !item.is_undefined())
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
@@ -204,7 +207,10 @@ mod tests {
                 "{% for t in tools %}{{ t.name }} {{ t.tag }} {{ t.arguments.type }};{% endfor %}",
                 "search find string;calculator math_exp string;",
             ),
-            ("{{ tools | length }} {{ tools[0].description }}", "2 Finds articles."),
+            (
+                "{{ tools | length }} {{ tools[0].description }}",
+                "2 Finds articles.",
+            ),
         ];
         for (template, expected) in cases {
             assert_eq!(render(template, &both).unwrap(), expected, "{template}");
@@ -222,13 +228,21 @@ mod tests {
         let json = render("{{ tools | tojson }}", &both).unwrap();
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(json[1]["tag"], "math_exp");
-        assert_eq!(render("None:{{ tools }}.", &registry(&[])).unwrap(), "None:.");
+        assert_eq!(
+            render("None:{{ tools }}.", &registry(&[])).unwrap(),
+            "None:."
+        );
         assert!(render("{{ tool }}", &both).is_err());
     }
 
     #[test]
     fn pt_2_plain_text_is_taken_as_it_is() {
-        for text in ["Say {\"a\": 1}.", "50 % of {# it", "", "<math_exp>1</math_exp>\n\n"] {
+        for text in [
+            "Say {\"a\": 1}.",
+            "50 % of {# it",
+            "",
+            "<math_exp>1</math_exp>\n\n",
+        ] {
             assert_eq!(render(text, &registry(&["search"])).unwrap(), text);
         }
     }
@@ -242,9 +256,21 @@ mod tests {
             (&["calculator"], calls, "Answer.", true, Ok(0)),
             (&["calculator"], "Solve it.", "Answer.", false, Ok(1)),
             (&["calculator"], calls, calls, false, Ok(0)),
-            (&["calculator"], calls, calls, true, Err("`prompt.system_without_tools` teaches")),
+            (
+                &["calculator"],
+                calls,
+                calls,
+                true,
+                Err("`prompt.system_without_tools` teaches"),
+            ),
             (&[], calls, "Answer.", false, Ok(0)),
-            (&[], calls, calls, false, Err("`prompt.system_without_tools` teaches")),
+            (
+                &[],
+                calls,
+                calls,
+                false,
+                Err("`prompt.system_without_tools` teaches"),
+            ),
         ];
         for (tools, system, without, without_tools, expected) in cases {
             let mut config = crate::config::tests::least();

@@ -32,7 +32,10 @@ mod tests {
         ];
         for (p, expected) in cases {
             let found = holm(p);
-            let near = found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12);
+            let near = found
+                .iter()
+                .zip(expected)
+                .all(|(a, b)| (a - b).abs() < 1e-12);
             assert!(near && found.len() == expected.len(), "{p:?}: {found:?}");
         }
     }

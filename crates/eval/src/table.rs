@@ -220,7 +220,9 @@ fn process(
         (1, Some((_, only))) => cell(only),
         (0, _) | (_, None) => "–".to_owned(),
         _ => {
-            let named = scores.iter().map(|(judge, s)| format!("{judge} {}", cell(s)));
+            let named = scores
+                .iter()
+                .map(|(judge, s)| format!("{judge} {}", cell(s)));
             named.collect::<Vec<_>>().join(", ")
         }
     }

@@ -12,8 +12,7 @@ use eval::{
 use proptest::prelude::*;
 use proto::{
     Action, FinishReason, ItemId, Label, MalformedKind, Observation, Question, QuestionId,
-    ReferenceStep, Span,
-    Step, ToolCall, Trajectory, TrajectoryEnd, Verdict, WeightVersion,
+    ReferenceStep, Span, Step, ToolCall, Trajectory, TrajectoryEnd, Verdict, WeightVersion,
 };
 
 fn verdict(judge: &str, label: Label) -> Verdict {
@@ -185,7 +184,10 @@ fn the_process_score_is_a_mean_of_means_by_judge() {
     // Of the seven steps of all three, two were malformed and judged by nobody.
     assert!((rules.judged_share - 5.0 / 7.0).abs() < 1e-12, "{rules:?}");
     assert_eq!(rules.interval.estimate, rules.score);
-    assert!(rules.interval.low >= 0.5 && rules.interval.high <= 1.0, "{rules:?}");
+    assert!(
+        rules.interval.low >= 0.5 && rules.interval.high <= 1.0,
+        "{rules:?}"
+    );
     assert_eq!((scores["llm"].score, scores["llm"].trajectories), (1.0, 1));
     assert!(process_scores(&run(&[true]), 0).is_empty());
 }
@@ -229,11 +231,23 @@ fn a_model_that_stops_after_one_call_shows_by_steps() {
     let groups: Vec<_> = summary
         .by_steps
         .iter()
-        .map(|g| (g.steps, g.questions, g.accuracy.estimate, g.calls_per_question))
+        .map(|g| {
+            (
+                g.steps,
+                g.questions,
+                g.accuracy.estimate,
+                g.calls_per_question,
+            )
+        })
         .collect();
     assert_eq!(
         groups,
-        [(1, 20, 1.0, 1.0), (2, 20, 0.0, 1.0), (5, 1, 1.0, 2.0), (6, 2, 1.0, 2.0)]
+        [
+            (1, 20, 1.0, 1.0),
+            (2, 20, 0.0, 1.0),
+            (5, 1, 1.0, 2.0),
+            (6, 2, 1.0, 2.0)
+        ]
     );
     assert!((summary.by_steps[1].process["rules"].score - 0.5).abs() < 1e-12);
     let plain = Table::new().row("SWiRL", summary.clone()).plain();
@@ -242,9 +256,15 @@ fn a_model_that_stops_after_one_call_shows_by_steps() {
         lines[4].contains("1 step, n = 20") && lines[4].ends_with("6 steps or more, n = 2"),
         "{plain}"
     );
-    assert!(lines[5].contains("0.0 % [0.0, 16.1], 1.00, 0.500"), "{plain}");
+    assert!(
+        lines[5].contains("0.0 % [0.0, 16.1], 1.00, 0.500"),
+        "{plain}"
+    );
     let markdown = Table::new().row("SWiRL", summary).markdown();
-    assert!(markdown.contains("| model | 1 step, n = 20 |"), "{markdown}");
+    assert!(
+        markdown.contains("| model | 1 step, n = 20 |"),
+        "{markdown}"
+    );
     // Where no solution is known, there is nothing to tell apart.
     assert!(summarise(&run(&[true])).unwrap().by_steps.is_empty());
 }
@@ -259,19 +279,31 @@ fn ev_4_several_tests_are_adjusted_over_all_tables() {
     };
     let mut one = Table::new().comparison("base", "a", paired(8));
     Table::adjust([&mut one]);
-    assert!(!one.plain().contains("Holm"), "one test needs no adjusting: {}", one.plain());
-    let mut two = Table::new()
-        .comparison("base", "b", paired(6))
-        .comparison("base", "c", paired(1));
+    assert!(
+        !one.plain().contains("Holm"),
+        "one test needs no adjusting: {}",
+        one.plain()
+    );
+    let mut two =
+        Table::new()
+            .comparison("base", "b", paired(6))
+            .comparison("base", "c", paired(1));
     Table::adjust([&mut one, &mut two]);
     assert!(
-        one.plain().contains("p = 0.0078 (adjusted for 3 tests after Holm p = 0.0234), 8 won"),
+        one.plain()
+            .contains("p = 0.0078 (adjusted for 3 tests after Holm p = 0.0234), 8 won"),
         "{}",
         one.plain()
     );
     let plain = two.plain();
-    assert!(plain.contains("p = 0.0312 (adjusted for 3 tests after Holm p = 0.0625)"), "{plain}");
-    assert!(plain.contains("p = 1.0000 (adjusted for 3 tests after Holm p = 1.0000)"), "{plain}");
+    assert!(
+        plain.contains("p = 0.0313 (adjusted for 3 tests after Holm p = 0.0625)"),
+        "{plain}"
+    );
+    assert!(
+        plain.contains("p = 1.0000 (adjusted for 3 tests after Holm p = 1.0000)"),
+        "{plain}"
+    );
 }
 
 #[test]

@@ -53,7 +53,10 @@ pub(super) fn model_digest(folder: &Path) -> std::io::Result<String> {
         sample(path, &mut hash)?;
     }
     let count = files.len();
-    Ok(format!("{count} files, content {}", short(&hash.finalize())))
+    Ok(format!(
+        "{count} files, content {}",
+        short(&hash.finalize())
+    ))
 }
 
 fn sample(path: &Path, hash: &mut Sha256) -> std::io::Result<()> {

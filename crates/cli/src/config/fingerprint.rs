@@ -192,7 +192,10 @@ mod tests {
         // Bit for bit means the same pieces, too.
         let repeatable = "model.dtype=f32 train.learner.deterministic=true";
         assert_ne!(
-            hash(&rubric, &format!("{repeatable} train.learner.micro_batch_tokens=64")),
+            hash(
+                &rubric,
+                &format!("{repeatable} train.learner.micro_batch_tokens=64")
+            ),
             hash(&rubric, repeatable)
         );
     }

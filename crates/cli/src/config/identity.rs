@@ -1,4 +1,5 @@
-//! What a run's results depend on, as it is kept in the run folder and compared on a resume.
+//! The identity of a run: all that its results depend on, as the run folder keeps it and a resume
+//! compares it.
 
 use super::contents::{model_digest, questions_digest, short};
 use super::fingerprint::{digest, hex, without_operational};
@@ -10,10 +11,10 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// What a run's results depend on: settings by their value, and files by what they hold, wherever
+/// All that a run's results depend on: settings by their value, and files by what they hold, wherever
 /// they lie. All else may differ between a run and its resumption, so that what stopped it can be
 /// mended: how many actors, how long to wait, how often to try, where the judge is, what is kept on
-/// disk (`docs/reliability.md` lists them).
+/// disk (`docs/runs.md` lists them).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {

@@ -510,7 +510,10 @@ mod tests {
         let warm = "[warm_start]\nsteps = 9\nbatch = 1\nquestions.path = \"q\"\n";
         let repeatable = ["model.dtype=bf16", "warm_start.learner.deterministic=true"];
         assert_eq!(learner(warm, &repeatable).dtype, F32);
-        assert_eq!(learner(warm, &["warm_start.learner.schedule=constant"]).total_steps, 0);
+        assert_eq!(
+            learner(warm, &["warm_start.learner.schedule=constant"]).total_steps,
+            0
+        );
         for (schedule, total, expected) in [("cosine", 0, 9), ("linear", 4, 4)] {
             let settings = [
                 format!("warm_start.learner.schedule={schedule}"),
@@ -564,8 +567,13 @@ mod tests {
         );
         let error = with("", &["run.name=[1]"]).unwrap_err().to_string();
         assert!(error.contains("`run.name`: invalid type"), "{error}");
-        let error = with("", &["run.seed=1\nrun.name=\"b\""]).unwrap_err().to_string();
-        assert!(error.contains("`run.seed`: invalid type: string"), "{error}");
+        let error = with("", &["run.seed=1\nrun.name=\"b\""])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("`run.seed`: invalid type: string"),
+            "{error}"
+        );
     }
 
     #[test]

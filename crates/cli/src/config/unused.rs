@@ -26,11 +26,7 @@ const OF_POLICY: [&str; 6] = [
 ];
 
 /// Settings of a learner that only concern several side by side.
-const OF_REPLICAS: [&str; 3] = [
-    "shard_optimizer",
-    "compare_replicas_every",
-    "gradient_wire",
-];
+const OF_REPLICAS: [&str; 3] = ["shard_optimizer", "compare_replicas_every", "gradient_wire"];
 
 /// What `swirl eval` reads of a configuration.
 const OF_EVALUATION: [&str; 20] = [

@@ -80,6 +80,7 @@ pub struct Progress {
     is_terminal: bool,
     began: Instant,
     last_line: Instant,
+    latest: String,
     pace: Pace,
     overview: Overview,
 }
@@ -116,6 +117,7 @@ impl Progress {
             is_terminal,
             began: now,
             last_line: now,
+            latest: String::new(),
             pace,
             overview: overview.clone(),
         }
@@ -136,13 +138,22 @@ impl Progress {
             let run = run.unwrap_or_default();
             self.bar.set_message(format!("{left}{note}{run}"));
         } else if self.last_line.elapsed() >= LINE_EVERY {
-            self.last_line = Instant::now();
             let (name, total) = (&self.name, self.pace.total());
-            console::remark(format_args!("{name}: {done} of {total}, {left}{note}"));
-            if let Some(line) = self.overview.line_now_and_then() {
-                console::remark(line);
-            }
+            self.line(format!("{name}: {done} of {total}, {left}{note}"));
         }
+    }
+
+    /// Shows a line, and one on the whole run now and then. The same again is only shown after a
+    /// while, to say that the program lives.
+    fn line(&mut self, line: String) {
+        if line == self.latest && self.last_line.elapsed() < RUN_LINE_EVERY {
+            return;
+        }
+        console::remark(&line);
+        if let Some(line) = self.overview.line_now_and_then() {
+            console::remark(line);
+        }
+        (self.latest, self.last_line) = (line, Instant::now());
     }
 
     /// The work is finished.

@@ -99,7 +99,11 @@ impl WholeRun {
     pub fn line(&self, now: Duration) -> Option<String> {
         let current = self.now.as_ref()?;
         let piece = &self.pieces[current.index];
-        let done = self.phases.iter().take_while(|p| **p != piece.phase).count();
+        let done = self
+            .phases
+            .iter()
+            .take_while(|p| **p != piece.phase)
+            .count();
         let mut same = self.pieces.iter().filter(|p| p.phase == piece.phase);
         let pieces = same.clone().count();
         let phase = piece.phase.name().replace('_', " ");
@@ -115,7 +119,9 @@ impl WholeRun {
             None => "time left of the run not known yet".to_owned(),
         };
         let all = self.phases.len();
-        Some(format!("Run: {done} of {all} phases done, now {phase}{place}; {left}"))
+        Some(format!(
+            "Run: {done} of {all} phases done, now {phase}{place}; {left}"
+        ))
     }
 
     /// The time left of the whole run (WR-1).

@@ -45,7 +45,7 @@ fn pieces(config: &Config, sources: &Sources) -> Vec<Piece> {
         let name = arms::IMITATION;
         pieces.push(piece(name, Phase::Train, Kind::Dialogue, steps, batch));
     }
-    for train in &config.train {
+    if let Some(train) = &config.train {
         for &seed in &train.seeds {
             let name = arms::swirl(seed);
             pieces.push(piece(&name, Phase::Train, Kind::PolicyStep, train.steps, 1));

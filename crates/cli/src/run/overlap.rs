@@ -99,7 +99,10 @@ fn overlaps(config: &Config, sources: &Sources) -> Vec<Overlap> {
     let trains = config.train.is_some() || config.imitation.is_some();
     let taught = [
         ("warm_start.questions", &sources.warm_start[..]),
-        ("questions", if trains { &sources.questions[..] } else { &[] }),
+        (
+            "questions",
+            if trains { &sources.questions[..] } else { &[] },
+        ),
     ];
     let mut by_text = HashMap::new();
     let mut by_id = HashMap::new();
@@ -187,7 +190,10 @@ mod tests {
 
     fn sources() -> Sources {
         Sources {
-            questions: vec![question("t1", "A box holds 3 pens."), question("t2", "Two?")],
+            questions: vec![
+                question("t1", "A box holds 3 pens."),
+                question("t2", "Two?"),
+            ],
             warm_start: vec![question("w1", "Warm\n  question: one!")],
             sets: vec![vec![
                 question("e1", "a BOX holds 3 pens"),
@@ -224,8 +230,13 @@ mod tests {
             sets: vec![vec![question("t1", "Something else.")]],
             ..sources()
         };
-        let error = check(&config("refuse", true), &only_ids).unwrap_err().to_string();
-        assert!(error.ends_with("set evaluation.overlap = \"same_ids\""), "{error}");
+        let error = check(&config("refuse", true), &only_ids)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.ends_with("set evaluation.overlap = \"same_ids\""),
+            "{error}"
+        );
         assert!(check(&config("same_ids", true), &only_ids).is_ok());
     }
 

@@ -232,7 +232,10 @@ struct Evaluated {
 fn sets(run: &Run) -> Result<Vec<SetReport>> {
     let mut sets: Vec<(String, Vec<Evaluated>)> = Vec::new();
     for evaluation in evaluate::plan(&run.config) {
-        let trajectories = kept(run, &run.folder.evaluation(&evaluation.arm, &evaluation.set))?;
+        let trajectories = kept(
+            run,
+            &run.folder.evaluation(&evaluation.arm, &evaluation.set),
+        )?;
         let evaluated = Evaluated {
             arm: evaluation.arm,
             trajectories,

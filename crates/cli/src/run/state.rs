@@ -84,14 +84,15 @@ fn other_configuration(folder: &Path, now: &Identity) -> anyhow::Error {
         .take(NAMED)
         .map(ToString::to_string)
         .collect();
-    if let Some(more) = differences.len().checked_sub(NAMED).filter(|&more| more > 0) {
+    if let Some(more) = differences
+        .len()
+        .checked_sub(NAMED)
+        .filter(|&more| more > 0)
+    {
         named.push(format!("{more} more settings differ"));
     }
     let what = match named.is_empty() {
-        true => format!(
-            "in what {} no longer tells",
-            identity_of(folder).display()
-        ),
+        true => format!("in what {} no longer tells", identity_of(folder).display()),
         false => named.join("; "),
     };
     UsageError::new(format!(

@@ -21,7 +21,10 @@ fn refuses(folder: &Path, args: &[&str], says: &[&str]) {
     let stderr = text(&out.stderr);
     assert_eq!(out.status.code(), Some(2), "{args:?}: {stderr}");
     for part in says {
-        assert!(stderr.contains(part), "{args:?}: {part:?} is missing in {stderr}");
+        assert!(
+            stderr.contains(part),
+            "{args:?}: {part:?} is missing in {stderr}"
+        );
     }
 }
 
@@ -37,7 +40,10 @@ fn from_a_file(folder: &Path) -> Option<Vec<String>> {
         "{before}[questions]\npath = \"q.jsonl\"\n[rollout]{rollout}[evaluation]{evaluation}"
     );
     std::fs::write(folder.join("c.toml"), config).unwrap();
-    succeeds(folder, &["data", "make", "wordmath", "q.jsonl", "--count", "4"]);
+    succeeds(
+        folder,
+        &["data", "make", "wordmath", "q.jsonl", "--count", "4"],
+    );
     let rows = std::fs::read_to_string(folder.join("q.jsonl")).unwrap();
     let id = |row: &str| {
         let row: serde_json::Value = serde_json::from_str(row).unwrap();
@@ -77,7 +83,10 @@ fn a_question_file_counts_by_what_it_holds() {
     refuses(
         dir.path(),
         &moved,
-        &["another configuration", "`questions` was 4 questions, content "],
+        &[
+            "another configuration",
+            "`questions` was 4 questions, content ",
+        ],
     );
 }
 
@@ -90,7 +99,13 @@ fn a_refused_resumption_names_every_setting_that_differs() {
     succeeds(dir.path(), &["run", "c.toml"]);
     refuses(
         dir.path(),
-        &["run", "c.toml", "--resume", "rollout.samples=3", "run.seed=6"],
+        &[
+            "run",
+            "c.toml",
+            "--resume",
+            "rollout.samples=3",
+            "run.seed=6",
+        ],
         &["`rollout.samples` was 2 and is 3; `run.seed` was 5 and is 6."],
     );
     // Without the state, and without what it was begun with, the settings are still there.
@@ -113,7 +128,10 @@ fn named_questions_are_left_out_and_the_report_says_so() {
     };
     let skip = format!("run.skip=[{:?}]", ids[1]);
     let report = succeeds(dir.path(), &["run", "c.toml", &skip]);
-    let note = format!("run.skip left questions out (`{}`): 1 of 4 in questions.", ids[1]);
+    let note = format!(
+        "run.skip left questions out (`{}`): 1 of 4 in questions.",
+        ids[1]
+    );
     assert!(report.contains(&note), "{report}");
     let stored = questions(&dir.path().join("runs/small/trajectories"));
     assert_eq!((stored.len(), stored.contains(&ids[1])), (3, false));
@@ -152,9 +170,21 @@ fn a_run_folder_may_be_a_link_and_a_name_may_be_a_number() {
     symlink("nowhere", at("runs/gone")).unwrap();
     for way in ["--clean", "--resume", "--log=warn"] {
         let says = "runs/gone is a link to nowhere, which does not exist";
-        refuses(dir.path(), &["run", "c.toml", way, "run.name=gone"], &[says]);
+        refuses(
+            dir.path(),
+            &["run", "c.toml", way, "run.name=gone"],
+            &[says],
+        );
     }
-    let out = ["eval", "--model", "tiny", "--data", "q.jsonl", "--out", "runs/gone"];
+    let out = [
+        "eval",
+        "--model",
+        "tiny",
+        "--data",
+        "q.jsonl",
+        "--out",
+        "runs/gone",
+    ];
     refuses(dir.path(), &out, &["runs/gone is a link to nowhere"]);
 }
 

@@ -44,10 +44,16 @@ fn differences_are_named_with_what_was_and_what_is() {
         let differences = begun.differences(&of(settings, texts));
         differences.iter().map(ToString::to_string).collect()
     };
-    assert_eq!(said("questions.path=moved", &["one", "two"]), Vec::<String>::new());
+    assert_eq!(
+        said("questions.path=moved", &["one", "two"]),
+        Vec::<String>::new()
+    );
     assert_eq!(
         said("train.steps=9 rollout.samples=3", &["one", "two"]),
-        ["`rollout.samples` was 1 and is 3", "`train.steps` was 4 and is 9"]
+        [
+            "`rollout.samples` was 1 and is 3",
+            "`train.steps` was 4 and is 9"
+        ]
     );
     assert_eq!(
         said("filter.limit=5", &["one", "two"]),
@@ -61,7 +67,10 @@ fn differences_are_named_with_what_was_and_what_is() {
     );
     let long = format!("prompt.system=<math_exp>{}", "x".repeat(200));
     let found = said(&long, &["one", "two"]);
-    assert!(found[0].contains("… (") && found[0].len() < 300, "{found:?}");
+    assert!(
+        found[0].contains("… (") && found[0].len() < 300,
+        "{found:?}"
+    );
 
     assert_ne!(of("", &["one", "three"]).hash(), begun.hash());
     assert_eq!(of("questions.path=moved", &["one", "two"]), begun);

@@ -24,34 +24,94 @@ fn rows() -> Vec<Row> {
     let no_rewards = "imitates dialogues, without rewards; it belongs to train.learner.";
     vec![
         // Tools and prompts.
-        (&[], "tools.enabled=[] prompt.system=x", Refused("prompt.system_without_tools")),
-        (&[], "tools.enabled=[] tools.limits.timeout_ms=1", Refused("no tool is offered")),
-        (&[], "tools.enabled=[] tools.limits.max_argument_bytes=1", Refused("no tool")),
-        (&[], "tools.enabled=[] tools.limits.max_result_bytes=1", Refused("no tool")),
-        (&[], "tools.enabled=[] malformed.call_and_answer=end", Refused("no tool")),
+        (
+            &[],
+            "tools.enabled=[] prompt.system=x",
+            Refused("prompt.system_without_tools"),
+        ),
+        (
+            &[],
+            "tools.enabled=[] tools.limits.timeout_ms=1",
+            Refused("no tool is offered"),
+        ),
+        (
+            &[],
+            "tools.enabled=[] tools.limits.max_argument_bytes=1",
+            Refused("no tool"),
+        ),
+        (
+            &[],
+            "tools.enabled=[] tools.limits.max_result_bytes=1",
+            Refused("no tool"),
+        ),
+        (
+            &[],
+            "tools.enabled=[] malformed.call_and_answer=end",
+            Refused("no tool"),
+        ),
         (&[], "tools.enabled=[] actors.tools=3", Remarked("no tool")),
         (&[], "tools.enabled=[] prompt.system_without_tools=x", Taken),
-        (&[], "prompt.system_without_tools=x", Remarked("`swirl eval --without-tools`")),
-        (&[SET], "evaluation.without_tools=true prompt.system_without_tools=x", Taken),
+        (
+            &[],
+            "prompt.system_without_tools=x",
+            Remarked("`swirl eval --without-tools`"),
+        ),
+        (
+            &[SET],
+            "evaluation.without_tools=true prompt.system_without_tools=x",
+            Taken,
+        ),
         (&[], "prompt.system=<math_exp>", Taken),
         // Rollouts.
-        (&[], "rollout.temperature=0 rollout.top_p=0.5", Refused("rollout.temperature = 0")),
-        (&[], "rollout.temperature=0 rollout.top_k=5", Refused("rollout.temperature = 0")),
+        (
+            &[],
+            "rollout.temperature=0 rollout.top_p=0.5",
+            Refused("rollout.temperature = 0"),
+        ),
+        (
+            &[],
+            "rollout.temperature=0 rollout.top_k=5",
+            Refused("rollout.temperature = 0"),
+        ),
         (&[], "rollout.top_k=5", Taken),
-        (&[], "rollout.straggler_factor=2", Remarked("actors.samplers")),
+        (
+            &[],
+            "rollout.straggler_factor=2",
+            Remarked("actors.samplers"),
+        ),
         (&[], "actors.samplers=2 rollout.straggler_factor=2", Taken),
         // Judges.
-        (&[], "judge.llm.model=m", Remarked("neither judge.process nor judge.outcome")),
-        (&[], "judge.outcome=llm judge.llm.model=m judge.llm.rubric=r", Refused("judge.process")),
+        (
+            &[],
+            "judge.llm.model=m",
+            Remarked("neither judge.process nor judge.outcome"),
+        ),
+        (
+            &[],
+            "judge.outcome=llm judge.llm.model=m judge.llm.rubric=r",
+            Refused("judge.process"),
+        ),
         (
             &[],
             "judge.process=llm judge.llm.model=m judge.llm.outcome_rubric=r",
             Refused("judge.outcome"),
         ),
-        (&[], "judge.process=llm judge.llm.model=m judge.llm.rubric=r", Taken),
+        (
+            &[],
+            "judge.process=llm judge.llm.model=m judge.llm.rubric=r",
+            Taken,
+        ),
         // What is trained.
-        (&[], "filter.states=on_track", Refused("there is no [train]")),
-        (&[IMITATION], "filter.states=on_track", Refused("whole trajectories")),
+        (
+            &[],
+            "filter.states=on_track",
+            Refused("there is no [train]"),
+        ),
+        (
+            &[IMITATION],
+            "filter.states=on_track",
+            Refused("whole trajectories"),
+        ),
         (&[TRAIN], "filter.states=on_track", Taken),
         (
             &[WARM],
@@ -60,24 +120,92 @@ fn rows() -> Vec<Row> {
         ),
         (&[WARM], "warm_start.dialogue.max_thought_words=3", Taken),
         // Supervised learners.
-        (&[WARM], "warm_start.learner.kl.coefficient=0.5", Refused(no_rewards)),
-        (&[WARM], "warm_start.learner.kl.coefficient=0.01", Refused(no_rewards)),
-        (&[WARM], "warm_start.learner.loss.kind=ppo_clip", Refused(no_rewards)),
-        (&[WARM], "warm_start.learner.baseline=none", Refused(no_rewards)),
-        (&[IMITATION], "imitation.learner.loss.clip_low=0.1", Refused(no_rewards)),
-        (&[IMITATION], "imitation.learner.baseline=none", Refused(no_rewards)),
-        (&[IMITATION], "imitation.learner.baseline_decay=0.1", Refused(no_rewards)),
-        (&[IMITATION], "imitation.learner.normalise_std=true", Refused(no_rewards)),
-        (&[IMITATION], "imitation.learner.importance.mode=masked", Refused(no_rewards)),
-        (&[IMITATION], "imitation.learner.normalisation=sequence_mean", Taken),
+        (
+            &[WARM],
+            "warm_start.learner.kl.coefficient=0.5",
+            Refused(no_rewards),
+        ),
+        (
+            &[WARM],
+            "warm_start.learner.kl.coefficient=0.01",
+            Refused(no_rewards),
+        ),
+        (
+            &[WARM],
+            "warm_start.learner.loss.kind=ppo_clip",
+            Refused(no_rewards),
+        ),
+        (
+            &[WARM],
+            "warm_start.learner.baseline=none",
+            Refused(no_rewards),
+        ),
+        (
+            &[IMITATION],
+            "imitation.learner.loss.clip_low=0.1",
+            Refused(no_rewards),
+        ),
+        (
+            &[IMITATION],
+            "imitation.learner.baseline=none",
+            Refused(no_rewards),
+        ),
+        (
+            &[IMITATION],
+            "imitation.learner.baseline_decay=0.1",
+            Refused(no_rewards),
+        ),
+        (
+            &[IMITATION],
+            "imitation.learner.normalise_std=true",
+            Refused(no_rewards),
+        ),
+        (
+            &[IMITATION],
+            "imitation.learner.importance.mode=masked",
+            Refused(no_rewards),
+        ),
+        (
+            &[IMITATION],
+            "imitation.learner.normalisation=sequence_mean",
+            Taken,
+        ),
         // Policy learners.
-        (&[TRAIN], "train.learner.loss.clip_low=0.1", Refused("\"ppo_clip\" clips")),
-        (&[TRAIN], "train.learner.loss.clip_high=0.1", Refused("\"ppo_clip\" clips")),
-        (&[TRAIN], "train.learner.loss.clip_dual=3", Refused("\"ppo_clip\" clips")),
-        (&[TRAIN], "train.learner.loss.kind=ppo_clip train.learner.loss.clip_dual=3", Taken),
-        (&[TRAIN], "train.learner.loss.beta=0.2", Refused("\"dpo\" has it")),
-        (&[TRAIN], "train.learner.loss.label_smoothing=0.2", Refused("\"dpo\" has it")),
-        (&[TRAIN], "train.learner.loss.kind=dpo train.learner.loss.beta=0.2", Taken),
+        (
+            &[TRAIN],
+            "train.learner.loss.clip_low=0.1",
+            Refused("\"ppo_clip\" clips"),
+        ),
+        (
+            &[TRAIN],
+            "train.learner.loss.clip_high=0.1",
+            Refused("\"ppo_clip\" clips"),
+        ),
+        (
+            &[TRAIN],
+            "train.learner.loss.clip_dual=3",
+            Refused("\"ppo_clip\" clips"),
+        ),
+        (
+            &[TRAIN],
+            "train.learner.loss.kind=ppo_clip train.learner.loss.clip_dual=3",
+            Taken,
+        ),
+        (
+            &[TRAIN],
+            "train.learner.loss.beta=0.2",
+            Refused("\"dpo\" has it"),
+        ),
+        (
+            &[TRAIN],
+            "train.learner.loss.label_smoothing=0.2",
+            Refused("\"dpo\" has it"),
+        ),
+        (
+            &[TRAIN],
+            "train.learner.loss.kind=dpo train.learner.loss.beta=0.2",
+            Taken,
+        ),
         (
             &[TRAIN],
             "train.learner.loss.kind=dpo train.learner.loss.clip_low=0.1",
@@ -88,7 +216,11 @@ fn rows() -> Vec<Row> {
             "train.learner.loss.kind=dpo train.learner.kl.coefficient=0.1",
             Refused("train.learner.loss.beta"),
         ),
-        (&[TRAIN], "train.learner.loss.kind=dpo train.learner.baseline=none", Refused("pairs")),
+        (
+            &[TRAIN],
+            "train.learner.loss.kind=dpo train.learner.baseline=none",
+            Refused("pairs"),
+        ),
         (
             &[TRAIN],
             "train.learner.loss.kind=dpo train.learner.normalisation=sequence_mean",
@@ -104,7 +236,11 @@ fn rows() -> Vec<Row> {
             "train.learner.loss.kind=dpo train.learner.baseline_decay=0.5",
             Refused("pairs"),
         ),
-        (&[TRAIN], "train.learner.baseline_decay=0.5", Refused("\"running_mean\" has it")),
+        (
+            &[TRAIN],
+            "train.learner.baseline_decay=0.5",
+            Refused("\"running_mean\" has it"),
+        ),
         (
             &[TRAIN],
             "train.learner.baseline=running_mean train.learner.baseline_decay=0.5",
@@ -116,8 +252,16 @@ fn rows() -> Vec<Row> {
             Refused("turns the KL term off"),
         ),
         (&[TRAIN], "train.learner.kl.term=k3_loss", Taken),
-        (&[TRAIN], "train.learner.importance.cap=3", Refused("weighs all actions alike")),
-        (&[TRAIN], "train.learner.importance.floor=0.1", Refused("\"masked\" has it")),
+        (
+            &[TRAIN],
+            "train.learner.importance.cap=3",
+            Refused("weighs all actions alike"),
+        ),
+        (
+            &[TRAIN],
+            "train.learner.importance.floor=0.1",
+            Refused("\"masked\" has it"),
+        ),
         (
             &[TRAIN],
             "train.learner.importance.mode=truncated train.learner.importance.floor=0.1",
@@ -129,30 +273,110 @@ fn rows() -> Vec<Row> {
             Taken,
         ),
         // Every learner.
-        (&[TRAIN], "train.learner.total_steps=9", Refused("\"constant\" never ends")),
-        (&[WARM], "warm_start.learner.min_lr_ratio=0.1", Refused("\"constant\" never ends")),
-        (&[TRAIN], "train.learner.schedule=linear train.learner.total_steps=9", Taken),
-        (&[TRAIN], "train.learner.shard_optimizer=true", Remarked("the only learner")),
-        (&[TRAIN], "train.learner.compare_replicas_every=5", Remarked("the only learner")),
-        (&[WARM], "warm_start.learner.gradient_wire=bf16", Remarked("the only learner")),
-        (&[TRAIN], "cluster.listen=h:1 train.learner.shard_optimizer=true", Taken),
+        (
+            &[TRAIN],
+            "train.learner.total_steps=9",
+            Refused("\"constant\" never ends"),
+        ),
+        (
+            &[WARM],
+            "warm_start.learner.min_lr_ratio=0.1",
+            Refused("\"constant\" never ends"),
+        ),
+        (
+            &[TRAIN],
+            "train.learner.schedule=linear train.learner.total_steps=9",
+            Taken,
+        ),
+        (
+            &[TRAIN],
+            "train.learner.shard_optimizer=true",
+            Remarked("the only learner"),
+        ),
+        (
+            &[TRAIN],
+            "train.learner.compare_replicas_every=5",
+            Remarked("the only learner"),
+        ),
+        (
+            &[WARM],
+            "warm_start.learner.gradient_wire=bf16",
+            Remarked("the only learner"),
+        ),
+        (
+            &[TRAIN],
+            "cluster.listen=h:1 train.learner.shard_optimizer=true",
+            Taken,
+        ),
         // Evaluation.
-        (&[], "evaluation.base=false", Refused("no [[evaluation.sets]]")),
-        (&[], "evaluation.without_tools=true", Refused("no [[evaluation.sets]]")),
-        (&[], "evaluation.overlap=allow", Refused("no [[evaluation.sets]]")),
-        (&[], "evaluation.temperature=0.5", Remarked("only `swirl eval` reads it")),
-        (&[], "evaluation.temperature=1 evaluation.samples=5", Remarked("only `swirl eval`")),
-        (&[], "evaluation.max_steps=5", Remarked("only `swirl eval` reads it")),
-        (&[], "evaluation.max_action_tokens=5", Remarked("only `swirl eval` reads it")),
+        (
+            &[],
+            "evaluation.base=false",
+            Refused("no [[evaluation.sets]]"),
+        ),
+        (
+            &[],
+            "evaluation.without_tools=true",
+            Refused("no [[evaluation.sets]]"),
+        ),
+        (
+            &[],
+            "evaluation.overlap=allow",
+            Refused("no [[evaluation.sets]]"),
+        ),
+        (
+            &[],
+            "evaluation.temperature=0.5",
+            Remarked("only `swirl eval` reads it"),
+        ),
+        (
+            &[],
+            "evaluation.temperature=1 evaluation.samples=5",
+            Remarked("only `swirl eval`"),
+        ),
+        (
+            &[],
+            "evaluation.max_steps=5",
+            Remarked("only `swirl eval` reads it"),
+        ),
+        (
+            &[],
+            "evaluation.max_action_tokens=5",
+            Remarked("only `swirl eval` reads it"),
+        ),
         (&[SET], "evaluation.max_steps=5", Taken),
         // Clusters.
-        (&[], "cluster.certs=c", Remarked("cluster.listen is not set")),
-        (&[], "cluster.wait_for.sampler=2", Remarked("cluster.listen is not set")),
-        (&[], "cluster.here=[\"judge\"]", Remarked("cluster.listen is not set")),
-        (&[], "cluster.replicas=2", Remarked("cluster.listen is not set")),
-        (&[], "cluster.weight_deltas=true", Remarked("cluster.listen is not set")),
+        (
+            &[],
+            "cluster.certs=c",
+            Remarked("cluster.listen is not set"),
+        ),
+        (
+            &[],
+            "cluster.wait_for.sampler=2",
+            Remarked("cluster.listen is not set"),
+        ),
+        (
+            &[],
+            "cluster.here=[\"judge\"]",
+            Remarked("cluster.listen is not set"),
+        ),
+        (
+            &[],
+            "cluster.replicas=2",
+            Remarked("cluster.listen is not set"),
+        ),
+        (
+            &[],
+            "cluster.weight_deltas=true",
+            Remarked("cluster.listen is not set"),
+        ),
         (&[], "cluster.listen=h:1 cluster.wait_for.sampler=2", Taken),
-        (&[], "cluster.listen=h:1 actors.samplers=2", Remarked("samplers are on nodes")),
+        (
+            &[],
+            "cluster.listen=h:1 actors.samplers=2",
+            Remarked("samplers are on nodes"),
+        ),
         (
             &[],
             "cluster.listen=h:1 cluster.here=[\"judge\"] cluster.wait_for.judge=2",
@@ -188,11 +412,18 @@ fn us_1_what_is_written_and_has_no_effect_is_named() {
         match (read(&sections.concat(), &settings(row)), fate) {
             (Err(error), Refused(says)) => {
                 let error = error.to_string();
-                assert!(error.contains(&key) && error.contains(says), "{row}: {error}");
+                assert!(
+                    error.contains(&key) && error.contains(says),
+                    "{row}: {error}"
+                );
             }
             (Ok(loaded), Remarked(says)) => {
                 let found = |remark: &String| remark.contains(&key) && remark.contains(says);
-                assert!(loaded.remarks.iter().any(found), "{row}: {:?}", loaded.remarks);
+                assert!(
+                    loaded.remarks.iter().any(found),
+                    "{row}: {:?}",
+                    loaded.remarks
+                );
             }
             (Ok(loaded), Taken) => {
                 let named = loaded.remarks.iter().any(|remark| remark.contains(&key));
@@ -295,7 +526,13 @@ fn of_every_setting_it_is_known_when_it_has_an_effect() {
     let sections = [WARM, TRAIN, IMITATION, SET].concat();
     let full = read(
         &sections,
-        &[LLM, "judge.process=llm", "judge.outcome=llm", "filter.limit=1", "cluster.listen=h:1"],
+        &[
+            LLM,
+            "judge.process=llm",
+            "judge.outcome=llm",
+            "filter.limit=1",
+            "cluster.listen=h:1",
+        ],
     );
     let mut keys = Vec::new();
     leaves("", &to_table(&full.unwrap().config).unwrap(), &mut keys);
@@ -305,9 +542,13 @@ fn of_every_setting_it_is_known_when_it_has_an_effect() {
     for section in ["warm_start", "train", "imitation"] {
         known.extend(ALWAYS_TRAINED.map(|key| format!("{section}.{key}")));
     }
+    known.extend(["warm_start", "imitation"].map(|s| format!("{s}.learner.normalisation")));
     known.extend(ALWAYS_OF_POLICY.map(|key| format!("train.{key}")));
     for (sections, row, _) in rows() {
-        let relaxed = read(&sections.concat(), &settings(row)[..settings(row).len() - 1]);
+        let relaxed = read(
+            &sections.concat(),
+            &settings(row)[..settings(row).len() - 1],
+        );
         if let Ok(loaded) = relaxed {
             known.extend(Unused::of(&loaded.config).0.into_keys());
         }
@@ -318,7 +559,10 @@ fn of_every_setting_it_is_known_when_it_has_an_effect() {
         prefixes.any(|prefix| known.contains(prefix))
     };
     let unknown: Vec<&String> = keys.iter().filter(|key| !is_known(key)).collect();
-    assert!(unknown.is_empty(), "when do these have an effect? {unknown:?}");
+    assert!(
+        unknown.is_empty(),
+        "when do these have an effect? {unknown:?}"
+    );
 }
 
 #[test]
@@ -336,7 +580,9 @@ fn us_2_the_stored_configuration_reads_back_without_a_remark() {
         };
         let unused = Unused::of(&loaded.config);
         let table: Table = loaded.resolved.parse().unwrap();
-        let remarks = unused.check(&table).unwrap_or_else(|e| panic!("{row}: {e}"));
+        let remarks = unused
+            .check(&table)
+            .unwrap_or_else(|e| panic!("{row}: {e}"));
         assert_eq!(remarks, loaded.remarks, "{row}");
         let defaults = to_table(&with_defaults(&loaded.config)).unwrap();
         let again = unused.prune(to_table(&loaded.config).unwrap(), &defaults);
@@ -363,6 +609,9 @@ fn an_evaluation_refuses_settings_of_the_command_line_that_it_does_not_read() {
         ("questions.path", "the questions are those of --data"),
     ] {
         let error = read(&["run.seed", key]).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("`{key}` has no effect: {says}")), "{error}");
+        assert!(
+            error.starts_with(&format!("`{key}` has no effect: {says}")),
+            "{error}"
+        );
     }
 }
