@@ -15,6 +15,7 @@ use sampler::{Engine, EngineConfig, SamplerHandle};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tch::{Device, Kind};
+use tools::parser::ActionTags;
 
 /// Jobs that wait for the device; callers beyond that wait for room.
 const QUEUED_JOBS: usize = 64;
@@ -315,6 +316,26 @@ impl ChatTurns {
     /// The sections in which the model thinks.
     pub fn thinking(&self) -> Option<&Thinking> {
         self.codec.thinking()
+    }
+
+    /// Refuses a tokenizer that has one of the tags for a special token: texts leave those out, so that
+    /// no action could be read, or what was thought would be taken for said.
+    ///
+    /// # Errors
+    /// Names the tag.
+    pub fn shows(&self, tags: &ActionTags) -> Result<(), UsageError> {
+        let tokenizer = self.codec.tokenizer();
+        match tags
+            .texts()
+            .into_iter()
+            .find(|text| tokenizer.is_special_text(text))
+        {
+            Some(tag) => Err(UsageError::new(format!(
+                "`{tag}` is a special token of the model's tokenizer, and texts leave special tokens \
+                 out: set \"special\": false for it in tokenizer.json, or choose another tag"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// A dialogue to imitate: prompt, then actions (trained on, each with its end of turn) and

@@ -84,6 +84,15 @@ impl ActionTags {
             .map(|(tag, _)| tag.as_str())
     }
 
+    /// Every text that means something here: opening and closing tags of actions and of thinking.
+    pub fn texts(&self) -> Vec<String> {
+        let actions = self
+            .names()
+            .flat_map(|tag| [format!("<{tag}>"), format!("</{tag}>")]);
+        let thinking = self.thinking.iter().flat_map(|t| [&t.open, &t.close]);
+        actions.chain(thinking.cloned()).collect()
+    }
+
     /// What ends an action, the answer's last: stop strings for a sampler.
     pub fn close_tags(&self) -> Vec<String> {
         self.names().map(|tag| format!("</{tag}>")).collect()

@@ -1,7 +1,7 @@
 //! Every setting, with its unit, its default, and what it does.
 
 use actors::remote::SpreadPlan;
-use actors::training::StateWeighting;
+use actors::training::{StateBalance, StateWeighting};
 use data::{DialogueOptions, Selection, WordMathConfig};
 use judge::LlmJudgeConfig;
 use judge::filter::{Filter, StateFilter};
@@ -421,6 +421,11 @@ pub struct TrainSection {
     /// Whether long trajectories count for more.
     #[serde(default = "default_weighting")]
     pub weighting: StateWeighting,
+    /// Which kinds of states are drawn equally often: `off`, `solution_steps` (by the number of steps
+    /// of the annotated solution), `position` (by the number of steps before the state), or
+    /// `solution_steps_and_position`.
+    #[serde(default)]
+    pub balance: StateBalance,
     /// Steps between checkpoints.
     #[serde(default = "default_checkpoint_every")]
     pub checkpoint_every: u64,

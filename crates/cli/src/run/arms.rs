@@ -300,6 +300,7 @@ fn policy_plan(
     PolicyPlan {
         states,
         weighting: section.weighting,
+        balance: section.balance,
         steps: section.steps,
         updates_per_batch: section.updates_per_batch,
         states_per_step: section.states_per_step,

@@ -14,6 +14,7 @@ use control::phases::Phase;
 use learner::{BatchSize, Learner, LearnerConfig, LossKind};
 use model::DecoderSpec;
 use proto::Role;
+use tools::registry::Registry;
 
 /// The phases in which steps or answers are judged.
 const JUDGED: [Phase; 3] = [Phase::Generate, Phase::Train, Phase::Evaluate];
@@ -42,7 +43,9 @@ pub async fn all(config: &Config, due: &[Phase]) -> Result<Machine> {
     let machine = Machine::new(&config.model)?;
     let spec = model::spec_of(&config.model.path)?;
     let system = prompt::system(config, true)?;
-    ChatTurns::load(&config.model.path, &config.model, &system)?;
+    let turns = ChatTurns::load(&config.model.path, &config.model, &system)?;
+    let registry = Registry::builtin(&config.tools.enabled, config.tools.limits.clone())?;
+    turns.shows(&registry.tags().with_thinking(turns.thinking().cloned()))?;
     contexts(config, &spec)?;
     learners(config, &machine, &spec)?;
     memory(config, &machine, &spec, due)?;

@@ -176,6 +176,10 @@ fn a_template_may_have_opened_the_section() {
     ] {
         assert_eq!(parse_action(text, finish, &tags).action, action, "{text}");
     }
+    let texts = tags.texts();
+    for text in ["<math_exp>", "</answer>", "[THINK]", "[/THINK]"] {
+        assert!(texts.iter().any(|known| known == text), "{text}");
+    }
     // Other tags than the configured ones are ordinary text, and none are configured by default.
     let text = "<think><answer>1</answer>";
     let action = Action::Answer("1".to_owned());
