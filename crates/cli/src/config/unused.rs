@@ -134,6 +134,17 @@ impl Unused {
             self.remark("judge.llm", why);
             return;
         }
+        if config
+            .judge
+            .llm
+            .as_ref()
+            .is_some_and(|llm| !llm.use_logprobs)
+        {
+            self.refuse(
+                "judge.llm.top_logprobs",
+                "judge.llm.use_logprobs = false asks for none",
+            );
+        }
         if !process {
             self.refuse("judge.llm.rubric", "judge.process is not \"llm\"");
         }

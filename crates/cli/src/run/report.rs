@@ -42,6 +42,9 @@ pub struct SetReport {
     pub markdown: String,
     /// Rows and differences as data.
     pub table: Value,
+    /// SWiRL's accuracy over all seeds, where there are several.
+    #[serde(default)]
+    pub seeds: Option<OverSeeds>,
     /// SWiRL's gain, over all seeds, over the model it started from and over imitation.
     #[serde(default)]
     pub gains: Vec<Gain>,
@@ -88,6 +91,9 @@ impl Report {
         }
         for set in &self.sets {
             let _ = writeln!(text, "{}\n\n{}", set.set, table(set));
+            if let Some(seeds) = &set.seeds {
+                let _ = writeln!(text, "{}\n", mean_of_seeds(seeds));
+            }
             for gain in &set.gains {
                 let _ = writeln!(text, "{}\n", gain.sentence());
             }
@@ -122,6 +128,25 @@ impl Gain {
         }
         text
     }
+}
+
+fn mean_of_seeds(accuracy: &OverSeeds) -> String {
+    let percent = |share: f64| format!("{:.1}", 100.0 * share);
+    let OverSeeds {
+        interval,
+        seeds,
+        range,
+        ..
+    } = accuracy;
+    // Shares end at 0 and 1, whatever the method.
+    format!(
+        "SWiRL: accuracy {} % [{}, {}], mean of {seeds} seeds, from {} to {}",
+        percent(interval.estimate),
+        percent(interval.low.max(0.0)),
+        percent(interval.high.min(1.0)),
+        percent(range[0]),
+        percent(range[1])
+    )
 }
 
 fn points(share: f64) -> String {
@@ -304,11 +329,21 @@ fn set_report(run: &Run, set: String, arms: &[Evaluated], table: &Table) -> Resu
             }
         }
     }
+    let seeds = match swirl.len() {
+        0 | 1 => None,
+        _ => {
+            let shares = swirl
+                .iter()
+                .map(|arm| Ok(Scores::of(&arm.trajectories)?.shares()));
+            over_seeds(&shares.collect::<Result<Vec<_>>>()?, BOOTSTRAP_SEED)
+        }
+    };
     Ok(SetReport {
         set,
         plain: table.plain(),
         markdown: table.markdown(),
         table: serde_json::to_value(table)?,
+        seeds,
         gains,
     })
 }
@@ -394,6 +429,16 @@ mod tests {
              the interval is for other seeds and questions, from the same warm start and \
              trajectories)\nBy steps of the known solution: 1 step +20.0 points [-0.4, +3.2]; 2 \
              steps -0.5 points [-0.4, +3.2]"
+        );
+    }
+
+    #[test]
+    fn the_mean_of_seeds_is_a_share() {
+        let mut accuracy = over(2, 0.02, [0.01, 0.03]);
+        accuracy.interval.low = -0.05;
+        assert_eq!(
+            mean_of_seeds(&accuracy),
+            "SWiRL: accuracy 2.0 % [0.0, 3.2], mean of 2 seeds, from 1.0 to 3.0"
         );
     }
 

@@ -100,7 +100,12 @@ fn configuration_and_files() {
                 2,
                 "did you mean `calculator`?",
             ),
-            case("missing model", &set("model.path=nowhere"), 2, "`model.path`: cannot read nowhere"),
+            case(
+                "missing model",
+                &set("model.path=nowhere"),
+                2,
+                "`model.path`: cannot read nowhere",
+            ),
             case("unknown device", &set("model.device=cuda:7"), 2, "cuda:7"),
             case(
                 "more context than the model has",

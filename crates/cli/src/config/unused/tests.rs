@@ -9,425 +9,176 @@ const IMITATION: &str = "[imitation]\nsteps = 1\nbatch = 1\n";
 const SET: &str = "[[evaluation.sets]]\nname = \"a\"\nquestions.path = \"e\"\n";
 const LLM: &str = "judge.llm.model=m";
 
-/// Sections, a setting, and what becomes of it: refused, remarked on, or taken.
+/// One case a line: sections (warm start, train, imitation, an evaluation set), settings, of which
+/// the last is looked at, and what becomes of it: refused or remarked on, in which words, or taken.
+const CASES: &str = r#"
+# Tools and prompts.
+- | tools.enabled=[] prompt.system=x | refused prompt.system_without_tools
+- | tools.enabled=[] tools.limits.timeout_ms=1 | refused no tool is offered
+- | tools.enabled=[] tools.limits.max_argument_bytes=1 | refused no tool
+- | tools.enabled=[] tools.limits.max_result_bytes=1 | refused no tool
+- | tools.enabled=[] malformed.call_and_answer=end | refused no tool
+- | tools.enabled=[] actors.tools=3 | remarked no tool
+- | tools.enabled=[] prompt.system_without_tools=x | taken
+- | prompt.system_without_tools=x | remarked `swirl eval --without-tools`
+e | evaluation.without_tools=true prompt.system_without_tools=x | taken
+- | prompt.system=<math_exp> | taken
+# Rollouts.
+- | rollout.temperature=0 rollout.top_p=0.5 | refused rollout.temperature = 0
+- | rollout.temperature=0 rollout.top_k=5 | refused rollout.temperature = 0
+- | rollout.top_k=5 | taken
+- | rollout.straggler_factor=2 | remarked actors.samplers
+- | actors.samplers=2 rollout.straggler_factor=2 | taken
+# Judges.
+- | judge.llm.model=m | remarked neither judge.process nor judge.outcome
+- | judge.outcome=llm judge.llm.model=m judge.llm.rubric=r | refused judge.process
+- | judge.process=llm judge.llm.model=m judge.llm.outcome_rubric=r | refused judge.outcome
+- | judge.process=llm judge.llm.model=m judge.llm.rubric=r | taken
+- | judge.process=llm judge.llm.model=m judge.llm.use_logprobs=false judge.llm.top_logprobs=5 | refused use_logprobs = false
+- | judge.process=llm judge.llm.model=m judge.llm.top_logprobs=5 | taken
+# What is trained.
+- | filter.states=on_track | refused there is no [train]
+i | filter.states=on_track | refused whole trajectories
+t | filter.states=on_track | taken
+w | warm_start.dialogue.thoughts=false warm_start.dialogue.max_thought_words=3 | refused leaves all thoughts out
+w | warm_start.dialogue.max_thought_words=3 | taken
+# Supervised learners.
+w | warm_start.learner.kl.coefficient=0.5 | refused without rewards; it belongs to train.learner.
+w | warm_start.learner.kl.coefficient=0.01 | refused without rewards; it belongs to train.learner.
+w | warm_start.learner.loss.kind=ppo_clip | refused without rewards; it belongs to train.learner.
+w | warm_start.learner.baseline=none | refused without rewards; it belongs to train.learner.
+i | imitation.learner.loss.clip_low=0.1 | refused without rewards; it belongs to train.learner.
+i | imitation.learner.baseline=none | refused without rewards; it belongs to train.learner.
+i | imitation.learner.baseline_decay=0.1 | refused without rewards; it belongs to train.learner.
+i | imitation.learner.normalise_std=true | refused without rewards; it belongs to train.learner.
+i | imitation.learner.importance.mode=masked | refused without rewards; it belongs to train.learner.
+i | imitation.learner.normalisation=sequence_mean | taken
+# Policy learners.
+t | train.learner.loss.clip_low=0.1 | refused "ppo_clip" clips
+t | train.learner.loss.clip_high=0.1 | refused "ppo_clip" clips
+t | train.learner.loss.clip_dual=3 | refused "ppo_clip" clips
+t | train.learner.loss.kind=ppo_clip train.learner.loss.clip_dual=3 | taken
+t | train.learner.loss.beta=0.2 | refused "dpo" has it
+t | train.learner.loss.label_smoothing=0.2 | refused "dpo" has it
+t | train.learner.loss.kind=dpo train.learner.loss.beta=0.2 | taken
+t | train.learner.loss.kind=dpo train.learner.loss.clip_low=0.1 | refused "ppo_clip" clips
+t | train.learner.loss.kind=dpo train.learner.kl.coefficient=0.1 | refused train.learner.loss.beta
+t | train.learner.loss.kind=dpo train.learner.baseline=none | refused pairs
+t | train.learner.loss.kind=dpo train.learner.normalisation=sequence_mean | refused pairs
+t | train.learner.loss.kind=dpo train.learner.normalise_std=true | refused pairs
+t | train.learner.loss.kind=dpo train.learner.baseline_decay=0.5 | refused pairs
+t | train.learner.baseline_decay=0.5 | refused "running_mean" has it
+t | train.learner.baseline=running_mean train.learner.baseline_decay=0.5 | taken
+t | train.learner.kl.coefficient=0 train.learner.kl.term=k3_loss | refused turns the KL term off
+t | train.learner.kl.term=k3_loss | taken
+t | train.learner.importance.cap=3 | refused weighs all actions alike
+t | train.learner.importance.floor=0.1 | refused "masked" has it
+t | train.learner.importance.mode=truncated train.learner.importance.floor=0.1 | refused "masked" has it
+t | train.learner.importance.mode=truncated train.learner.importance.cap=3 | taken
+# Every learner.
+t | train.learner.total_steps=9 | refused "constant" never ends
+w | warm_start.learner.min_lr_ratio=0.1 | refused "constant" never ends
+t | train.learner.schedule=linear train.learner.total_steps=9 | taken
+t | train.learner.shard_optimizer=true | remarked the only learner
+t | train.learner.compare_replicas_every=5 | remarked the only learner
+w | warm_start.learner.gradient_wire=bf16 | remarked the only learner
+t | cluster.listen=h:1 train.learner.shard_optimizer=true | taken
+# Evaluation.
+- | evaluation.base=false | refused no [[evaluation.sets]]
+- | evaluation.without_tools=true | refused no [[evaluation.sets]]
+- | evaluation.overlap=allow | refused no [[evaluation.sets]]
+- | evaluation.temperature=0.5 | remarked only `swirl eval` reads it
+- | evaluation.temperature=1 evaluation.samples=5 | remarked only `swirl eval`
+- | evaluation.max_steps=5 | remarked only `swirl eval` reads it
+- | evaluation.max_action_tokens=5 | remarked only `swirl eval` reads it
+e | evaluation.max_steps=5 | taken
+# Clusters.
+- | cluster.certs=c | remarked cluster.listen is not set
+- | cluster.wait_for.sampler=2 | remarked cluster.listen is not set
+- | cluster.here=["judge"] | remarked cluster.listen is not set
+- | cluster.replicas=2 | remarked cluster.listen is not set
+- | cluster.weight_deltas=true | remarked cluster.listen is not set
+- | cluster.listen=h:1 cluster.wait_for.sampler=2 | taken
+- | cluster.listen=h:1 actors.samplers=2 | remarked samplers are on nodes
+- | cluster.listen=h:1 cluster.here=["judge"] cluster.wait_for.judge=2 | remarked be the judge itself
+- | cluster.listen=h:1 cluster.here=["learner"] cluster.ring_tls=false | remarked be the learner itself
+- | cluster.listen=h:1 cluster.here=["sampler"] cluster.weight_fan_out=9 | remarked be the sampler itself
+"#;
+
 enum Fate {
-    Refused(&'static str),
-    Remarked(&'static str),
+    Refused,
+    Remarked,
     Taken,
 }
 use Fate::{Refused, Remarked, Taken};
 
-/// The sections of a configuration, its settings, the last of which is looked at, and its fate.
-type Row = (&'static [&'static str], &'static str, Fate);
-
-fn rows() -> Vec<Row> {
-    let no_rewards = "imitates dialogues, without rewards; it belongs to train.learner.";
-    vec![
-        // Tools and prompts.
-        (
-            &[],
-            "tools.enabled=[] prompt.system=x",
-            Refused("prompt.system_without_tools"),
-        ),
-        (
-            &[],
-            "tools.enabled=[] tools.limits.timeout_ms=1",
-            Refused("no tool is offered"),
-        ),
-        (
-            &[],
-            "tools.enabled=[] tools.limits.max_argument_bytes=1",
-            Refused("no tool"),
-        ),
-        (
-            &[],
-            "tools.enabled=[] tools.limits.max_result_bytes=1",
-            Refused("no tool"),
-        ),
-        (
-            &[],
-            "tools.enabled=[] malformed.call_and_answer=end",
-            Refused("no tool"),
-        ),
-        (&[], "tools.enabled=[] actors.tools=3", Remarked("no tool")),
-        (&[], "tools.enabled=[] prompt.system_without_tools=x", Taken),
-        (
-            &[],
-            "prompt.system_without_tools=x",
-            Remarked("`swirl eval --without-tools`"),
-        ),
-        (
-            &[SET],
-            "evaluation.without_tools=true prompt.system_without_tools=x",
-            Taken,
-        ),
-        (&[], "prompt.system=<math_exp>", Taken),
-        // Rollouts.
-        (
-            &[],
-            "rollout.temperature=0 rollout.top_p=0.5",
-            Refused("rollout.temperature = 0"),
-        ),
-        (
-            &[],
-            "rollout.temperature=0 rollout.top_k=5",
-            Refused("rollout.temperature = 0"),
-        ),
-        (&[], "rollout.top_k=5", Taken),
-        (
-            &[],
-            "rollout.straggler_factor=2",
-            Remarked("actors.samplers"),
-        ),
-        (&[], "actors.samplers=2 rollout.straggler_factor=2", Taken),
-        // Judges.
-        (
-            &[],
-            "judge.llm.model=m",
-            Remarked("neither judge.process nor judge.outcome"),
-        ),
-        (
-            &[],
-            "judge.outcome=llm judge.llm.model=m judge.llm.rubric=r",
-            Refused("judge.process"),
-        ),
-        (
-            &[],
-            "judge.process=llm judge.llm.model=m judge.llm.outcome_rubric=r",
-            Refused("judge.outcome"),
-        ),
-        (
-            &[],
-            "judge.process=llm judge.llm.model=m judge.llm.rubric=r",
-            Taken,
-        ),
-        // What is trained.
-        (
-            &[],
-            "filter.states=on_track",
-            Refused("there is no [train]"),
-        ),
-        (
-            &[IMITATION],
-            "filter.states=on_track",
-            Refused("whole trajectories"),
-        ),
-        (&[TRAIN], "filter.states=on_track", Taken),
-        (
-            &[WARM],
-            "warm_start.dialogue.thoughts=false warm_start.dialogue.max_thought_words=3",
-            Refused("leaves all thoughts out"),
-        ),
-        (&[WARM], "warm_start.dialogue.max_thought_words=3", Taken),
-        // Supervised learners.
-        (
-            &[WARM],
-            "warm_start.learner.kl.coefficient=0.5",
-            Refused(no_rewards),
-        ),
-        (
-            &[WARM],
-            "warm_start.learner.kl.coefficient=0.01",
-            Refused(no_rewards),
-        ),
-        (
-            &[WARM],
-            "warm_start.learner.loss.kind=ppo_clip",
-            Refused(no_rewards),
-        ),
-        (
-            &[WARM],
-            "warm_start.learner.baseline=none",
-            Refused(no_rewards),
-        ),
-        (
-            &[IMITATION],
-            "imitation.learner.loss.clip_low=0.1",
-            Refused(no_rewards),
-        ),
-        (
-            &[IMITATION],
-            "imitation.learner.baseline=none",
-            Refused(no_rewards),
-        ),
-        (
-            &[IMITATION],
-            "imitation.learner.baseline_decay=0.1",
-            Refused(no_rewards),
-        ),
-        (
-            &[IMITATION],
-            "imitation.learner.normalise_std=true",
-            Refused(no_rewards),
-        ),
-        (
-            &[IMITATION],
-            "imitation.learner.importance.mode=masked",
-            Refused(no_rewards),
-        ),
-        (
-            &[IMITATION],
-            "imitation.learner.normalisation=sequence_mean",
-            Taken,
-        ),
-        // Policy learners.
-        (
-            &[TRAIN],
-            "train.learner.loss.clip_low=0.1",
-            Refused("\"ppo_clip\" clips"),
-        ),
-        (
-            &[TRAIN],
-            "train.learner.loss.clip_high=0.1",
-            Refused("\"ppo_clip\" clips"),
-        ),
-        (
-            &[TRAIN],
-            "train.learner.loss.clip_dual=3",
-            Refused("\"ppo_clip\" clips"),
-        ),
-        (
-            &[TRAIN],
-            "train.learner.loss.kind=ppo_clip train.learner.loss.clip_dual=3",
-            Taken,
-        ),
-        (
-            &[TRAIN],
-            "train.learner.loss.beta=0.2",
-            Refused("\"dpo\" has it"),
-        ),
-        (
-            &[TRAIN],
-            "train.learner.loss.label_smoothing=0.2",
-            Refused("\"dpo\" has it"),
-        ),
-        (
-            &[TRAIN],
-            "train.learner.loss.kind=dpo train.learner.loss.beta=0.2",
-            Taken,
-        ),
-        (
-            &[TRAIN],
-            "train.learner.loss.kind=dpo train.learner.loss.clip_low=0.1",
-            Refused("\"ppo_clip\" clips"),
-        ),
-        (
-            &[TRAIN],
-            "train.learner.loss.kind=dpo train.learner.kl.coefficient=0.1",
-            Refused("train.learner.loss.beta"),
-        ),
-        (
-            &[TRAIN],
-            "train.learner.loss.kind=dpo train.learner.baseline=none",
-            Refused("pairs"),
-        ),
-        (
-            &[TRAIN],
-            "train.learner.loss.kind=dpo train.learner.normalisation=sequence_mean",
-            Refused("pairs"),
-        ),
-        (
-            &[TRAIN],
-            "train.learner.loss.kind=dpo train.learner.normalise_std=true",
-            Refused("pairs"),
-        ),
-        (
-            &[TRAIN],
-            "train.learner.loss.kind=dpo train.learner.baseline_decay=0.5",
-            Refused("pairs"),
-        ),
-        (
-            &[TRAIN],
-            "train.learner.baseline_decay=0.5",
-            Refused("\"running_mean\" has it"),
-        ),
-        (
-            &[TRAIN],
-            "train.learner.baseline=running_mean train.learner.baseline_decay=0.5",
-            Taken,
-        ),
-        (
-            &[TRAIN],
-            "train.learner.kl.coefficient=0 train.learner.kl.term=k3_loss",
-            Refused("turns the KL term off"),
-        ),
-        (&[TRAIN], "train.learner.kl.term=k3_loss", Taken),
-        (
-            &[TRAIN],
-            "train.learner.importance.cap=3",
-            Refused("weighs all actions alike"),
-        ),
-        (
-            &[TRAIN],
-            "train.learner.importance.floor=0.1",
-            Refused("\"masked\" has it"),
-        ),
-        (
-            &[TRAIN],
-            "train.learner.importance.mode=truncated train.learner.importance.floor=0.1",
-            Refused("\"masked\" has it"),
-        ),
-        (
-            &[TRAIN],
-            "train.learner.importance.mode=truncated train.learner.importance.cap=3",
-            Taken,
-        ),
-        // Every learner.
-        (
-            &[TRAIN],
-            "train.learner.total_steps=9",
-            Refused("\"constant\" never ends"),
-        ),
-        (
-            &[WARM],
-            "warm_start.learner.min_lr_ratio=0.1",
-            Refused("\"constant\" never ends"),
-        ),
-        (
-            &[TRAIN],
-            "train.learner.schedule=linear train.learner.total_steps=9",
-            Taken,
-        ),
-        (
-            &[TRAIN],
-            "train.learner.shard_optimizer=true",
-            Remarked("the only learner"),
-        ),
-        (
-            &[TRAIN],
-            "train.learner.compare_replicas_every=5",
-            Remarked("the only learner"),
-        ),
-        (
-            &[WARM],
-            "warm_start.learner.gradient_wire=bf16",
-            Remarked("the only learner"),
-        ),
-        (
-            &[TRAIN],
-            "cluster.listen=h:1 train.learner.shard_optimizer=true",
-            Taken,
-        ),
-        // Evaluation.
-        (
-            &[],
-            "evaluation.base=false",
-            Refused("no [[evaluation.sets]]"),
-        ),
-        (
-            &[],
-            "evaluation.without_tools=true",
-            Refused("no [[evaluation.sets]]"),
-        ),
-        (
-            &[],
-            "evaluation.overlap=allow",
-            Refused("no [[evaluation.sets]]"),
-        ),
-        (
-            &[],
-            "evaluation.temperature=0.5",
-            Remarked("only `swirl eval` reads it"),
-        ),
-        (
-            &[],
-            "evaluation.temperature=1 evaluation.samples=5",
-            Remarked("only `swirl eval`"),
-        ),
-        (
-            &[],
-            "evaluation.max_steps=5",
-            Remarked("only `swirl eval` reads it"),
-        ),
-        (
-            &[],
-            "evaluation.max_action_tokens=5",
-            Remarked("only `swirl eval` reads it"),
-        ),
-        (&[SET], "evaluation.max_steps=5", Taken),
-        // Clusters.
-        (
-            &[],
-            "cluster.certs=c",
-            Remarked("cluster.listen is not set"),
-        ),
-        (
-            &[],
-            "cluster.wait_for.sampler=2",
-            Remarked("cluster.listen is not set"),
-        ),
-        (
-            &[],
-            "cluster.here=[\"judge\"]",
-            Remarked("cluster.listen is not set"),
-        ),
-        (
-            &[],
-            "cluster.replicas=2",
-            Remarked("cluster.listen is not set"),
-        ),
-        (
-            &[],
-            "cluster.weight_deltas=true",
-            Remarked("cluster.listen is not set"),
-        ),
-        (&[], "cluster.listen=h:1 cluster.wait_for.sampler=2", Taken),
-        (
-            &[],
-            "cluster.listen=h:1 actors.samplers=2",
-            Remarked("samplers are on nodes"),
-        ),
-        (
-            &[],
-            "cluster.listen=h:1 cluster.here=[\"judge\"] cluster.wait_for.judge=2",
-            Remarked("be the judge itself"),
-        ),
-        (
-            &[],
-            "cluster.listen=h:1 cluster.here=[\"learner\"] cluster.ring_tls=false",
-            Remarked("be the learner itself"),
-        ),
-        (
-            &[],
-            "cluster.listen=h:1 cluster.here=[\"sampler\"] cluster.weight_fan_out=9",
-            Remarked("be the sampler itself"),
-        ),
-    ]
+struct Case {
+    sections: String,
+    settings: Vec<&'static str>,
+    fate: Fate,
+    says: &'static str,
 }
 
-fn settings(row: &str) -> Vec<&str> {
-    row.split(' ').collect()
+impl Case {
+    fn read(line: &'static str) -> Self {
+        let parts: Vec<&str> = line.splitn(3, " | ").collect();
+        let (fate, says) = parts[2].split_once(' ').unwrap_or((parts[2], ""));
+        let section = |letter| match letter {
+            'w' => WARM,
+            't' => TRAIN,
+            'i' => IMITATION,
+            'e' => SET,
+            _ => "",
+        };
+        Self {
+            sections: parts[0].chars().map(section).collect(),
+            settings: parts[1].split(' ').collect(),
+            fate: match fate {
+                "refused" => Refused,
+                "remarked" => Remarked,
+                "taken" => Taken,
+                fate => panic!("{fate} in {line}"),
+            },
+            says,
+        }
+    }
+
+    /// The key of the setting that is looked at.
+    fn key(&self) -> &str {
+        let last = self.settings.last().expect("a setting");
+        last.split('=').next().expect("a key")
+    }
+
+    /// All settings but the one that is looked at.
+    fn others(&self) -> &[&'static str] {
+        &self.settings[..self.settings.len() - 1]
+    }
 }
 
-/// The key of a row's last setting.
-fn looked_at(row: &str) -> &str {
-    let last = settings(row).pop().expect("a setting");
-    last.split('=').next().expect("a key")
+fn cases() -> Vec<Case> {
+    let lines = CASES.trim().lines();
+    lines
+        .filter(|line| !line.starts_with('#'))
+        .map(Case::read)
+        .collect()
 }
 
 #[test]
 fn us_1_what_is_written_and_has_no_effect_is_named() {
-    for (sections, row, fate) in rows() {
-        let key = format!("`{}` has no effect", looked_at(row));
-        match (read(&sections.concat(), &settings(row)), fate) {
-            (Err(error), Refused(says)) => {
-                let error = error.to_string();
-                assert!(
-                    error.contains(&key) && error.contains(says),
-                    "{row}: {error}"
-                );
-            }
-            (Ok(loaded), Remarked(says)) => {
-                let found = |remark: &String| remark.contains(&key) && remark.contains(says);
-                assert!(
-                    loaded.remarks.iter().any(found),
-                    "{row}: {:?}",
-                    loaded.remarks
-                );
+    assert!(cases().len() > 70);
+    for case in cases() {
+        let row = case.settings.join(" ");
+        let named = format!("`{}` has no effect", case.key());
+        let says = |text: &str| text.contains(&named) && text.contains(case.says);
+        match (read(&case.sections, &case.settings), &case.fate) {
+            (Err(error), Refused) => assert!(says(&error.to_string()), "{row}: {error}"),
+            (Ok(loaded), Remarked) => {
+                let found = loaded.remarks.iter().any(|remark| says(remark));
+                assert!(found, "{row}: {:?}", loaded.remarks);
             }
             (Ok(loaded), Taken) => {
-                let named = loaded.remarks.iter().any(|remark| remark.contains(&key));
-                assert!(!named, "{row}: {:?}", loaded.remarks);
+                let found = loaded.remarks.iter().any(|remark| remark.contains(&named));
+                assert!(!found, "{row}: {:?}", loaded.remarks);
             }
             (Ok(loaded), _) => panic!("{row}: taken, with {:?}", loaded.remarks),
             (Err(error), _) => panic!("{row}: {error}"),
@@ -449,7 +200,7 @@ fn several_are_named_at_once() {
 }
 
 /// Settings that always have an effect where their section is there.
-const ALWAYS: [&str; 37] = [
+const ALWAYS: [&str; 38] = [
     "run",
     "model",
     "questions",
@@ -483,6 +234,7 @@ const ALWAYS: [&str; 37] = [
     "train.actions_per_state",
     "train.temperature",
     "train.weighting",
+    "train.balance",
     "train.max_logprob_difference",
     "imitation.keep",
     "evaluation.sets",
@@ -544,12 +296,8 @@ fn of_every_setting_it_is_known_when_it_has_an_effect() {
     }
     known.extend(["warm_start", "imitation"].map(|s| format!("{s}.learner.normalisation")));
     known.extend(ALWAYS_OF_POLICY.map(|key| format!("train.{key}")));
-    for (sections, row, _) in rows() {
-        let relaxed = read(
-            &sections.concat(),
-            &settings(row)[..settings(row).len() - 1],
-        );
-        if let Ok(loaded) = relaxed {
+    for case in cases() {
+        if let Ok(loaded) = read(&case.sections, case.others()) {
             known.extend(Unused::of(&loaded.config).0.into_keys());
         }
     }
@@ -567,16 +315,13 @@ fn of_every_setting_it_is_known_when_it_has_an_effect() {
 
 #[test]
 fn us_2_the_stored_configuration_reads_back_without_a_remark() {
-    for (sections, row, _) in rows() {
+    for case in cases() {
+        let row = case.settings.join(" ");
+        let text = [case.sections.as_str(), SET].concat();
         // With all but what is refused.
-        let kept = settings(row);
-        let text = [sections.concat(), SET.to_owned()].concat();
-        let loaded = match read(&text, &kept) {
-            Ok(loaded) => loaded,
-            Err(_) => match read(&text, &kept[..kept.len() - 1]) {
-                Ok(loaded) => loaded,
-                Err(_) => continue,
-            },
+        let loaded = read(&text, &case.settings).or_else(|_| read(&text, case.others()));
+        let Ok(loaded) = loaded else {
+            continue;
         };
         let unused = Unused::of(&loaded.config);
         let table: Table = loaded.resolved.parse().unwrap();
