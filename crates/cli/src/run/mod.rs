@@ -3,6 +3,7 @@
 
 mod arms;
 mod evaluate;
+mod gains;
 pub mod generate;
 mod outline;
 mod overlap;
