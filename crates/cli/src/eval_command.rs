@@ -8,6 +8,7 @@ use crate::engine::Machine;
 use crate::files::write_atomically;
 use crate::folder::is_there;
 use crate::progress::Overview;
+use crate::prompt;
 use crate::questions;
 use crate::run::generate::{Rollouts, refuse_failures, roll_out, stored};
 use crate::run::preflight::fits_context;
@@ -41,6 +42,9 @@ struct Begun {
 /// When the model or the questions cannot be loaded, or an item failed for good.
 pub async fn run(args: EvalArgs) -> Result<ExitCode> {
     let config = configuration(&args)?;
+    for remark in prompt::check_one(&config, !args.without_tools)? {
+        console::remark(format_args!("warning: {remark}"));
+    }
     let questions = questions::load(&config.questions)?;
     let spec = model::spec_of(&config.model.path)?;
     let context = u64::from(config.rollout.max_context_tokens);

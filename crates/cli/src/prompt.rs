@@ -44,41 +44,49 @@ fn registry(config: &Config, with_tools: bool) -> Result<Registry, UnknownTool> 
     }
 }
 
-/// Every system message of the configuration against the tools: none may teach a tag that nothing
-/// answers. Returns a remark for each tool that the model is not told of.
+/// Every system message that a run uses, as [`check_one`].
 ///
 /// # Errors
-/// Names the first message that cannot be rendered, or that teaches a tool which is not offered.
+/// The first that is wrong.
 pub fn check(config: &Config) -> Result<Vec<String>, UsageError> {
+    let mut remarks = check_one(config, true)?;
+    if config.evaluation.without_tools {
+        remarks.extend(check_one(config, false)?);
+    }
+    Ok(remarks)
+}
+
+/// A system message against the tools: it may not teach a tag that nothing answers. Returns a remark
+/// for each tool that the model is not told of.
+///
+/// # Errors
+/// When the message cannot be rendered, or teaches a tool which is not offered.
+pub fn check_one(config: &Config, with_tools: bool) -> Result<Vec<String>, UsageError> {
     let mut remarks = Vec::new();
-    let mut offers = vec![true];
-    offers.extend(config.evaluation.without_tools.then_some(false));
-    for with_tools in offers {
-        let key = template(config, with_tools).0;
-        let text = system(config, with_tools)?;
-        let offered = registry(config, with_tools)
-            .map_err(|error| UsageError::new(error.to_string()))?
-            .tags();
-        let known = Registry::builtin(&Registry::BUILTIN.map(str::to_owned), Default::default());
-        let known = known.map_err(|error| UsageError::new(error.to_string()))?;
-        for tool in known.tools() {
-            let tag = tool.tag();
-            let is_told = text.contains(&format!("<{tag}>"));
-            match (offered.tool_of(tag).is_some(), is_told) {
-                (false, true) => {
-                    return Err(UsageError::new(format!(
-                        "`{key}` teaches the model to write <{tag}>, but the tool `{}` is not \
-                         offered there: add it to tools.enabled, or take it out of the message",
-                        tool.name()
-                    )));
-                }
-                (true, false) => remarks.push(format!(
-                    "`{key}` does not mention <{tag}>, so the model is not told of the tool `{}`: \
-                     write {{{{ tools }}}} where the tools are to be described",
+    let key = template(config, with_tools).0;
+    let text = system(config, with_tools)?;
+    let offered = registry(config, with_tools)
+        .map_err(|error| UsageError::new(error.to_string()))?
+        .tags();
+    let known = Registry::builtin(&Registry::BUILTIN.map(str::to_owned), Default::default());
+    let known = known.map_err(|error| UsageError::new(error.to_string()))?;
+    for tool in known.tools() {
+        let tag = tool.tag();
+        let is_told = text.contains(&format!("<{tag}>"));
+        match (offered.tool_of(tag).is_some(), is_told) {
+            (false, true) => {
+                return Err(UsageError::new(format!(
+                    "`{key}` teaches the model to write <{tag}>, but the tool `{}` is not \
+                     offered there: add it to tools.enabled, or take it out of the message",
                     tool.name()
-                )),
-                _ => {}
+                )));
             }
+            (true, false) => remarks.push(format!(
+                "`{key}` does not mention <{tag}>, so the model is not told of the tool `{}`: \
+                 write {{{{ tools }}}} where the tools are to be described",
+                tool.name()
+            )),
+            _ => {}
         }
     }
     Ok(remarks)
@@ -93,6 +101,7 @@ fn render(template: &str, registry: &Registry) -> Result<String, minijinja::Erro
     }
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_keep_trailing_newline(true);
     let tools = Value::from_object(Offered(Value::from_serialize(registry.schema())));
     environment.render_str(template, context! { tools })
 }
@@ -208,8 +217,8 @@ mod tests {
                 "search find string;calculator math_exp string;",
             ),
             (
-                "{{ tools | length }} {{ tools[0].description }}",
-                "2 Finds articles.",
+                "{{ tools | length }} {{ tools[0].description }}\n",
+                "2 Finds articles.\n",
             ),
         ];
         for (template, expected) in cases {
