@@ -39,6 +39,7 @@ pub fn process_scores<'a>(
     let scores = counts.into_iter().filter_map(|(judge, counts)| {
         let by_question = by_question(&counts);
         let interval = bootstrap_mean(&by_question, seed)?;
+        let interval = interval.of_values_alike(by_question.len(), [0.0, 1.0]);
         let steps = counts.iter().map(|(_, counts)| counts.judged).sum();
         let score = ProcessScore {
             score: interval.estimate,

@@ -42,7 +42,7 @@ pub fn over_seeds(values: &[Vec<f64>], bootstrap_seed: u64) -> Option<OverSeeds>
         _ => crossed(values, &by_seed),
     };
     Some(OverSeeds {
-        interval,
+        interval: interval.of_values_alike(questions, [-1.0, 1.0]),
         seeds: values.len(),
         range: [
             by_seed.iter().copied().fold(f64::INFINITY, f64::min),
@@ -174,6 +174,17 @@ mod tests {
         let same = over_seeds(&vec![vec![0.0, 1.0, 1.0, 0.0]; 3], 0).unwrap();
         let half = 3.1824 * (0.25_f64 * 4.0 / 3.0 / 4.0).sqrt();
         assert!((same.interval.high - 0.5 - half).abs() < 1e-3, "{same:?}");
+    }
+
+    #[test]
+    fn seeds_and_questions_that_are_all_alike_leave_something_open() {
+        for seeds in [1, 3] {
+            let found = over_seeds(&vec![vec![0.0; 10]; seeds], 0).unwrap().interval;
+            assert!(
+                (found.high - 0.2775).abs() < 1e-4 && found.low == -found.high,
+                "{found:?}"
+            );
+        }
     }
 
     fn normal(rng: &mut ChaCha8Rng) -> f64 {
