@@ -11,7 +11,7 @@ mod sections;
 mod unused;
 
 pub use fingerprint::hex;
-pub use identity::Identity;
+pub use identity::{Difference, Identity};
 pub use load::{ConfigError, Loaded, load, load_for};
 pub use sections::*;
 

@@ -1,6 +1,6 @@
 //! Which phases of a run are done, and for which configuration.
 
-use crate::config::{self, Config, Identity, Loaded};
+use crate::config::{self, Config, Difference, Identity, Loaded};
 use crate::files::write_atomically;
 use crate::folder::{RunFolder, config_of, identity_of, state_of};
 use crate::questions::Sources;
@@ -75,25 +75,12 @@ const NAMED: usize = 8;
 
 /// Names what differs from what the run was begun with.
 fn other_configuration(folder: &Path, now: &Identity) -> anyhow::Error {
-    let differences = match begun_with(folder) {
-        Ok(before) => before.identity.differences(now),
-        Err(_) => Vec::new(),
-    };
-    let mut named: Vec<String> = differences
-        .iter()
-        .take(NAMED)
-        .map(ToString::to_string)
-        .collect();
-    if let Some(more) = differences
-        .len()
-        .checked_sub(NAMED)
-        .filter(|&more| more > 0)
-    {
-        named.push(format!("{more} more settings differ"));
-    }
-    let what = match named.is_empty() {
-        true => format!("in what {} no longer tells", identity_of(folder).display()),
-        false => named.join("; "),
+    let what = match begun_with(folder) {
+        Ok(before) => named(&before.identity.differences(now)),
+        Err(error) => format!(
+            "which cannot be read any more ({})",
+            crate::usage::message(&error)
+        ),
     };
     UsageError::new(format!(
         "the run was begun with another configuration: {what}. Resume it as it was begun ({} has \
@@ -101,6 +88,17 @@ fn other_configuration(folder: &Path, now: &Identity) -> anyhow::Error {
         config_of(folder).display()
     ))
     .into()
+}
+
+fn named(differences: &[Difference]) -> String {
+    let first = differences.iter().take(NAMED);
+    let mut named: Vec<String> = first.map(ToString::to_string).collect();
+    match differences.len() {
+        0 => named.push("its state was edited, or is another program version's".to_owned()),
+        all if all > NAMED => named.push(format!("{} more settings differ", all - NAMED)),
+        _ => {}
+    }
+    named.join("; ")
 }
 
 /// What a run was begun with.
