@@ -12,6 +12,7 @@ use crate::prompt;
 use crate::questions;
 use crate::run::generate::{Rollouts, refuse_failures, roll_out, stored};
 use crate::run::preflight::fits_context;
+use crate::run::unjudged;
 use crate::usage::UsageError;
 use anyhow::{Context, Result};
 use eval::summarise;
@@ -62,7 +63,14 @@ pub async fn run(args: EvalArgs) -> Result<ExitCode> {
     let rollouts = rollouts(&args, &config, &folder, questions, &overview);
     let report = roll_out(&config, &machine, None, rollouts).await?;
     refuse_failures(&report)?;
-    let summary = summarise(&stored(&folder)?)?;
+    let mut trajectories = stored(&folder)?;
+    let dropped = unjudged::keep_common(&mut [&mut trajectories]);
+    if dropped + report.unjudged.len() > 0 {
+        console::remark(format_args!(
+            "Questions with a trajectory that could not be judged are left out of the figures."
+        ));
+    }
+    let summary = summarise(&trajectories)?;
     if args.json {
         console::print_line(&serde_json::to_string(&summary)?)?;
     } else {

@@ -1,7 +1,9 @@
-//! `swirl try …`: how one answer, tool call or action is read.
+//! `swirl try …`: how one answer, tool call, action or judge's reply is read.
 //!
 //! With `--stdin` each row gives one line of JSON, also a row that is wrong, so that lines of input
 //! and output belong together.
+
+mod judge;
 
 use crate::args::{Finish, TryActionArgs, TryCommand};
 use crate::config::{self, Config};
@@ -49,6 +51,7 @@ pub async fn run(command: TryCommand) -> Result<ExitCode> {
             (name, _) => tool_rows(name.as_deref(), config.as_deref()).await?,
         },
         TryCommand::Action(arguments) => action(arguments)?,
+        TryCommand::Judge(arguments) => judge::run(arguments).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -109,7 +112,7 @@ impl std::fmt::Display for Equality {
 
 fn equality(key: &str, answer: &str) -> Equality {
     Equality {
-        equal: judge::answers_match(key, answer),
+        equal: ::judge::answers_match(key, answer),
     }
 }
 
@@ -220,15 +223,20 @@ fn read(text: &str, finish: Finish, tags: &ActionTags) -> Read {
     }
 }
 
-fn action(arguments: TryActionArgs) -> Result<()> {
-    let config = configuration(arguments.config.as_deref())?;
-    let registry = Registry::builtin(&config.tools.enabled, config.tools.limits)?;
+/// The tags of actions and of thinking.
+fn tags(config: &Config, registry: &Registry, begins_open: bool) -> ActionTags {
     let thinking = config.model.thinking_tags().map(|(open, close)| Thinking {
         open: open.to_owned(),
         close: close.to_owned(),
-        begins_open: arguments.inside_thinking,
+        begins_open,
     });
-    let tags = registry.tags().with_thinking(thinking);
+    registry.tags().with_thinking(thinking)
+}
+
+fn action(arguments: TryActionArgs) -> Result<()> {
+    let config = configuration(arguments.config.as_deref())?;
+    let registry = Registry::builtin(&config.tools.enabled, config.tools.limits.clone())?;
+    let tags = tags(&config, &registry, arguments.inside_thinking);
     if let Some(text) = &arguments.text {
         return show(&read(text, arguments.finish, &tags), arguments.json);
     }

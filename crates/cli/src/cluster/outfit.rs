@@ -142,7 +142,7 @@ impl Outfit {
             llm.outcome_rubric = self.rubric("outcome.md", outcome)?;
         }
         let judges = judges::build(&section, &order.tools)?;
-        Ok(Engine::Judges(judges, order.actors.max(1)))
+        Ok(Engine::Judges(judges, order.credits.max(1)))
     }
 
     fn rubric(&self, name: &str, text: Option<String>) -> Result<Option<PathBuf>> {

@@ -149,6 +149,11 @@ fn judge(section: &JudgeSection) -> Result<(), ConfigError> {
         "judge.llm",
         "is missing: give the endpoint as [judge.llm] base_url = \"…\" and model = \"…\"",
     )?;
+    ensure(
+        (0.0..=1.0).contains(&section.max_unjudged_share),
+        "judge.max_unjudged_share",
+        "must be a share, from 0 to 1",
+    )?;
     match &section.llm {
         Some(llm) => Ok(llm.validate()?),
         None => Ok(()),

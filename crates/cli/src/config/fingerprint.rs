@@ -2,7 +2,8 @@
 
 use super::load::ConfigError;
 use super::sections::{
-    ActorSection, ClusterSection, Config, EvaluationSection, QuestionSource, RolloutSection,
+    ActorSection, ClusterSection, Config, EvaluationSection, JudgeSection, QuestionSource,
+    RolloutSection,
 };
 use judge::LlmJudgeConfig;
 use learner::LearnerConfig;
@@ -43,7 +44,12 @@ pub(super) fn without_operational(config: &Config) -> Config {
         straggler_factor: usual.straggler_factor,
         ..config.rollout
     };
-    config.judge.llm = config.judge.llm.map(judge_results);
+    config.judge = JudgeSection {
+        process: config.judge.process,
+        outcome: config.judge.outcome,
+        llm: config.judge.llm.map(judge_results),
+        ..JudgeSection::default()
+    };
     if let Some(warm) = &mut config.warm_start {
         warm.checkpoint_every = 0;
         without_path(&mut warm.questions);
@@ -79,12 +85,14 @@ fn without_path(source: &mut QuestionSource) {
     source.path = source.path.take().map(|_| PathBuf::new());
 }
 
-/// What of a judge's settings its verdicts depend on: model, rubrics, and what is asked of them.
+/// What of a judge's settings its verdicts are: those of a model, at a temperature, by rubrics. How
+/// they are asked for (limits, log-probabilities, names of fields, headers) may change, so that a run
+/// whose judge cannot be read or refuses a field can go on.
 fn judge_results(llm: LlmJudgeConfig) -> LlmJudgeConfig {
     LlmJudgeConfig {
         model: llm.model,
-        max_tokens: llm.max_tokens,
-        use_logprobs: llm.use_logprobs,
+        temperature: llm.temperature,
+        body: llm.body,
         rubric: llm.rubric,
         outcome_rubric: llm.outcome_rubric,
         ..LlmJudgeConfig::default()
@@ -155,6 +163,11 @@ mod tests {
             "tools.limits.timeout_ms=1",
             "judge.llm.base_url=http://h:1 judge.llm.timeout_ms=1 judge.llm.max_tries=1",
             "judge.llm.max_concurrent=1 judge.llm.requests_per_minute=3",
+            "judge.llm.max_tokens=9 judge.llm.max_tokens_field=max_completion_tokens",
+            "judge.llm.use_logprobs=false",
+            "judge.llm.top_logprobs=5",
+            "judge.llm.system_message=false judge.llm.headers.x=y judge.llm.api_key_env=K",
+            "judge.patience=1m judge.max_unjudged_share=0.1",
             "train.max_logprob_difference=0.3 train.checkpoint_every=3",
             "train.learner.keep_last=9 train.learner.shard_optimizer=true",
             "train.learner.keep_every=7 train.learner.max_bad_steps=1",
@@ -180,7 +193,8 @@ mod tests {
             "train.learner.lora.rank=2",
             "tools.limits.max_result_bytes=9",
             "judge.llm.model=other",
-            "judge.llm.use_logprobs=false",
+            "judge.llm.temperature=1",
+            "judge.llm.body.reasoning_effort=low",
             "train.steps=2",
             "train.learner.learning_rate=1",
         ];

@@ -3,7 +3,8 @@
 use super::check::check;
 use super::overrides::Override;
 use super::sections::{
-    ActorSection, ClusterSection, Config, EvaluationSection, PromptSection, RolloutSection,
+    ActorSection, ClusterSection, Config, EvaluationSection, JudgeSection, PromptSection,
+    RolloutSection,
 };
 use super::unused::{self, Unused};
 use judge::LlmJudgeConfig;
@@ -175,7 +176,10 @@ pub(super) fn with_defaults(config: &Config) -> Config {
     config.rollout = RolloutSection::default();
     config.actors = ActorSection::default();
     config.cluster = ClusterSection::default();
-    config.judge.llm = config.judge.llm.map(|_| LlmJudgeConfig::default());
+    config.judge = JudgeSection {
+        llm: config.judge.llm.map(|_| LlmJudgeConfig::default()),
+        ..JudgeSection::default()
+    };
     config.evaluation = EvaluationSection {
         sets: config.evaluation.sets,
         ..EvaluationSection::default()
@@ -449,6 +453,22 @@ mod tests {
             ),
             (
                 "",
+                &["judge.max_unjudged_share=2"],
+                "`judge.max_unjudged_share`: must be a share, from 0 to 1",
+            ),
+            (
+                "",
+                &["judge.patience=2"],
+                "`judge.patience`: write a length of time with its unit, such as \"2h\", \"90m\" or \"0s\"",
+            ),
+            (
+                "",
+                &["judge.llm.model=m", "judge.llm.body.max_tokens=9"],
+                "[judge.llm.body] max_tokens cannot be set there, it is the matter of [judge.llm] \
+                 max_tokens and max_tokens_field: remove it from body",
+            ),
+            (
+                "",
                 &["run.name=.."],
                 "`run.name`: write letters, digits, `-`, `_` and `.` only: it becomes a folder's name",
             ),
@@ -606,6 +626,23 @@ mod tests {
         .unwrap();
         let again = parse(loaded.resolved.parse().unwrap()).unwrap();
         assert_eq!(again, loaded.config);
+    }
+
+    #[test]
+    fn fields_and_headers_of_a_judge_read_back() {
+        let judge = "[judge]\npatience = \"90m\"\n[judge.llm]\nmodel = \"m\"\n\
+                     temperature = \"default\"\n[judge.llm.body]\nreasoning_effort = \"low\"\n\
+                     chat_template_kwargs = { enable_thinking = false }\n\
+                     [judge.llm.headers]\nX-Api-Key = \"$SECRET\"\n";
+        let loaded = with(judge, &[]).unwrap();
+        let again = parse(loaded.resolved.parse().unwrap()).unwrap();
+        assert_eq!(again, loaded.config);
+        let llm = loaded.config.judge.llm.unwrap();
+        assert_eq!(llm.body["chat_template_kwargs"]["enable_thinking"], false);
+        assert_eq!(
+            llm.headers["X-Api-Key"], "$SECRET",
+            "its value stands nowhere"
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod identity;
 mod load;
 mod overrides;
 mod sections;
+mod span;
 mod unused;
 
 pub use fingerprint::hex;

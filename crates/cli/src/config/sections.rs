@@ -1,5 +1,6 @@
 //! Every setting, with its unit, its default, and what it does.
 
+use super::span::Span;
 use actors::remote::SpreadPlan;
 use actors::training::{StateBalance, StateWeighting};
 use data::{DialogueOptions, Selection, WordMathConfig};
@@ -9,6 +10,7 @@ use learner::{ComputeType, LearnerConfig};
 use proto::{QuestionId, Role};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::time::Duration;
 use tools::parser::MalformedPolicies;
 use tools::registry::Limits as ToolLimits;
 
@@ -303,6 +305,13 @@ pub struct JudgeSection {
     pub process: ProcessJudgeKind,
     /// Who judges answers.
     pub outcome: OutcomeJudgeKind,
+    /// How long a phase waits for a judge that is away, such as `"2h"`; `"0s"` does not wait. What was
+    /// sampled meanwhile is kept, also behind that.
+    pub patience: Span,
+    /// The share of a phase's trajectories, and of the states that are trained on, that may be left out
+    /// because the judge gives no verdict on them (a prompt that is refused, a reply that cannot be
+    /// read); unless it is 0, one always may.
+    pub max_unjudged_share: f64,
     /// The endpoint, needed by `llm`.
     pub llm: Option<LlmJudgeConfig>,
 }
@@ -312,6 +321,8 @@ impl Default for JudgeSection {
         Self {
             process: ProcessJudgeKind::Rules,
             outcome: OutcomeJudgeKind::Match,
+            patience: Span(Duration::from_secs(7200)),
+            max_unjudged_share: 0.005,
             llm: None,
         }
     }
@@ -348,7 +359,8 @@ pub struct ActorSection {
     pub samplers: usize,
     /// Tool executors.
     pub tools: usize,
-    /// Judges: how many steps are judged at once.
+    /// Judges. How many verdicts a judge model is asked for at once says `judge.llm.max_concurrent`,
+    /// whatever their number.
     pub judges: usize,
 }
 

@@ -132,6 +132,10 @@ impl Unused {
         if !process && !outcome {
             let why = "neither judge.process nor judge.outcome is \"llm\"";
             self.remark("judge.llm", why);
+            self.remark("judge.max_unjudged_share", why);
+            if config.cluster.is_here(Role::Judge) {
+                self.remark("judge.patience", why);
+            }
             return;
         }
         if config

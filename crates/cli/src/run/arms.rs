@@ -28,6 +28,9 @@ pub const WARM_START: &str = "warm_start";
 /// The baseline that imitates the filtered trajectories.
 pub const IMITATION: &str = "imitation";
 
+/// States that were left out of a batch for want of a verdict, among a step's metrics.
+pub const UNJUDGED_GROUPS: &str = "unjudged_groups";
+
 /// The arm of a seed.
 pub fn swirl(seed: u64) -> String {
     format!("swirl-seed{seed}")
@@ -183,26 +186,33 @@ async fn policy(run: &Run, section: &TrainSection, seed: u64) -> Result<()> {
     }
     let judges = judges::build(&run.config.judge, &run.config.tools.enabled)?;
     let states = states(run, judges.process.as_ref())?;
-    let plan = policy_plan(section, seed, states, tags(run)?);
+    let mut plan = policy_plan(section, seed, states, tags(run)?);
+    plan.max_unjudged_share = run.config.judge.max_unjudged_share;
     let (fleet, elsewhere) = policy_fleet(run, section, seed, judges).await?;
     let controller = Controller::start(run.fleet(fleet, elsewhere)).await?;
-    let fleet = controller.fleet().clone();
-    let done = steps_done(&fleet).await?;
-    run.rewind(&arm, done);
-    let mut progress = Progress::new(&arm, plan.steps, done, 1, &run.overview);
+    let trained = policy_steps(run, &arm, controller.fleet(), plan).await;
+    // Also after an error: no actor is to work on beyond the phase.
+    controller.stop().await;
+    trained
+}
+
+async fn policy_steps(run: &Run, arm: &str, fleet: &Fleet, mut plan: PolicyPlan) -> Result<()> {
+    let done = steps_done(fleet).await?;
+    run.rewind(arm, done);
+    plan.unjudged_before = run.metrics().sum(arm, UNJUDGED_GROUPS)? as u64;
+    let mut progress = Progress::new(arm, plan.steps, done, 1, &run.overview);
     loop {
-        training::policy(&fleet, &plan, |report| {
-            run.record(&arm, report);
+        training::policy(fleet, &plan, |report| {
+            run.record(arm, report);
             let shown = ["reward_mean", "kl", "well_formed_share"];
             progress.set(report.step, &note(report, &shown));
         })
         .await?;
-        if is_exported(&fleet, &run.folder.model(&arm)).await? {
+        if is_exported(fleet, &run.folder.model(arm)).await? {
             break;
         }
     }
     progress.finish("");
-    controller.stop().await;
     Ok(())
 }
 
@@ -216,6 +226,7 @@ async fn policy_fleet(
     let enabled = &run.config.tools.enabled;
     let mut fleet = FleetPlan {
         judge_actors: run.config.actors.judges,
+        judge_patience: run.config.judge.patience.0,
         ..FleetPlan::default()
     };
     let mut elsewhere = Elsewhere::default();
@@ -317,6 +328,8 @@ fn policy_plan(
         seed,
         checkpoint_every: section.checkpoint_every,
         max_logprob_difference: section.max_logprob_difference,
+        max_unjudged_share: 0.0,
+        unjudged_before: 0,
     }
 }
 

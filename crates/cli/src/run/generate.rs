@@ -1,8 +1,9 @@
 //! Stage 1: trajectories with tools, judged and stored; then the filter.
 
-use super::{Run, arms, preflight};
+use super::{Run, arms, preflight, unjudged};
 use crate::cluster::{Elsewhere, Head, JudgeOrder, SamplerOrder, ToolOrder};
 use crate::config::{Config, ImitationSection};
+use crate::console;
 use crate::engine::{ChatTurns, Machine};
 use crate::judges;
 use crate::machine_memory;
@@ -138,6 +139,7 @@ pub async fn roll_out(
             false => None,
         },
         judge_actors: config.actors.judges,
+        judge_patience: config.judge.patience.0,
         ..FleetPlan::default()
     };
     let elsewhere = Elsewhere {
@@ -159,9 +161,19 @@ pub async fn roll_out(
         .saturating_mul(config.expected_samplers() as u64);
     let done = store.len() as u64;
     let progress = Progress::new(rollouts.title, total, done, at_once, rollouts.overview);
-    let (report, mut store) = watched(controller.rollouts(plan, store), receiver, progress).await?;
+    let ended = watched(controller.rollouts(plan, store), receiver, progress).await;
     controller.stop().await;
+    let (report, mut store) = ended?;
     store.compact()?;
+    match report.unjudged.first() {
+        None => unjudged::remove(rollouts.store)?,
+        Some((item, reason)) => console::remark(format_args!(
+            "{}: {} of {total} trajectories are left out, for the judge gave no verdict on them; the \
+             first is {item}: {reason}",
+            rollouts.title,
+            report.unjudged.len(),
+        )),
+    }
     Ok(report)
 }
 
@@ -203,6 +215,8 @@ fn rollout_plan(
             max_losses: config.rollout.max_losses,
             straggler_factor: config.rollout.straggler_factor,
         },
+        max_unjudged_share: config.judge.max_unjudged_share,
+        unjudged: Some(unjudged::folder(rollouts.store)),
         progress,
     })
 }
@@ -219,13 +233,20 @@ async fn watched<E: Into<anyhow::Error>>(
             ended = &mut work => break ended.map_err(Into::into)?,
             Ok(()) = receiver.changed() => {
                 let now = *receiver.borrow_and_update();
-                progress.set(now.stored, &format!("{} failed", now.failed));
+                progress.set(now.stored, &note(now));
             }
         }
     };
     let failed = report.failed.len();
     progress.finish(&format!("{} stored, {failed} failed", report.stored));
     Ok((report, store))
+}
+
+fn note(progress: actors::Progress) -> String {
+    match progress.unjudged {
+        0 => format!("{} failed", progress.failed),
+        unjudged => format!("{} failed, {unjudged} not judged", progress.failed),
+    }
 }
 
 /// The kinds of unreadable action that end a trajectory.
@@ -243,6 +264,9 @@ pub struct Filtered {
     pub kept: usize,
     /// How many states of these each filter of states keeps, by name.
     pub states: BTreeMap<String, usize>,
+    /// Trajectories that are left out because the judge gave no verdict on them.
+    #[serde(default)]
+    pub unjudged: usize,
 }
 
 /// Measures the yield of every filter and writes it down.
@@ -284,6 +308,7 @@ pub fn filter(run: &Run) -> Result<()> {
         yields,
         kept: kept.len(),
         states: StateFilter::ALL.into_iter().map(states).collect(),
+        unjudged: unjudged::count(&run.folder.trajectories())?,
     };
     let text = serde_json::to_string_pretty(&filtered)?;
     crate::files::write_atomically(&run.folder.yields(), text.as_bytes())

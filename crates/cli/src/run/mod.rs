@@ -10,6 +10,7 @@ mod overlap;
 pub mod preflight;
 pub mod report;
 mod state;
+pub mod unjudged;
 
 use crate::cluster::{Elsewhere, Head};
 use crate::config::{Config, Identity, Loaded};

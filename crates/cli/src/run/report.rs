@@ -3,7 +3,7 @@
 use super::gains::{Evaluated, Gain, gain_over, mean_of_seeds};
 use super::generate::{Filtered, stored};
 use super::overlap::Overlap;
-use super::{Run, arms, evaluate};
+use super::{Run, arms, evaluate, unjudged};
 use crate::folder::RunFolder;
 use crate::judges;
 use crate::questions::Skipped;
@@ -83,10 +83,12 @@ impl Report {
 pub fn write(run: &Run) -> Result<()> {
     let text = std::fs::read_to_string(run.folder.yields())?;
     let filtered: Filtered = serde_json::from_str(&text)?;
+    let mut notes = notes(run, &filtered)?;
+    let sets = sets(run, &mut notes)?;
     let report = Report {
         run: run.config.run.name.clone(),
-        notes: notes(run)?,
-        sets: sets(run)?,
+        notes,
+        sets,
         filter: serde_json::to_value(&filtered)?,
     };
     let folder = run.folder.path();
@@ -111,7 +113,7 @@ pub fn summary_table(rows: &[(String, Summary)]) -> String {
     table.plain()
 }
 
-fn notes(run: &Run) -> Result<Vec<String>> {
+fn notes(run: &Run, filtered: &Filtered) -> Result<Vec<String>> {
     let judges = judges::build(&run.config.judge, &run.config.tools.enabled)?;
     let mut notes = Vec::new();
     if judges.process.uses_reference() {
@@ -123,6 +125,21 @@ fn notes(run: &Run) -> Result<Vec<String>> {
     }
     notes.extend(skipped_note(&run.config.run.skip, &run.skipped));
     notes.extend(run.overlaps.iter().map(overlap_note));
+    if filtered.unjudged > 0 {
+        notes.push(format!(
+            "{} trajectories are left out of training, for the judge gave no verdict on them.",
+            filtered.unjudged
+        ));
+    }
+    for arm in arms::names(&run.config) {
+        let states = run.metrics().sum(&arm, arms::UNJUDGED_GROUPS)?;
+        if states > 0.0 {
+            notes.push(format!(
+                "{states} states were left out of the batches of {arm}, for the judge gave no verdict \
+                 on an action of theirs."
+            ));
+        }
+    }
     Ok(notes)
 }
 
@@ -161,7 +178,7 @@ fn overlap_note(overlap: &Overlap) -> String {
     format!("{} (evaluation.overlap allows it).", what.join("; "))
 }
 
-fn sets(run: &Run) -> Result<Vec<SetReport>> {
+fn sets(run: &Run, notes: &mut Vec<String>) -> Result<Vec<SetReport>> {
     let mut sets: Vec<(String, Vec<Evaluated>)> = Vec::new();
     for evaluation in evaluate::plan(&run.config) {
         let trajectories = kept(
@@ -175,6 +192,16 @@ fn sets(run: &Run) -> Result<Vec<SetReport>> {
         match sets.iter_mut().find(|(name, _)| *name == evaluation.set) {
             Some((_, arms)) => arms.push(evaluated),
             None => sets.push((evaluation.set, vec![evaluated])),
+        }
+    }
+    for (set, arms) in &mut sets {
+        let mut all: Vec<_> = arms.iter_mut().map(|arm| &mut arm.trajectories).collect();
+        let dropped = unjudged::keep_common(&mut all);
+        if dropped > 0 {
+            notes.push(format!(
+                "{dropped} questions of {set} are left out, for every model, since the judge gave no \
+                 verdict on an answer or a step to them."
+            ));
         }
     }
     let compared = sets.iter().map(|(_, arms)| compared(run, arms));

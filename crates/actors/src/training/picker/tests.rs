@@ -66,6 +66,8 @@ fn plan(trajectories: &[(usize, usize)], balance: StateBalance) -> PolicyPlan {
         seed: 3,
         checkpoint_every: 0,
         max_logprob_difference: 1.0,
+        max_unjudged_share: 0.0,
+        unjudged_before: 0,
     }
 }
 

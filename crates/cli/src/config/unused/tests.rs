@@ -31,6 +31,9 @@ e | evaluation.without_tools=true prompt.system_without_tools=x | taken
 - | actors.samplers=2 rollout.straggler_factor=2 | taken
 # Judges.
 - | judge.llm.model=m | remarked neither judge.process nor judge.outcome
+- | judge.patience=1m | remarked neither judge.process nor judge.outcome
+- | judge.max_unjudged_share=0.1 | remarked neither judge.process nor judge.outcome
+- | cluster.listen=h:1 judge.patience=1m | taken
 - | judge.outcome=llm judge.llm.model=m judge.llm.rubric=r | refused judge.process
 - | judge.process=llm judge.llm.model=m judge.llm.outcome_rubric=r | refused judge.outcome
 - | judge.process=llm judge.llm.model=m judge.llm.rubric=r | taken
