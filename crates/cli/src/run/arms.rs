@@ -2,12 +2,12 @@
 
 use super::{Run, generate, preflight};
 use crate::cluster::{Elsewhere, JudgeOrder, LearnerOrder, SamplerOrder};
-use crate::config::{TrainSection, WarmStartSection};
+use crate::config::{Config, TrainSection, WarmStartSection};
 use crate::engine::{ChatTurns, LearnerPort};
 use crate::judges;
 use crate::machine_memory::{self, Load};
 use crate::progress::Progress;
-use crate::questions;
+use crate::prompt;
 use actors::ports::StepReport;
 use actors::training::{self, PolicyPlan, State, SupervisedPlan};
 use actors::{Controller, Fleet, FleetPlan, Judges};
@@ -37,8 +37,7 @@ pub fn swirl(seed: u64) -> String {
 }
 
 /// Every arm that a configuration trains, in the order of the report.
-pub fn names(run: &Run) -> Vec<String> {
-    let config = &run.config;
+pub fn names(config: &Config) -> Vec<String> {
     let warm = config.warm_start.iter().map(|_| WARM_START.to_owned());
     let imitation = config.imitation.iter().map(|_| IMITATION.to_owned());
     let seeds = config
@@ -71,9 +70,9 @@ pub async fn warm_start(run: &Run) -> Result<()> {
 }
 
 fn dialogues(run: &Run, section: &WarmStartSection) -> Result<Vec<SftSample>> {
-    let questions = questions::load(&section.questions)?;
+    let questions = &run.sources.warm_start;
     let turns = turns(run)?;
-    let dialogues = data::dialogue::dialogues(&questions, &section.dialogue);
+    let dialogues = data::dialogue::dialogues(questions, &section.dialogue);
     tracing::info!(
         questions = questions.len(),
         dialogues = dialogues.kept.len(),
@@ -164,7 +163,7 @@ async fn supervised(
     let fleet = controller.fleet().clone();
     let done = steps_done(&fleet).await?;
     run.rewind(arm, done);
-    let mut progress = Progress::new(arm, plan.steps, done);
+    let mut progress = Progress::new(arm, plan.steps, done, 1, &run.overview);
     loop {
         training::supervised(&fleet, &plan, |report| {
             run.record(arm, report);
@@ -201,7 +200,7 @@ async fn policy_steps(run: &Run, arm: &str, fleet: &Fleet, mut plan: PolicyPlan)
     let done = steps_done(fleet).await?;
     run.rewind(arm, done);
     plan.unjudged_before = run.metrics().sum(arm, UNJUDGED_GROUPS)? as u64;
-    let mut progress = Progress::new(arm, plan.steps, done);
+    let mut progress = Progress::new(arm, plan.steps, done, 1, &run.overview);
     loop {
         training::policy(fleet, &plan, |report| {
             run.record(arm, report);
@@ -295,7 +294,7 @@ fn registry(run: &Run) -> Result<Arc<Registry>> {
 /// The dialogues of the model that the run starts from; every arm's are alike.
 fn turns(run: &Run) -> Result<ChatTurns> {
     let model = &run.config.model;
-    ChatTurns::load(&model.path, model, &run.config.prompt.system)
+    ChatTurns::load(&model.path, model, &prompt::system(&run.config, true)?)
 }
 
 fn tags(run: &Run) -> Result<ActionTags> {
