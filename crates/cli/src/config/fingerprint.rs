@@ -153,6 +153,7 @@ mod tests {
         let results = [
             "run.seed=1",
             "model.path=m",
+            "model.template_arguments.enable_thinking=false",
             "rollout.samples=2",
             "tools.limits.max_result_bytes=9",
             "judge.llm.model=other",

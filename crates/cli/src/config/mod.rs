@@ -7,5 +7,5 @@ mod load;
 mod sections;
 
 pub use fingerprint::{fingerprint, hex};
-pub use load::{ConfigError, Loaded, load, load_for};
+pub use load::{ConfigError, Loaded, load, load_for, template_arguments};
 pub use sections::*;

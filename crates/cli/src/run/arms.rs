@@ -69,7 +69,12 @@ pub async fn warm_start(run: &Run) -> Result<()> {
 
 fn dialogues(run: &Run, section: &WarmStartSection) -> Result<Vec<SftSample>> {
     let questions = questions::load(&section.questions)?;
-    let turns = ChatTurns::load(&run.config.model.path, &run.config.prompt.system)?;
+    let model = &run.config.model;
+    let turns = ChatTurns::load(
+        &model.path,
+        &run.config.prompt.system,
+        &model.template_arguments,
+    )?;
     let dialogues = data::dialogue::dialogues(&questions, &section.dialogue);
     tracing::info!(
         questions = questions.len(),
@@ -239,10 +244,13 @@ async fn policy_fleet(
     let engine = policy_engine(run, section);
     if run.is_here(Role::Sampler) {
         let (model, count) = (run.start_model(), run.config.actors.samplers);
-        fleet.samplers = run.machine.samplers(&model, engine, count).await?;
+        let arguments = &run.config.model.template_arguments;
+        let samplers = run.machine.samplers(&model, arguments, engine, count);
+        fleet.samplers = samplers.await?;
     } else {
         elsewhere.sampler = Some(SamplerOrder {
             model: run.start_model(),
+            template_arguments: run.config.model.template_arguments.clone(),
             dtype: run.config.model.dtype,
             engine,
         });

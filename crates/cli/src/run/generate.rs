@@ -122,7 +122,14 @@ pub async fn roll_out(
         0
     };
     let fleet = FleetPlan {
-        samplers: machine.samplers(rollouts.model, engine, samplers).await?,
+        samplers: machine
+            .samplers(
+                rollouts.model,
+                &config.model.template_arguments,
+                engine,
+                samplers,
+            )
+            .await?,
         registry: here(Role::Tool).then_some(registry),
         tool_executors: config.actors.tools,
         judges: match here(Role::Judge) {
@@ -135,6 +142,7 @@ pub async fn roll_out(
     let elsewhere = Elsewhere {
         sampler: (!here(Role::Sampler)).then(|| SamplerOrder {
             model: rollouts.model.to_owned(),
+            template_arguments: config.model.template_arguments.clone(),
             dtype: config.model.dtype,
             engine,
         }),
@@ -184,7 +192,11 @@ fn rollout_plan(
             ends_on: ends_on(&config.malformed),
         },
         tags,
-        turns: Arc::new(ChatTurns::load(rollouts.model, system)?),
+        turns: Arc::new(ChatTurns::load(
+            rollouts.model,
+            system,
+            &config.model.template_arguments,
+        )?),
         items_per_sampler: config.rollout.items_per_sampler,
         ledger: LedgerConfig {
             lease_ms: config.rollout.lease_ms,

@@ -42,7 +42,12 @@ pub async fn all(config: &Config, due: &[Phase]) -> Result<Machine> {
     offline(config)?;
     let machine = Machine::new(&config.model)?;
     let spec = model::spec_of(&config.model.path)?;
-    ChatTurns::load(&config.model.path, &config.prompt.system)?;
+    let model = &config.model;
+    ChatTurns::load(
+        &model.path,
+        &config.prompt.system,
+        &model.template_arguments,
+    )?;
     contexts(config, &spec)?;
     learners(config, &machine, &spec)?;
     memory(config, &machine, &spec, due)?;
