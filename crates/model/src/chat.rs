@@ -88,6 +88,19 @@ pub enum TemplateError {
         /// Its text.
         text: String,
     },
+    /// The template writes a token that the model has no embedding for.
+    #[error(
+        "the chat template writes `{token}` (id {id}), but the model of config.json has {rows} tokens: \
+         take the tokenizer that belongs to these weights"
+    )]
+    NoRow {
+        /// The token.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Rows of the embedding.
+        rows: u64,
+    },
     /// The template gives no way to tell where the model's turn ends.
     #[error(
         "the chat template {0}, so turns cannot be appended: replace chat_template.jinja in the model folder"

@@ -9,7 +9,7 @@
 //!   it trip over the template, which only ever sees the markers.
 
 use crate::chat::{ChatTemplate, Message, Role, TemplateError};
-use crate::error::LoadError;
+use crate::error::{LoadError, read_json_if_there};
 use crate::template_arguments::TemplateArguments;
 use crate::tokenizer::Tokenizer;
 use std::path::Path;
@@ -57,7 +57,27 @@ impl TurnCodec {
     pub fn load_with(dir: &Path, arguments: &TemplateArguments) -> Result<Self, TurnError> {
         let tokenizer = Arc::new(Tokenizer::load_with(dir, arguments)?);
         let template = Arc::new(ChatTemplate::load_with(dir, arguments)?);
-        Ok(Self::new(tokenizer, template)?)
+        let codec = Self::new(tokenizer, template)?;
+        if let Some(rows) = rows_of(dir)? {
+            codec.check_rows(rows)?;
+        }
+        Ok(codec)
+    }
+
+    /// Refuses a template whose tokens the model has no embedding for: tokens that were added to a
+    /// tokenizer alone.
+    fn check_rows(&self, rows: u64) -> Result<(), TemplateError> {
+        let mut ids = self.prompt(Some(""), "");
+        ids.extend(self.action(""));
+        ids.extend(self.observation("", false));
+        match ids.into_iter().find(|&id| u64::from(id) >= rows) {
+            Some(id) => Err(TemplateError::NoRow {
+                token: self.tokenizer.decode(&[id], false),
+                id,
+                rows,
+            }),
+            None => Ok(()),
+        }
     }
 
     /// The codec of a tokenizer and a template.
@@ -201,6 +221,12 @@ impl TurnCodec {
         }
         pending.push_str(text);
     }
+}
+
+/// Rows of the embedding of a model folder; `None` where there is no `config.json` that says so.
+fn rows_of(dir: &Path) -> Result<Option<u64>, LoadError> {
+    let config = read_json_if_there(&dir.join("config.json"))?.unwrap_or_default();
+    Ok(crate::config::text_config(&config)["vocab_size"].as_u64())
 }
 
 /// A part of a dialogue's form.

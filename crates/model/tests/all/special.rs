@@ -143,6 +143,12 @@ fn tokens_that_cannot_be_meant_are_refused() {
             "`added_tokens_decoder` has \"<|endoftext|>\" as 7, but tokenizer.json as 258",
         ),
         (
+            "no row",
+            json!({"bos_token": "<|endoftext|>", "vocab_size": 258}),
+            json!({}),
+            "the chat template writes `<|endoftext|>` (id 258), but the model of config.json has 258",
+        ),
+        (
             "no token",
             json!({"bos_token": 3}),
             json!({}),
@@ -150,13 +156,14 @@ fn tokens_that_cannot_be_meant_are_refused() {
         ),
     ];
     for (name, config, map, expected) in cases {
+        let rows = config.get("vocab_size").unwrap_or(&json!(300)).clone();
         let dir = folder(&[
             ("tokenizer.json", all_added()),
             ("tokenizer_config.json", config),
             ("special_tokens_map.json", map),
             (
                 "config.json",
-                json!({"bos_token_id": 258, "eos_token_id": 257}),
+                json!({"bos_token_id": 258, "eos_token_id": 257, "vocab_size": rows}),
             ),
             ("chat_template.jinja", json!(TEMPLATE)),
         ]);
