@@ -29,6 +29,9 @@ pub enum Command {
     /// Look at, make and export data.
     #[command(subcommand)]
     Data(DataCommand),
+    /// Show how one answer, tool call, action or judge's reply is read.
+    #[command(subcommand)]
+    Try(TryCommand),
     /// Import and describe models.
     #[command(subcommand)]
     Model(ModelCommand),
@@ -207,6 +210,88 @@ pub enum DataCommand {
         #[arg(long, default_value_t = 0)]
         seed: u64,
     },
+    /// Show how each row of a question file is read: id, key and reference steps, or its error.
+    Questions {
+        /// The file: JSONL, the project's layout or GSM8K's.
+        file: PathBuf,
+        /// One JSON object per row.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `swirl try …`
+#[derive(Debug, Subcommand)]
+pub enum TryCommand {
+    /// Whether an answer equals a key, and how each was read.
+    Answer {
+        /// The answer key.
+        #[arg(required_unless_present = "stdin", allow_hyphen_values = true)]
+        key: Option<String>,
+        /// The answer.
+        #[arg(required_unless_present = "stdin", allow_hyphen_values = true)]
+        answer: Option<String>,
+        /// Read rows `KEY<tab>ANSWER` from stdin, and print one JSON object per row.
+        #[arg(long, conflicts_with_all = ["key", "answer"])]
+        stdin: bool,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The result of one call of a tool, or its error.
+    Tool {
+        /// The tool's name, such as `calculator`.
+        #[arg(required_unless_present = "stdin")]
+        name: Option<String>,
+        /// Its arguments, as the model would write them between the tags.
+        #[arg(required_unless_present = "stdin", allow_hyphen_values = true)]
+        arguments: Option<String>,
+        /// Read rows `NAME<tab>ARGUMENTS` from stdin, or `ARGUMENTS` where a name is given, and print
+        /// one JSON object per row.
+        #[arg(long, conflicts_with = "arguments")]
+        stdin: bool,
+        /// Take the tools' limits from this configuration.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The action that a model's text is.
+    Action(TryActionArgs),
+}
+
+/// Arguments of `swirl try action`.
+#[derive(Debug, ClapArgs)]
+pub struct TryActionArgs {
+    /// The text of one turn of the model.
+    #[arg(required_unless_present = "stdin", allow_hyphen_values = true)]
+    pub text: Option<String>,
+    /// Why sampling ended: `stop` (a closing tag or the end of the turn) or `length`.
+    #[arg(long, default_value = "stop")]
+    pub finish: Finish,
+    /// The chat template has opened a thinking section: the text begins inside it.
+    #[arg(long)]
+    pub inside_thinking: bool,
+    /// Read rows `TEXT` or `TEXT<tab>FINISH` from stdin, with `\n` for a line break, and print one
+    /// JSON object per row.
+    #[arg(long, conflicts_with = "text")]
+    pub stdin: bool,
+    /// Take the tools and the tags of thinking from this configuration.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Why sampling ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Finish {
+    /// At a closing tag, or at the end of the turn.
+    Stop,
+    /// At the limit of tokens.
+    Length,
 }
 
 /// `swirl model …`

@@ -4,7 +4,7 @@ use crate::args::DataCommand;
 use crate::console;
 use crate::usage::UsageError;
 use anyhow::{Context, Result, ensure};
-use proto::{Action, ItemId, Label, Step, Trajectory};
+use proto::{Action, ItemId, Label, Question, ReferenceStep, Step, Trajectory};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,8 +28,69 @@ pub fn run(command: DataCommand) -> Result<ExitCode> {
             count,
             seed,
         } => make(&generator, &out, count, seed)?,
+        DataCommand::Questions { file, json } => return questions(&file, json),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints how each row of a question file is read; fails where one cannot be.
+fn questions(file: &Path, json: bool) -> Result<ExitCode> {
+    let mut rows = data::rows(&crate::questions::expand(file)?)?;
+    let (mut read, mut wrong) = (0u64, 0u64);
+    console::print_with(|out| {
+        while let Some(row) = rows.next() {
+            match &row {
+                Ok(_) => read += 1,
+                Err(_) => wrong += 1,
+            }
+            match json {
+                true => writeln!(out, "{}", row_as_json(rows.line(), &row))?,
+                false => writeln!(out, "{}", row_as_text(&row))?,
+            }
+        }
+        Ok(())
+    })?;
+    console::remark(format_args!("{read} questions, {wrong} rows that are none"));
+    Ok(ExitCode::from(u8::from(wrong > 0 || read == 0)))
+}
+
+fn row_as_text(row: &Result<Question, data::DataError>) -> String {
+    let question = match row {
+        Ok(question) => question,
+        Err(error) => return format!("error: {error}"),
+    };
+    let steps = question.reference_steps.iter().map(|step| {
+        let ReferenceStep {
+            tool,
+            arguments,
+            result,
+            ..
+        } = step;
+        format!("\n    {tool} {arguments} -> {result}")
+    });
+    let aliases = match question.answer_aliases.as_slice() {
+        [] => String::new(),
+        aliases => format!("  or {}", aliases.join(" | ")),
+    };
+    format!(
+        "{}  key {}{aliases}{}",
+        question.id,
+        question.answer,
+        steps.collect::<String>()
+    )
+}
+
+fn row_as_json(line: usize, row: &Result<Question, data::DataError>) -> serde_json::Value {
+    match row {
+        Ok(question) => serde_json::json!({
+            "line": line,
+            "id": question.id,
+            "key": question.answer,
+            "aliases": question.answer_aliases,
+            "reference_steps": question.reference_steps,
+        }),
+        Err(error) => serde_json::json!({ "line": line, "error": error.to_string() }),
+    }
 }
 
 /// A run folder's trajectories, or the folder itself. Opening a store makes its folder and files:

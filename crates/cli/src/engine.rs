@@ -8,12 +8,14 @@ use async_trait::async_trait;
 use learner::{CheckpointError, ComputeType, Learner, StepError, StepMetrics};
 use model::{DeviceHandle, DeviceThread, TemplateArguments, Tokenizer, TurnCodec};
 use proto::{
-    Completion, GenerateRequest, Question, SftSample, StateGroup, WeightSnapshot, WeightVersion,
+    Completion, GenerateRequest, Question, SftSample, StateGroup, Thinking, WeightSnapshot,
+    WeightVersion,
 };
 use sampler::{Engine, EngineConfig, SamplerHandle};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tch::{Device, Kind};
+use tools::parser::ActionTags;
 
 /// Jobs that wait for the device; callers beyond that wait for room.
 const QUEUED_JOBS: usize = 64;
@@ -305,15 +307,45 @@ pub struct ChatTurns {
 }
 
 impl ChatTurns {
-    /// The template and tokenizer of `dir`, opened by `system`; the template gets `arguments`.
+    /// The template and tokenizer of `dir`, opened by `system`; `section` has the
+    /// template's variables and the tags of thinking.
     ///
     /// # Errors
     /// When the directory has no usable tokenizer or template.
-    pub fn load(dir: &Path, system: &str, arguments: &TemplateArguments) -> Result<Self> {
+    pub fn load(dir: &Path, section: &ModelSection, system: &str) -> Result<Self> {
+        let mut codec = TurnCodec::load_with(dir, &section.template_arguments)?;
+        if let Some((open, close)) = section.thinking_tags() {
+            codec = codec.with_thinking(open, close);
+        }
         Ok(Self {
-            codec: TurnCodec::load_with(dir, arguments)?,
+            codec,
             system: system.to_owned(),
         })
+    }
+
+    /// The sections in which the model thinks.
+    pub fn thinking(&self) -> Option<&Thinking> {
+        self.codec.thinking()
+    }
+
+    /// Refuses a tokenizer that has one of the tags for a special token: texts leave those out, so that
+    /// no action could be read, or what was thought would be taken for said.
+    ///
+    /// # Errors
+    /// Names the tag.
+    pub fn shows(&self, tags: &ActionTags) -> Result<(), UsageError> {
+        let tokenizer = self.codec.tokenizer();
+        match tags
+            .texts()
+            .into_iter()
+            .find(|text| tokenizer.is_special_text(text))
+        {
+            Some(tag) => Err(UsageError::new(format!(
+                "`{tag}` is a special token of the model's tokenizer, and texts leave special tokens \
+                 out: set \"special\": false for it in tokenizer.json, or choose another tag"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// A dialogue to imitate: prompt, then actions (trained on, each with its end of turn) and

@@ -23,6 +23,7 @@ mod model_commands;
 mod progress;
 mod questions;
 mod run;
+mod try_commands;
 mod usage;
 
 use args::{Args, Command, RunArgs};
@@ -81,6 +82,7 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Run(run) => run_command(run).await,
         Command::Eval(eval) => eval_command::run(eval).await,
         Command::Data(data) => data_commands::run(data),
+        Command::Try(command) => try_commands::run(command).await,
         Command::Model(model) => model_commands::run(model),
         Command::Launch(launch) => launch::run(launch).await,
         Command::Node(node) => cluster::node_command(node).await,

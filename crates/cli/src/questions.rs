@@ -20,7 +20,10 @@ pub fn load(source: &QuestionSource) -> Result<Vec<Question>> {
 }
 
 /// Replaces a leading `$NAME` by the environment variable's value.
-fn expand(path: &Path) -> Result<PathBuf, UsageError> {
+///
+/// # Errors
+/// When there is no such variable.
+pub fn expand(path: &Path) -> Result<PathBuf, UsageError> {
     let mut parts = path.components();
     let first = parts
         .next()

@@ -23,7 +23,7 @@ pub mod wordmath;
 pub use dialogue::{
     DialogueOptions, Dialogues, SkipReason, Turn, dialogue, dialogue_with, dialogues,
 };
-pub use load::{DataError, load};
+pub use load::{DataError, Rows, load, rows};
 pub use select::{SelectError, Selection, select};
 pub use split::Split;
 pub use wikihop::{Article, WikiHopConfig, WikiHopWorld, wikihop};

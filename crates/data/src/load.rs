@@ -1,11 +1,11 @@
 //! Reading question files.
 
 use crate::rows::{self, FileNames};
-use proto::Question;
+use proto::{Question, QuestionId};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fs::File,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Lines},
     path::{Path, PathBuf},
 };
 
@@ -87,41 +87,101 @@ pub enum DataError {
 /// Names file and line of the first thing that is wrong, and what is expected there. A file without
 /// any question is an error, too.
 pub fn load(path: &Path) -> Result<Vec<Question>, DataError> {
+    let questions: Vec<Question> = rows(path)?.collect::<Result<_, _>>()?;
+    if questions.is_empty() {
+        return Err(DataError::Empty(path.to_owned()));
+    }
+    Ok(questions)
+}
+
+/// The same row by row: what is wrong with one does not end the reading.
+///
+/// # Errors
+/// When the file cannot be opened.
+pub fn rows(path: &Path) -> Result<Rows, DataError> {
     let open = |source| DataError::Open {
         path: path.to_owned(),
         source,
     };
     let file = File::open(path).map_err(open)?;
-    let names = FileNames::of(path);
-    let mut questions = Vec::new();
-    let mut lines_by_id = HashMap::new();
-    for (index, text) in BufReader::new(file).lines().enumerate() {
-        let line = index + 1;
-        let text = text.map_err(|source| DataError::Read {
-            path: path.to_owned(),
-            line,
-            source,
-        })?;
+    Ok(Rows {
+        lines: BufReader::new(file).lines(),
+        names: FileNames::of(path),
+        path: path.to_owned(),
+        line: 0,
+        row: 0,
+        lines_by_id: HashMap::new(),
+    })
+}
+
+/// The rows of a question file, each a question or what is wrong with it.
+#[derive(Debug)]
+pub struct Rows {
+    path: PathBuf,
+    lines: Lines<BufReader<File>>,
+    names: FileNames,
+    /// The last line that was read, from 1.
+    line: usize,
+    /// Rows so far, those that are wrong included.
+    row: usize,
+    lines_by_id: HashMap<QuestionId, usize>,
+}
+
+impl Rows {
+    /// The line of the row that came last, from 1.
+    pub fn line(&self) -> usize {
+        self.line
+    }
+
+    fn read(&mut self, text: std::io::Result<String>) -> Option<Result<Question, DataError>> {
+        let text = match text {
+            Ok(text) => text,
+            Err(source) => {
+                self.row += 1;
+                return Some(Err(DataError::Read {
+                    path: self.path.clone(),
+                    line: self.line,
+                    source,
+                }));
+            }
+        };
         let text = text.trim_start_matches('\u{feff}').trim();
         if text.is_empty() {
-            continue;
+            return None;
         }
-        let question = parse_line(path, line, text, &names, questions.len())?;
-        if let Some(first) = lines_by_id.insert(question.id.clone(), line) {
-            let (path, id) = (path.to_owned(), question.id.0);
-            return Err(DataError::DuplicateId {
-                path,
-                line,
-                id,
-                first,
-            });
+        let question = parse_line(&self.path, self.line, text, &self.names, self.row);
+        self.row += 1;
+        Some(question.and_then(|question| self.unique(question)))
+    }
+
+    fn unique(&mut self, question: Question) -> Result<Question, DataError> {
+        match self.lines_by_id.entry(question.id.clone()) {
+            Entry::Vacant(free) => {
+                free.insert(self.line);
+                Ok(question)
+            }
+            Entry::Occupied(taken) => Err(DataError::DuplicateId {
+                path: self.path.clone(),
+                line: self.line,
+                id: question.id.0,
+                first: *taken.get(),
+            }),
         }
-        questions.push(question);
     }
-    if questions.is_empty() {
-        return Err(DataError::Empty(path.to_owned()));
+}
+
+impl Iterator for Rows {
+    type Item = Result<Question, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let text = self.lines.next()?;
+            self.line += 1;
+            if let Some(row) = self.read(text) {
+                return Some(row);
+            }
+        }
     }
-    Ok(questions)
 }
 
 fn parse_line(

@@ -11,6 +11,7 @@ const EXPECTED: &str = "expected an object with `question` and `answer`, and whe
      `answer` that ends in `#### <number>`";
 
 /// What the file's name says about rows that do not say it themselves.
+#[derive(Debug)]
 pub(crate) struct FileNames {
     stem: String,
     split: &'static str,

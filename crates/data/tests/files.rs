@@ -55,6 +55,37 @@ fn the_published_layout_of_gsm8k_is_read() {
 }
 
 #[test]
+fn a_bad_row_does_not_end_the_reading_of_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("quiz.jsonl");
+    let text = b"{\"question\": \"q\", \"answer\": 7}\n\n[]\n{\n\xff\n\
+        {\"question\": \"r\", \"answer\": 8, \"id\": \"quiz-00000\"}\n\
+        {\"question\": \"r\", \"answer\": 8}\n";
+    std::fs::write(&path, text).unwrap();
+    let mut rows = data::rows(&path).unwrap();
+    let mut read = Vec::new();
+    while let Some(row) = rows.next() {
+        read.push((rows.line(), row));
+    }
+    let lines: Vec<usize> = read.iter().map(|(line, _)| *line).collect();
+    assert_eq!(lines, [1, 3, 4, 5, 6, 7]);
+    let ids: Vec<_> = read.iter().flat_map(|(_, row)| row).collect();
+    assert_eq!(ids[0].id.0, "quiz-00000");
+    assert_eq!(
+        ids[1].id.0, "quiz-00005",
+        "rows before it count, wrong or not"
+    );
+    for ((_, row), expected) in
+        read[1..5]
+            .iter()
+            .zip(["not a JSON object", "not JSON", "UTF-8", "taken by line 1"])
+    {
+        let error = row.as_ref().unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
 fn what_a_row_does_not_say_comes_from_the_file_name() {
     let text = "\u{feff}{\"question\": \"q\", \"answer\": 7}\n\n{\"question\": \"r\", \"answer\": \"8\", \"id\": \"mine\", \"split\": \"s\"}\n";
     let rows = load_named("quiz_dev.jsonl", text.as_bytes()).unwrap();

@@ -2,8 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Why there is no verdict. None of these may ever become a reward or a label (PITFALLS 14): the
-/// caller asks again later where [`JudgeError::is_retriable`], and reports otherwise.
+/// What a [`JudgeError`] stands in the way of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The judge is away or overloaded: the same request may succeed later.
+    Outage,
+    /// This verdict cannot be had; others can.
+    Verdict,
+    /// No verdict can be had as things are set up.
+    Setup,
+}
+
+/// Why there is no verdict. None of these may ever become a reward or a label: the caller decides by
+/// [`JudgeError::obstacle`] whether to wait, to leave something out, or to end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum JudgeError {
     /// No connection, or it broke off. Start the endpoint or correct its address.
@@ -32,7 +43,7 @@ pub enum JudgeError {
         /// How often it was tried.
         tries: u32,
     },
-    /// The endpoint kept answering that it is overloaded or broken (408, 425, 429, 5xx), or asks
+    /// The endpoint kept answering that it is overloaded or broken (402, 408, 425, 429, 5xx), or asks
     /// for a longer pause than `max_backoff_ms`.
     #[error(
         "judge endpoint {url} answered {status} ({tries} tries): {detail}; wait, or lower \
@@ -47,12 +58,12 @@ pub enum JudgeError {
         tries: u32,
         /// The pause asked for, if any, and the beginning of the reply's body.
         detail: String,
+        /// The pause asked for, in milliseconds.
+        asked_ms: Option<u64>,
     },
-    /// The endpoint will not take this request (other 3xx and 4xx): wrong key, model or address.
-    #[error(
-        "judge endpoint {url} refused the request with {status}: {detail}; check [judge.llm] \
-         base_url, model and api_key_env"
-    )]
+    /// The endpoint will not take this request (other 3xx and 4xx): a field of it, its key or its
+    /// address is wrong, or the prompt is too long or was filtered.
+    #[error("judge endpoint {url} refused the request with {status}: {detail}; {advice}")]
     Refused {
         /// Where the request went.
         url: String,
@@ -60,6 +71,10 @@ pub enum JudgeError {
         status: u16,
         /// The beginning of the reply's body.
         detail: String,
+        /// What would help, naming the setting.
+        advice: String,
+        /// Whether every request would be refused, and not this prompt alone.
+        is_setup: bool,
     },
     /// What came back is not a chat completion: something else listens at this address.
     #[error(
@@ -87,6 +102,31 @@ pub enum JudgeError {
         /// The end of the last reply.
         ending: String,
     },
+    /// Every reply was cut off before its verdict.
+    #[error(
+        "judge model {model} reached its limit of {max_tokens} tokens in each of {tries} replies; \
+         the last one ends `{ending}`: raise [judge.llm] max_tokens, or have it think less \
+         ([judge.llm.body], such as reasoning_effort)"
+    )]
+    CutOff {
+        /// The model that replied.
+        model: String,
+        /// How many replies it gave.
+        tries: u32,
+        /// The limit of one reply, in tokens.
+        max_tokens: u32,
+        /// The end of the last reply, reasoning left out.
+        ending: String,
+    },
+    /// The endpoint's content filter broke the reply off.
+    #[error(
+        "the reply of judge model {model} was filtered for its content: relax the endpoint's filter, \
+         use another model, or raise judge.max_unjudged_share"
+    )]
+    Filtered {
+        /// The model that replied.
+        model: String,
+    },
     /// The reference judge was given a question whose solution is not annotated.
     #[error(
         "question {question} has no reference steps, so the reference judge cannot judge its tool \
@@ -102,15 +142,41 @@ pub enum JudgeError {
 }
 
 impl JudgeError {
-    /// Whether the same request may succeed later: the infrastructure failed, not the request.
-    pub fn is_retriable(&self) -> bool {
+    /// What the error stands in the way of.
+    pub fn obstacle(&self) -> Obstacle {
         match self {
-            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Busy { .. } => true,
-            Self::Refused { .. }
+            Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::Busy { .. }
             | Self::Protocol { .. }
-            | Self::Unreadable { .. }
+            | Self::Elsewhere(_) => Obstacle::Outage,
+            Self::Unreadable { .. }
+            | Self::CutOff { .. }
+            | Self::Filtered { .. }
             | Self::NoReference { .. }
-            | Self::Elsewhere(_) => false,
+            | Self::Refused {
+                is_setup: false, ..
+            } => Obstacle::Verdict,
+            Self::Refused { is_setup: true, .. } => Obstacle::Setup,
+        }
+    }
+
+    /// Whether the endpoint says that it has too much to do, which no request is to blame for.
+    pub fn is_overload(&self) -> bool {
+        matches!(
+            self,
+            Self::Busy {
+                status: 402 | 425 | 429 | 503 | 529,
+                ..
+            }
+        )
+    }
+
+    /// The pause that the endpoint asked for, in milliseconds.
+    pub fn asked_ms(&self) -> Option<u64> {
+        match self {
+            Self::Busy { asked_ms, .. } => *asked_ms,
+            _ => None,
         }
     }
 }

@@ -27,8 +27,11 @@ mod verdict;
 
 pub use answer::{AnswerMatch, answers_match};
 pub use context::StepContext;
-pub use error::JudgeError;
-pub use llm::{LlmEndpoint, LlmJudge, LlmJudgeConfig, LlmOutcomeJudge, LlmSetupError};
+pub use error::{JudgeError, Obstacle};
+pub use llm::{
+    Exchange, Judgement, LlmEndpoint, LlmJudge, LlmJudgeConfig, LlmOutcomeJudge, LlmSetupError,
+    MaxTokensField, RawReply, ReplyReading, Temperature,
+};
 pub use reference::ReferenceJudge;
 pub use rules::{RulesConfig, RulesJudge};
 pub use text::normalize_answer;

@@ -3,19 +3,21 @@
 use proto::{Label, Verdict};
 use sha2::{Digest, Sha256};
 
-/// SHA-256, in hexadecimal, of the parts, each preceded by its length so that no two different
-/// lists of parts hash alike.
-pub(crate) fn hash(parts: &[&str]) -> String {
+/// SHA-256 of the parts, each preceded by its length so that no two different lists of parts hash
+/// alike.
+pub(crate) fn digest(parts: &[&str]) -> [u8; 32] {
     let mut hasher = Sha256::new();
     for part in parts {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part.as_bytes());
     }
-    hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hasher.finalize().into()
+}
+
+/// [`digest`] in hexadecimal.
+pub(crate) fn hash(parts: &[&str]) -> String {
+    let digits = digest(parts);
+    digits.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Who judges by which rules: what the verdicts of one program have in common.

@@ -136,6 +136,11 @@ impl Tokenizer {
         self.parsing.get_vocab_size(true)
     }
 
+    /// Whether a text is one special token, which [`Tokenizer::decode`] may leave out.
+    pub fn is_special_text(&self, text: &str) -> bool {
+        self.special.iter().any(|(special, _)| special == text)
+    }
+
     /// Whether the id is a special token.
     pub fn is_special(&self, id: u32) -> bool {
         self.special.iter().any(|(_, special)| *special == id)

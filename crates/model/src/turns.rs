@@ -12,6 +12,7 @@ use crate::chat::{ChatTemplate, Message, Role, TemplateError};
 use crate::error::{LoadError, read_json_if_there};
 use crate::template_arguments::TemplateArguments;
 use crate::tokenizer::Tokenizer;
+use proto::Thinking;
 use std::path::Path;
 use std::sync::Arc;
 use thiserror::Error;
@@ -39,6 +40,7 @@ pub struct TurnCodec {
     action: Vec<Piece>,
     /// Between a sampled turn and the next one; the observation is its only blank.
     glue: Vec<Piece>,
+    thinking: Option<Thinking>,
 }
 
 impl TurnCodec {
@@ -113,7 +115,32 @@ impl TurnCodec {
             folds_system,
             action,
             glue: glue.pieces,
+            thinking: None,
         })
+    }
+
+    /// The same for a model that thinks between these tags. Templates of reasoning models may open
+    /// the section before the model's turn.
+    #[must_use]
+    pub fn with_thinking(self, open: &str, close: &str) -> Self {
+        let before_turn = match self.glue.last() {
+            Some(Piece::Template(text)) => text.as_str(),
+            _ => "",
+        };
+        let thinking = Thinking {
+            begins_open: before_turn.rfind(open) > before_turn.rfind(close),
+            open: open.to_owned(),
+            close: close.to_owned(),
+        };
+        Self {
+            thinking: Some(thinking),
+            ..self
+        }
+    }
+
+    /// The sections in which the model thinks.
+    pub fn thinking(&self) -> Option<&Thinking> {
+        self.thinking.as_ref()
     }
 
     /// The tokenizer.
@@ -158,9 +185,16 @@ impl TurnCodec {
     }
 
     /// Ids of a turn of the model that was written, not sampled, with its end: for supervised
-    /// training.
+    /// training. A thinking section that the template opened is closed first, or the action would be
+    /// thought and not done.
     pub fn action(&self, text: &str) -> Vec<u32> {
-        self.fill(&self.action, &[text])
+        let opened = self.thinking.as_ref().filter(|t| t.begins_open);
+        let mut ids = match opened {
+            Some(thinking) => self.tokenizer.encode(&format!("{}\n\n", thinking.close)),
+            None => Vec::new(),
+        };
+        ids.extend(self.fill(&self.action, &[text]));
+        ids
     }
 
     /// Ids between a sampled turn and the next one: the end of the turn unless it was sampled, the

@@ -3,6 +3,18 @@
 use crate::WeightVersion;
 use serde::{Deserialize, Serialize};
 
+/// The tags of a section in which a model thinks, such as `<think>` and `</think>`. Nothing in such
+/// a section is an action, and nothing in it ends sampling.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Thinking {
+    /// Begins the section; not empty.
+    pub open: String,
+    /// Ends the section; not empty. The first one counts: sections do not nest.
+    pub close: String,
+    /// The prompt ends inside a section: the chat template opened it.
+    pub begins_open: bool,
+}
+
 /// How tokens are drawn.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SamplingParams {
@@ -14,8 +26,10 @@ pub struct SamplingParams {
     pub top_k: u32,
     /// At most this many new tokens.
     pub max_tokens: u32,
-    /// Stop once the sampled text contains one of these, such as `</answer>`.
+    /// Stop once the sampled text contains one of these, such as `</answer>`, outside `thinking`.
     pub stop: Vec<String>,
+    /// Sections in which `stop` does not count; `None`: it counts everywhere.
+    pub thinking: Option<Thinking>,
 }
 
 impl SamplingParams {
@@ -27,6 +41,7 @@ impl SamplingParams {
             top_k: 0,
             max_tokens,
             stop,
+            thinking: None,
         }
     }
 }

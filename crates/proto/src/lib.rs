@@ -15,7 +15,7 @@ pub mod trajectory;
 pub mod verdict;
 pub mod weights;
 
-pub use generation::{Completion, FinishReason, GenerateRequest, SamplingParams};
+pub use generation::{Completion, FinishReason, GenerateRequest, SamplingParams, Thinking};
 pub use ids::{ItemId, QuestionId, RunId, WeightVersion};
 pub use node::{Identity, NodeName, Role};
 pub use question::{Question, ReferenceStep};

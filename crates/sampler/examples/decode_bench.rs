@@ -49,9 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let params = SamplingParams {
         temperature: get("temperature", "1").parse()?,
         top_p: get("top-p", "1").parse()?,
-        top_k: 0,
-        max_tokens: STEPS + 2,
-        stop: Vec::new(),
+        ..SamplingParams::greedy(STEPS + 2, Vec::new())
     };
     let request = |seed: u64| GenerateRequest {
         prompt: (0..context as u32)

@@ -261,7 +261,7 @@ impl Engine {
         while job.unstarted() > 0 && self.rows.len() < self.config.max_batch {
             let sample = job.start();
             self.cache.copy_row(from, self.rows.len(), prompt_tokens);
-            self.rows.push(Row::new(id, sample, prompt_tokens));
+            self.rows.push(Row::new(id, sample, &job.request));
         }
         if job.unstarted() == 0 {
             self.queue.retain(|queued| *queued != id);
@@ -312,7 +312,7 @@ impl Engine {
             let job = self.jobs.get_mut(id).expect("a queued request is known");
             job.prompt_logits = Some(logits.narrow(0, row as i64, 1).copy());
             let sample = job.start();
-            self.rows.push(Row::new(*id, sample, lengths[row]));
+            self.rows.push(Row::new(*id, sample, &job.request));
         }
         let reused = held.iter().sum::<usize>() as u64;
         self.stats.reused_tokens += reused;
@@ -447,7 +447,8 @@ impl Engine {
         job.completions[sample] = Some(completion);
         if job.unstarted() > 0 {
             // The prompt's part of the cache is as it was: the next sample needs no copy (EN-2).
-            *row = Row::new(id, job.start(), row.prompt_tokens);
+            let sample = job.start();
+            *row = Row::new(id, sample, &job.request);
             if job.unstarted() == 0 {
                 self.queue.retain(|queued| *queued != id);
             }

@@ -1,7 +1,7 @@
 //! What may be asked of an engine.
 
 use crate::error::RequestError;
-use proto::GenerateRequest;
+use proto::{GenerateRequest, Thinking};
 
 /// Names a request within one engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,7 +32,8 @@ pub(crate) fn check(
 
 fn check_parameters(request: &GenerateRequest) -> Result<(), RequestError> {
     let params = &request.params;
-    let rules: [(bool, &'static str, String, &'static str); 5] = [
+    let tags = |thinking: &Thinking| !thinking.open.is_empty() && !thinking.close.is_empty();
+    let rules: [(bool, &'static str, String, &'static str); 6] = [
         (
             request.samples >= 1,
             "samples",
@@ -63,6 +64,12 @@ fn check_parameters(request: &GenerateRequest) -> Result<(), RequestError> {
             "\"\"".to_owned(),
             "a text of at least one character, since every text contains the empty one",
         ),
+        (
+            params.thinking.as_ref().is_none_or(tags),
+            "thinking",
+            "\"\"".to_owned(),
+            "two tags of at least one character each",
+        ),
     ];
     match rules.into_iter().find(|(holds, ..)| !holds) {
         Some((_, name, value, range)) => Err(RequestError::Parameter { name, value, range }),
@@ -78,7 +85,7 @@ mod tests {
     #[test]
     fn bad_requests_are_refused_with_what_to_do() {
         type Spoil = fn(&mut GenerateRequest);
-        let cases: [(Spoil, &str); 12] = [
+        let cases: [(Spoil, &str); 13] = [
             (|r| r.prompt.clear(), "prompt is empty"),
             (
                 |r| r.prompt = vec![1; 16],
@@ -97,6 +104,16 @@ mod tests {
             (|r| r.params.top_p = f32::NAN, "`top_p` is NaN"),
             (|r| r.params.max_tokens = 0, "`max_tokens` is 0"),
             (|r| r.params.stop.push(String::new()), "`stop` is \"\""),
+            (
+                |r| {
+                    r.params.thinking = Some(Thinking {
+                        open: "<think>".into(),
+                        close: String::new(),
+                        begins_open: false,
+                    });
+                },
+                "`thinking` is \"\"",
+            ),
         ];
         let good = GenerateRequest {
             prompt: vec![1, 2],

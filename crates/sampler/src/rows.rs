@@ -59,15 +59,14 @@ pub(crate) struct Row {
 
 impl Row {
     /// A row whose cache holds the prompt and which has no token yet.
-    pub fn new(id: RequestId, sample: u32, prompt_tokens: usize) -> Self {
-        let watch = StopWatch::default();
+    pub fn new(id: RequestId, sample: u32, request: &GenerateRequest) -> Self {
         Self {
             id,
             sample,
-            prompt_tokens,
+            prompt_tokens: request.prompt.len(),
             tokens: Vec::new(),
             logprobs: Vec::new(),
-            watch,
+            watch: StopWatch::new(&request.params),
         }
     }
 
@@ -91,7 +90,7 @@ impl Row {
         let params = &request.params;
         if tokenizer.end_of_turn().contains(&drawn.token) {
             Some(FinishReason::EndOfTurn)
-        } else if self.watch.push(tokenizer, drawn.token, &params.stop) {
+        } else if self.watch.push(tokenizer, drawn.token, params) {
             Some(FinishReason::StopText)
         } else if self.tokens.len() >= params.max_tokens as usize
             || self.prompt_tokens + self.tokens.len() >= context

@@ -5,7 +5,7 @@ use crate::engines::{ByteTurns, CHUNK_BYTES, Place, Slowness, judges, registry};
 use actors::cluster::{Cluster, ClusterPlan, Engagement, Order, Orders};
 use actors::ports::EngineError;
 use actors::remote::{Blobs, CheckpointHook, Loan, SpreadPlan};
-use actors::training::{self, PolicyPlan, StateWeighting, TrainingError};
+use actors::training::{self, PolicyPlan, StateBalance, StateWeighting, TrainingError};
 use actors::{Controller, FleetPlan, Progress, RolloutPlan};
 use async_trait::async_trait;
 use control::ledger::LedgerConfig;
@@ -283,6 +283,7 @@ fn policy_plan(world: &World) -> PolicyPlan {
     PolicyPlan {
         states: training::states_of(all),
         weighting: StateWeighting::PerState,
+        balance: StateBalance::Off,
         steps: scenario.steps,
         updates_per_batch: scenario.updates_per_batch,
         states_per_step: scenario.states_per_step,

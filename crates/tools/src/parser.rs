@@ -4,6 +4,8 @@
 //! - **PA-2 (never a part).** What the length limit cut off is `Truncated`, and its text never runs
 //!   as if it were complete (OpenRLHF#1252).
 //! - **PA-3 (nothing lost).** The thought is the text before the opening tag, unchanged.
+//! - **PA-4 (thinking is no action).** Tags inside a thinking section are ordinary text: a model that
+//!   quotes its instructions has neither called nor answered.
 //!
 //! Tags are known when a tool of the [`ActionTags`] or the answer owns them; any other tag is
 //! ordinary text, so a call of a tool that is not enabled is no action. Tags are matched exactly:
@@ -12,12 +14,18 @@
 //! Text after the closing tag is not part of the action and is ignored unless it holds a known tag:
 //! sampling stops at closing tags, but a token may carry a few characters past them. The step's own
 //! text keeps it.
+//!
+//! A thinking section ends at the first of its closing tags. One that is closed and was never opened
+//! began before the text: chat templates open sections in the prompt. One that is never closed hides
+//! all that follows, and the step is malformed, as is an action with a section inside.
 
 mod malformed;
+mod thinking;
 
 pub use malformed::{MalformedPolicies, MalformedPolicy, malformed_message};
 
-use proto::{Action, FinishReason, MalformedKind, ToolCall};
+use proto::{Action, FinishReason, MalformedKind, Thinking, ToolCall};
+use thinking::Sections;
 
 /// The tag of the final answer.
 pub const ANSWER_TAG: &str = "answer";
@@ -27,6 +35,7 @@ pub const ANSWER_TAG: &str = "answer";
 pub struct ActionTags {
     /// Pairs of tag and tool.
     tools: Vec<(String, String)>,
+    thinking: Option<Thinking>,
 }
 
 impl ActionTags {
@@ -34,7 +43,19 @@ impl ActionTags {
     pub fn new(tools: impl IntoIterator<Item = (String, String)>) -> Self {
         Self {
             tools: tools.into_iter().collect(),
+            thinking: None,
         }
+    }
+
+    /// The same, with sections in which nothing is an action; `None`: there are no such sections.
+    #[must_use]
+    pub fn with_thinking(self, thinking: Option<Thinking>) -> Self {
+        Self { thinking, ..self }
+    }
+
+    /// The sections in which nothing is an action.
+    pub fn thinking(&self) -> Option<&Thinking> {
+        self.thinking.as_ref()
     }
 
     /// Pairs of tag and tool name.
@@ -61,6 +82,15 @@ impl ActionTags {
             .iter()
             .find(|(_, known)| known == tool)
             .map(|(tag, _)| tag.as_str())
+    }
+
+    /// Every text that means something here: opening and closing tags of actions and of thinking.
+    pub fn texts(&self) -> Vec<String> {
+        let actions = self
+            .names()
+            .flat_map(|tag| [format!("<{tag}>"), format!("</{tag}>")]);
+        let thinking = self.thinking.iter().flat_map(|t| [&t.open, &t.close]);
+        actions.chain(thinking.cloned()).collect()
     }
 
     /// What ends an action, the answer's last: stop strings for a sampler.
@@ -99,9 +129,10 @@ pub struct Parsed {
 /// Reads the action of one step.
 ///
 /// Where several things are wrong, the first of these is reported: `Truncated` (the length limit
-/// struck, and a tag is open or no action is complete), `UnclosedTag` (a tag is not closed, is
-/// closed without being open, or holds another), `CallAndAnswer`, `SeveralActions`, `NoAction`
-/// (no known tag, or nothing but blanks between the tags).
+/// struck, and a tag or a thinking section is open or no action is complete), `UnclosedTag` (a tag or
+/// a section is not closed, a tag is closed without being open, or holds another or a section),
+/// `CallAndAnswer`, `SeveralActions`, `NoAction` (no known tag outside thinking, or nothing but
+/// blanks between the tags).
 pub fn parse_action(text: &str, finish: FinishReason, tags: &ActionTags) -> Parsed {
     let scan = Scan::of(text, tags);
     let thought = text[..scan.first_tag.unwrap_or(text.len())].to_owned();
@@ -145,9 +176,9 @@ struct Scan<'a> {
     first_tag: Option<usize>,
     /// Tag and content of each complete pair.
     complete: Vec<(&'a str, &'a str)>,
-    /// A tag is open at the end.
+    /// A tag or a thinking section is open at the end.
     open: bool,
-    /// A tag was closed without being open, or opened within another.
+    /// A tag was closed without being open, or holds another tag or a thinking section.
     broken: bool,
 }
 
@@ -159,12 +190,15 @@ impl<'a> Scan<'a> {
             open: false,
             broken: false,
         };
+        let sections = Sections::of(text, tags.thinking());
+        let outside = markers(text, tags).filter(|marker| !sections.hold(marker.start));
         let mut open: Option<Marker<'a>> = None;
-        for marker in markers(text, tags) {
+        for marker in outside {
             scan.first_tag.get_or_insert(marker.start);
             match (open.take(), marker.opens) {
                 (None, true) => open = Some(marker),
                 (Some(opened), false) if opened.tag == marker.tag => {
+                    scan.broken |= sections.begin_within(opened.end..marker.start);
                     scan.complete
                         .push((opened.tag, &text[opened.end..marker.start]));
                 }
@@ -175,7 +209,7 @@ impl<'a> Scan<'a> {
                 (None, false) | (Some(_), false) => scan.broken = true,
             }
         }
-        scan.open = open.is_some();
+        scan.open = open.is_some() || sections.open_at_end();
         scan
     }
 

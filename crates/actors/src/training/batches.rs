@@ -42,7 +42,8 @@ impl Batches {
             .collect()
     }
 
-    fn at(&mut self, position: u64) -> usize {
+    /// The entry at a position of all rounds.
+    pub(crate) fn at(&mut self, position: u64) -> usize {
         let round = position / self.count;
         if round != self.round {
             self.shuffle(round);

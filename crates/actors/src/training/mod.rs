@@ -15,9 +15,11 @@
 //!   `updates_per_batch − 1` steps older than those it trains; each step says by how many.
 
 mod batches;
+mod picker;
 mod policy;
 mod supervised;
 
+pub use picker::StateBalance;
 pub use policy::{PolicyPlan, State, StateWeighting, policy, states_of};
 pub use supervised::{SupervisedPlan, supervised};
 

@@ -2,7 +2,8 @@
 //! trajectories, fresh actions from the current weights, a judge's verdict on each, one gradient
 //! step. No tool runs, and nothing after the action is looked at.
 
-use super::{Losses, TrainingError, batches::Batches};
+use super::picker::{Picker, StateBalance};
+use super::{Losses, TrainingError};
 use crate::fleet::{Fleet, FleetError, LearnerHandle};
 use crate::ports::StepReport;
 use crate::publication::Published;
@@ -59,6 +60,8 @@ pub struct PolicyPlan {
     pub states: Vec<Vec<State>>,
     /// How often each is trained on.
     pub weighting: StateWeighting,
+    /// Which kinds of states are drawn equally often.
+    pub balance: StateBalance,
     /// Steps in all, those before a resume included; a multiple of `updates_per_batch`.
     pub steps: u64,
     /// Steps that are made of the same states and actions, one after the other; at least 1. What bounds
@@ -219,47 +222,6 @@ async fn publish(
 ) -> Result<Published, FleetError> {
     let weights = learner.snapshot(step).await?;
     fleet.publish(weights).await
-}
-
-/// Chooses the states of a batch (TL-1).
-struct Picker<'a> {
-    groups: Vec<&'a [State]>,
-    batches: Batches,
-    plan: &'a PolicyPlan,
-}
-
-impl<'a> Picker<'a> {
-    fn new(plan: &'a PolicyPlan) -> Result<Self, TrainingError> {
-        let groups: Vec<&[State]> = match plan.weighting {
-            StateWeighting::PerTrajectory => plan.states.iter().map(Vec::as_slice).collect(),
-            StateWeighting::PerState => plan.states.iter().flat_map(|g| g.chunks(1)).collect(),
-        };
-        if groups.is_empty() {
-            return Err(TrainingError::Empty(
-                "no trajectory passed the filter: generate more, or choose another filter",
-            ));
-        }
-        let batches = Batches::new(seeds::derive(plan.seed, &["states"]), groups.len());
-        Ok(Self {
-            groups,
-            batches,
-            plan,
-        })
-    }
-
-    fn of_batch(&mut self, batch: u64) -> Vec<&'a State> {
-        let chosen = self.batches.of_step(batch, self.plan.states_per_step);
-        chosen
-            .into_iter()
-            .enumerate()
-            .map(|(position, group)| {
-                let group = self.groups[group];
-                let parts = ["state", &batch.to_string(), &position.to_string()];
-                let draw = seeds::derive(self.plan.seed, &parts);
-                &group[(draw % group.len() as u64) as usize]
-            })
-            .collect()
-    }
 }
 
 /// Fresh actions of every state, all asked for at once.

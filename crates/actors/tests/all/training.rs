@@ -2,7 +2,7 @@
 
 use crate::support::{FragileJudge, Recorder, Solver, bytes, fleet, question, sound_judge};
 use actors::ports::StepReport;
-use actors::training::{PolicyPlan, State, StateWeighting, policy, states_of};
+use actors::training::{PolicyPlan, State, StateBalance, StateWeighting, policy, states_of};
 use actors::{Controller, FleetPlan};
 use proto::{
     Action, FinishReason, GenerateRequest, ItemId, Observation, SamplingParams, Span, StateGroup,
@@ -91,6 +91,7 @@ fn plan(states: Vec<Vec<State>>, weighting: StateWeighting, steps: u64) -> Polic
     PolicyPlan {
         states,
         weighting,
+        balance: StateBalance::Off,
         steps,
         updates_per_batch: 1,
         states_per_step: 4,

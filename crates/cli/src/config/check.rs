@@ -75,7 +75,18 @@ fn model(section: &ModelSection) -> Result<(), ConfigError> {
         "must be at most 1024; 0 takes one thread per core",
     )?;
     let is_device = DeviceChoice::parse(&section.device).is_some();
-    ensure(is_device, "model.device", "write auto, cpu or cuda:N")
+    ensure(is_device, "model.device", "write auto, cpu or cuda:N")?;
+    let is_pair = match section.thinking_tags.as_slice() {
+        [] => true,
+        [open, close] => !open.is_empty() && !close.is_empty() && open != close,
+        _ => false,
+    };
+    ensure(
+        is_pair,
+        "model.thinking_tags",
+        "write the opening and the closing tag, as in [\"<think>\", \"</think>\"], or [] for a model \
+         without thinking sections",
+    )
 }
 
 fn tools(section: &ToolSection) -> Result<(), ConfigError> {

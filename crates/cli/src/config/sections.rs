@@ -1,7 +1,7 @@
 //! Every setting, with its unit, its default, and what it does.
 
 use actors::remote::SpreadPlan;
-use actors::training::StateWeighting;
+use actors::training::{StateBalance, StateWeighting};
 use data::{DialogueOptions, Selection, WordMathConfig};
 use judge::LlmJudgeConfig;
 use judge::filter::{Filter, StateFilter};
@@ -123,6 +123,19 @@ pub struct ModelSection {
     /// may leave them unread.
     #[serde(skip_serializing_if = "TemplateArguments::is_empty")]
     pub template_arguments: TemplateArguments,
+    /// The tags around a section in which the model thinks: nothing in it is an action, and nothing
+    /// in it ends sampling. `[]`: the model has no such sections.
+    pub thinking_tags: Vec<String>,
+}
+
+impl ModelSection {
+    /// The opening and the closing tag of thinking sections.
+    pub fn thinking_tags(&self) -> Option<(&str, &str)> {
+        match self.thinking_tags.as_slice() {
+            [open, close] => Some((open, close)),
+            _ => None,
+        }
+    }
 }
 
 impl Default for ModelSection {
@@ -133,6 +146,7 @@ impl Default for ModelSection {
             device: "auto".into(),
             threads: 0,
             template_arguments: TemplateArguments::default(),
+            thinking_tags: vec!["<think>".into(), "</think>".into()],
         }
     }
 }
@@ -397,6 +411,11 @@ pub struct TrainSection {
     /// Whether long trajectories count for more.
     #[serde(default = "default_weighting")]
     pub weighting: StateWeighting,
+    /// Which kinds of states are drawn equally often: `off`, `solution_steps` (by the number of steps
+    /// of the annotated solution), `position` (by the number of steps before the state), or
+    /// `solution_steps_and_position`.
+    #[serde(default)]
+    pub balance: StateBalance,
     /// Steps between checkpoints.
     #[serde(default = "default_checkpoint_every")]
     pub checkpoint_every: u64,

@@ -69,12 +69,7 @@ pub async fn warm_start(run: &Run) -> Result<()> {
 
 fn dialogues(run: &Run, section: &WarmStartSection) -> Result<Vec<SftSample>> {
     let questions = questions::load(&section.questions)?;
-    let model = &run.config.model;
-    let turns = ChatTurns::load(
-        &model.path,
-        &run.config.prompt.system,
-        &model.template_arguments,
-    )?;
+    let turns = turns(run)?;
     let dialogues = data::dialogue::dialogues(&questions, &section.dialogue);
     tracing::info!(
         questions = questions.len(),
@@ -189,7 +184,7 @@ async fn policy(run: &Run, section: &TrainSection, seed: u64) -> Result<()> {
     }
     let judges = judges::build(&run.config.judge, &run.config.tools.enabled)?;
     let states = states(run, judges.process.as_ref())?;
-    let plan = policy_plan(section, seed, states, registry(run)?.tags());
+    let plan = policy_plan(section, seed, states, tags(run)?);
     let (fleet, elsewhere) = policy_fleet(run, section, seed, judges).await?;
     let controller = Controller::start(run.fleet(fleet, elsewhere)).await?;
     let fleet = controller.fleet().clone();
@@ -289,6 +284,17 @@ fn registry(run: &Run) -> Result<Arc<Registry>> {
     )?))
 }
 
+/// The dialogues of the model that the run starts from; every arm's are alike.
+fn turns(run: &Run) -> Result<ChatTurns> {
+    let model = &run.config.model;
+    ChatTurns::load(&model.path, model, &run.config.prompt.system)
+}
+
+fn tags(run: &Run) -> Result<ActionTags> {
+    let thinking = turns(run)?.thinking().cloned();
+    Ok(registry(run)?.tags().with_thinking(thinking))
+}
+
 fn policy_plan(
     section: &TrainSection,
     seed: u64,
@@ -298,6 +304,7 @@ fn policy_plan(
     PolicyPlan {
         states,
         weighting: section.weighting,
+        balance: section.balance,
         steps: section.steps,
         updates_per_batch: section.updates_per_batch,
         states_per_step: section.states_per_step,
@@ -308,6 +315,7 @@ fn policy_plan(
             top_k: 0,
             max_tokens: section.max_action_tokens,
             stop: tags.close_tags(),
+            thinking: tags.thinking().cloned(),
         },
         tags,
         seed,

@@ -172,6 +172,8 @@ fn rollout_plan(
         true => &config.prompt.system,
         false => &config.prompt.system_without_tools,
     };
+    let turns = ChatTurns::load(rollouts.model, &config.model, system)?;
+    let tags = tags.with_thinking(turns.thinking().cloned());
     Ok(RolloutPlan {
         run: config.run.name.as_str().into(),
         model: rollouts.model.display().to_string(),
@@ -183,6 +185,7 @@ fn rollout_plan(
             top_k: rollouts.top_k,
             max_tokens: rollouts.max_action_tokens,
             stop: tags.close_tags(),
+            thinking: tags.thinking().cloned(),
         },
         seed: rollouts.seed,
         limits: Limits {
@@ -192,11 +195,7 @@ fn rollout_plan(
             ends_on: ends_on(&config.malformed),
         },
         tags,
-        turns: Arc::new(ChatTurns::load(
-            rollouts.model,
-            system,
-            &config.model.template_arguments,
-        )?),
+        turns: Arc::new(turns),
         items_per_sampler: config.rollout.items_per_sampler,
         ledger: LedgerConfig {
             lease_ms: config.rollout.lease_ms,

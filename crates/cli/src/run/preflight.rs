@@ -11,6 +11,7 @@ use control::phases::Phase;
 use learner::{BatchSize, Learner, LearnerConfig, LossKind};
 use model::DecoderSpec;
 use proto::Role;
+use tools::registry::Registry;
 
 /// The phases in which steps or answers are judged.
 const JUDGED: [Phase; 3] = [Phase::Generate, Phase::Train, Phase::Evaluate];
@@ -42,12 +43,9 @@ pub async fn all(config: &Config, due: &[Phase]) -> Result<Machine> {
     offline(config)?;
     let machine = Machine::new(&config.model)?;
     let spec = model::spec_of(&config.model.path)?;
-    let model = &config.model;
-    ChatTurns::load(
-        &model.path,
-        &config.prompt.system,
-        &model.template_arguments,
-    )?;
+    let turns = ChatTurns::load(&config.model.path, &config.model, &config.prompt.system)?;
+    let registry = Registry::builtin(&config.tools.enabled, config.tools.limits.clone())?;
+    turns.shows(&registry.tags().with_thinking(turns.thinking().cloned()))?;
     contexts(config, &spec)?;
     learners(config, &machine, &spec)?;
     memory(config, &machine, &spec, due)?;

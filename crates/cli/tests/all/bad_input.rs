@@ -75,6 +75,12 @@ fn configuration_and_files() {
         dir.path(),
         &[
             case(
+                "one thinking tag",
+                &set("model.thinking_tags=[\"<think>\"]"),
+                2,
+                "`model.thinking_tags`: write the opening and the closing tag",
+            ),
+            case(
                 "no such file",
                 &["run", "none.toml"],
                 2,
@@ -355,4 +361,37 @@ fn a_damaged_log_tail_is_repaired_and_reported() {
         stderr.contains("bytes_dropped=13"),
         "the repair is reported: {stderr}"
     );
+}
+
+#[test]
+fn tags_that_texts_leave_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(model) = tiny_model(dir.path()) else {
+        return;
+    };
+    std::fs::write(dir.path().join("good.toml"), small_run(&model)).unwrap();
+    let file = model.join("tokenizer.json");
+    let text = std::fs::read(&file).unwrap();
+    let mut tokenizer: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let tokens = tokenizer["added_tokens"].as_array_mut().unwrap();
+    let mut token = tokens[0].clone();
+    token["id"] = 60_000.into();
+    token["content"] = "</think>".into();
+    tokens.push(token);
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, tokenizer.to_string()).unwrap();
+    check(
+        dir.path(),
+        &[case(
+            "a tag that is a special token",
+            &["run", "good.toml"],
+            2,
+            "`</think>` is a special token of the model's tokenizer",
+        )],
+    );
+    let out = output(
+        dir.path(),
+        &["run", "good.toml", "model.thinking_tags=[]", "--dry-run"],
+    );
+    assert!(out.status.success());
 }

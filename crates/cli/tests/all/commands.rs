@@ -43,6 +43,103 @@ fn made_questions_go_to_a_bare_file_name() {
     assert_eq!(names, 2, "nothing half written stays");
 }
 
+/// One line of JSON for each line of stdin.
+fn tried(args: &[&str], rows: &str) -> Vec<serde_json::Value> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = swirl(folder.path(), args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), rows.as_bytes()).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success(), "{args:?}");
+    let text = String::from_utf8(out.stdout).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn trying_one_thing() {
+    let dir = tempfile::tempdir().unwrap();
+    let try_ = |args: &[&str]| {
+        let args: Vec<&str> = std::iter::once("try").chain(args.iter().copied()).collect();
+        succeeds(dir.path(), &args)
+    };
+    assert!(try_(&["answer", "-8", "-8"]).starts_with("equal"));
+    assert!(try_(&["answer", "8", "-8"]).starts_with("not equal"));
+    assert_eq!(try_(&["tool", "calculator", "48/2"]), "24\n");
+    assert_eq!(
+        try_(&["action", "<math_exp>1+1</math_exp>"]),
+        "a call of calculator: 1+1\n"
+    );
+    let cut_off = [
+        "action",
+        "<think><answer>1</answer>",
+        "--finish",
+        "length",
+        "--json",
+    ];
+    assert!(try_(&cut_off).contains("\"kind\":\"truncated\""));
+    let inside = ["action", "<answer>1</answer>", "--inside-thinking"];
+    assert!(try_(&inside).starts_with("malformed, unclosed_tag"));
+    refuses(dir.path(), &["try", "tool", "abacus", "1"], 2, "abacus");
+    refuses(dir.path(), &["try", "answer", "1"], 2, "ANSWER");
+}
+
+#[test]
+fn trying_rows_of_stdin() {
+    let equal: Vec<_> = tried(&["try", "answer", "--stdin"], "8\t8\n8\t9\tno\n8\n")
+        .iter()
+        .map(|line| line["equal"].as_bool())
+        .collect();
+    assert_eq!(equal, [Some(true), Some(false), None]);
+    let rows = "calculator\t48/2\tx\ncalculator\t48/\nabacus\t1\n";
+    let told = tried(&["try", "tool", "--stdin"], rows);
+    assert_eq!(told[0]["result"], "24");
+    assert!(told[1]["error"].is_string() && told[2]["error"].is_string());
+    assert_eq!(
+        tried(&["try", "tool", "calculator", "--stdin"], "1+1")[0]["result"],
+        "2"
+    );
+    let rows = "a\\n<answer>2</answer>\tstop\n<answer>2\tlength\nx\tnever\n";
+    let read = tried(&["try", "action", "--stdin"], rows);
+    assert_eq!(
+        (&read[0]["action"], &read[0]["text"]),
+        (&"answer".into(), &"2".into())
+    );
+    assert_eq!(read[0]["thought"], "a\n");
+    assert_eq!(
+        (&read[1]["action"], &read[1]["kind"]),
+        (&"malformed".into(), &"truncated".into())
+    );
+    assert!(read[2]["error"].is_string());
+}
+
+#[test]
+fn rows_of_a_question_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "{\"question\": \"q\", \"answer\": \"1+1=<<1+1=2>>2 #### 2\"}\n[]\n";
+    std::fs::write(dir.path().join("q.jsonl"), text).unwrap();
+    let out = output(dir.path(), &["data", "questions", "q.jsonl", "--json"]);
+    assert_eq!(out.status.code(), Some(1), "a row is wrong");
+    let rows: Vec<serde_json::Value> = String::from_utf8(out.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(
+        (&rows[0]["id"], &rows[0]["key"]),
+        (&"gsm8k-00000".into(), &"2".into())
+    );
+    assert_eq!(rows[0]["reference_steps"][0]["arguments"], "1+1");
+    assert!(rows[1]["error"].as_str().unwrap().contains("q.jsonl:2"));
+    std::fs::write(dir.path().join("good.jsonl"), text.lines().next().unwrap()).unwrap();
+    let shown = succeeds(dir.path(), &["data", "questions", "good.jsonl"]);
+    assert_eq!(shown, "gsm8k-00000  key 2\n    calculator 1+1 -> 2\n");
+}
+
 #[test]
 fn an_evaluation_is_continued_as_it_was_begun() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,76 @@
-//! The section `[judge.llm]`, and what can be wrong with it.
+//! The section `[judge.llm]`.
 
-use super::template::TemplateError;
-use serde::{Deserialize, Serialize};
+use super::setup_error::LlmSetupError;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+/// Fields of a request that are settings of their own, or that replies are not read for.
+const RESERVED: [&str; 6] = [
+    "model",
+    "messages",
+    "stream",
+    "n",
+    "logprobs",
+    "top_logprobs",
+];
+
+/// The field of a request that limits the reply.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaxTokensField {
+    /// `max_tokens`, which nearly every server takes.
+    #[default]
+    MaxTokens,
+    /// `max_completion_tokens`, which hosted reasoning models take instead.
+    MaxCompletionTokens,
+}
+
+impl MaxTokensField {
+    /// Both names, each of which is the setting's alone.
+    const NAMES: [&'static str; 2] = ["max_tokens", "max_completion_tokens"];
+
+    /// The name in a request.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MaxTokens => Self::NAMES[0],
+            Self::MaxCompletionTokens => Self::NAMES[1],
+        }
+    }
+}
+
+/// The temperature that is asked for: a number, or `"default"`, which leaves the field out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Temperature {
+    /// This one.
+    Value(f32),
+    /// The endpoint's own: hosted reasoning models refuse the field.
+    Default,
+}
+
+impl Serialize for Temperature {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Value(value) => serializer.serialize_f32(*value),
+            Self::Default => serializer.serialize_str("default"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Temperature {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let wrong = "write a number from 0 to 2, or \"default\" to leave it to the endpoint";
+        match Value::deserialize(deserializer)? {
+            Value::String(text) if text == "default" => Ok(Self::Default),
+            Value::Number(number) => match number.as_f64() {
+                Some(value) if (0.0..=2.0).contains(&value) => Ok(Self::Value(value as f32)),
+                _ => Err(de::Error::custom(wrong)),
+            },
+            _ => Err(de::Error::custom(wrong)),
+        }
+    }
+}
 
 /// How to reach and how to treat the endpoint of a language-model judge.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,11 +85,24 @@ pub struct LlmJudgeConfig {
     /// The environment variable that holds the API key; absent where none is needed. The key itself
     /// never stands in a configuration, a log or an error.
     pub api_key_env: Option<String>,
-    /// Upper limit of one reply, reasoning included, in tokens. Default 1,024.
+    /// Upper limit of one reply, reasoning included, in tokens. A reply that reaches it is no
+    /// verdict. Default 1,024.
     pub max_tokens: u32,
+    /// The name under which that limit is sent: `max_tokens` (the default) or
+    /// `max_completion_tokens`, which hosted reasoning models want.
+    pub max_tokens_field: MaxTokensField,
+    /// The temperature, from 0 to 2; `"default"` leaves the field out, for models that refuse it.
+    /// Default 0.
+    pub temperature: Temperature,
     /// Whether to ask for log-probabilities, which turn GOOD/BAD into a probability. Default true;
     /// turn it off for endpoints that refuse the parameter.
     pub use_logprobs: bool,
+    /// Alternatives asked for at each token, where log-probabilities are; at least 1. Default 20,
+    /// the most that hosted services give.
+    pub top_logprobs: u32,
+    /// Whether the grader's instructions come as a system message. Default true; false puts them in
+    /// front of the prompt, for models whose template knows no system role.
+    pub system_message: bool,
     /// Limit of one try, connecting and reading included, in milliseconds. Default 120,000.
     pub timeout_ms: u64,
     /// How often a request is sent at most, the first time included; also how many replies without
@@ -46,6 +127,12 @@ pub struct LlmJudgeConfig {
     /// Rubric of the outcome judge with `{question}`, `{key}` and `{answer}`; absent is the
     /// built-in one, `configs/rubrics/outcome.md`.
     pub outcome_rubric: Option<PathBuf>,
+    /// Further fields of every request, such as `reasoning_effort`, as they shall stand in its JSON.
+    /// One that is a setting of its own is refused.
+    pub body: Map<String, Value>,
+    /// Further headers of every request. A value `"$NAME"` is that environment variable's, which is
+    /// how secrets are given: they stand in no configuration, log or error. `$$` is a plain `$`.
+    pub headers: BTreeMap<String, String>,
 }
 
 impl Default for LlmJudgeConfig {
@@ -55,7 +142,11 @@ impl Default for LlmJudgeConfig {
             model: String::new(),
             api_key_env: None,
             max_tokens: 1024,
+            max_tokens_field: MaxTokensField::MaxTokens,
+            temperature: Temperature::Value(0.0),
             use_logprobs: true,
+            top_logprobs: 20,
+            system_message: true,
             timeout_ms: 120_000,
             max_tries: 4,
             backoff_ms: 500,
@@ -65,6 +156,8 @@ impl Default for LlmJudgeConfig {
             seed: 0,
             rubric: None,
             outcome_rubric: None,
+            body: Map::new(),
+            headers: BTreeMap::new(),
         }
     }
 }
@@ -83,6 +176,7 @@ impl LlmJudgeConfig {
             ("timeout_ms", self.timeout_ms > 0),
             ("max_tries", self.max_tries > 0),
             ("max_concurrent", self.max_concurrent > 0),
+            ("top_logprobs", self.top_logprobs > 0),
             ("requests_per_minute", self.requests_per_minute != Some(0)),
         ];
         if let Some((key, _)) = positive.into_iter().find(|(_, holds)| !holds) {
@@ -94,7 +188,27 @@ impl LlmJudgeConfig {
                 max_backoff_ms: self.max_backoff_ms,
             });
         }
+        if let Some((field, setting)) = self.body.keys().find_map(|key| self.setting_of(key)) {
+            return Err(LlmSetupError::Body { field, setting });
+        }
         self.chat_url().map(|_| ())
+    }
+
+    /// The setting that a field of the extra body would collide with.
+    fn setting_of(&self, field: &str) -> Option<(String, String)> {
+        let setting = match field {
+            "stream" => "nothing: replies are read whole".to_owned(),
+            "n" => "nothing: one reply is read".to_owned(),
+            "logprobs" => "use_logprobs".to_owned(),
+            "temperature" if self.temperature == Temperature::Default => return None,
+            "temperature" => "temperature".to_owned(),
+            field if MaxTokensField::NAMES.contains(&field) => {
+                "max_tokens and max_tokens_field".to_owned()
+            }
+            field if RESERVED.contains(&field) => field.to_owned(),
+            _ => return None,
+        };
+        Some((field.to_owned(), setting))
     }
 
     /// The address that requests go to.
@@ -110,6 +224,9 @@ impl LlmJudgeConfig {
                 url.scheme()
             )));
         }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(LlmSetupError::Credentials);
+        }
         let path = url.path().trim_end_matches('/').to_owned();
         let path = match path.as_str() {
             "" => "/v1/chat/completions".to_owned(),
@@ -119,72 +236,6 @@ impl LlmJudgeConfig {
         url.set_path(&path);
         Ok(url)
     }
-}
-
-/// Why a language-model judge cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum LlmSetupError {
-    /// The address cannot be used.
-    #[error(
-        "[judge.llm] base_url = \"{url}\" is unusable ({reason}): give an address such as \
-         http://127.0.0.1:8000/v1"
-    )]
-    BaseUrl {
-        /// As configured.
-        url: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// No model is named.
-    #[error("[judge.llm] model is empty: name the judge model as the endpoint calls it")]
-    NoModel,
-    /// A limit of zero would let nothing through.
-    #[error("[judge.llm] {key} is 0: it must be at least 1")]
-    Zero {
-        /// The key.
-        key: &'static str,
-    },
-    /// The longest pause is shorter than the first.
-    #[error(
-        "[judge.llm] max_backoff_ms = {max_backoff_ms} is less than backoff_ms = {backoff_ms}: \
-         raise the one or lower the other"
-    )]
-    Backoff {
-        /// First pause, in milliseconds.
-        backoff_ms: u64,
-        /// Longest pause, in milliseconds.
-        max_backoff_ms: u64,
-    },
-    /// The key's variable is not set, or holds what no HTTP header can carry.
-    #[error(
-        "[judge.llm] api_key_env = \"{variable}\": that environment variable {reason}: export it, \
-         or remove api_key_env if the endpoint needs no key"
-    )]
-    ApiKey {
-        /// The variable's name.
-        variable: String,
-        /// What is wrong with it; never its value.
-        reason: &'static str,
-    },
-    /// The rubric file cannot be read.
-    #[error("rubric {path} cannot be read ({source}): correct [judge.llm] rubric", path = path.display())]
-    Rubric {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The rubric's placeholders are wrong.
-    #[error("rubric {path}: {reason}", path = path.display())]
-    Template {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: TemplateError,
-    },
-    /// The HTTP client cannot be built, such as for want of TLS roots.
-    #[error("the HTTP client of the judge cannot be set up: {0}")]
-    Client(#[source] reqwest::Error),
 }
 
 #[cfg(test)]
@@ -232,7 +283,8 @@ mod tests {
     #[test]
     fn unusable_values_are_named() {
         type Change = fn(&mut LlmJudgeConfig);
-        let rows: [(Change, &str); 9] = [
+        let field = |name: &str, value: Value| Map::from_iter([(name.to_owned(), value)]);
+        let rows: [(Change, &str); 10] = [
             (|c| c.model = " ".into(), "model is empty"),
             (|c| c.max_tokens = 0, "max_tokens is 0"),
             (|c| c.timeout_ms = 0, "timeout_ms is 0"),
@@ -251,6 +303,7 @@ mod tests {
                 "base_url = \"nowhere\" is unusable",
             ),
             (|c| c.base_url = "file:///v1".into(), "not http or https"),
+            (|c| c.top_logprobs = 0, "top_logprobs is 0"),
         ];
         let good = LlmJudgeConfig {
             model: "m".into(),
@@ -262,6 +315,68 @@ mod tests {
             change(&mut config);
             let error = config.validate().unwrap_err().to_string();
             assert!(error.contains(wanted), "{error}");
+        }
+        let taken = [
+            ("model", "model"),
+            ("messages", "messages"),
+            ("temperature", "temperature"),
+            ("max_tokens", "max_tokens and max_tokens_field"),
+            ("max_completion_tokens", "max_tokens and max_tokens_field"),
+            ("logprobs", "use_logprobs"),
+            ("top_logprobs", "top_logprobs"),
+            ("stream", "replies are read whole"),
+            ("n", "one reply"),
+        ];
+        for (name, setting) in taken {
+            let config = LlmJudgeConfig {
+                body: field(name, 1.into()),
+                ..good.clone()
+            };
+            let error = config.validate().unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("[judge.llm.body] {name}")),
+                "{error}"
+            );
+            assert!(error.contains(setting), "{error}");
+        }
+        let free = LlmJudgeConfig {
+            temperature: Temperature::Default,
+            body: field("temperature", 1.into()),
+            ..good
+        };
+        free.validate().unwrap();
+    }
+
+    #[test]
+    fn passwords_in_addresses_are_refused_and_not_repeated() {
+        let config = LlmJudgeConfig {
+            base_url: "http://me:sesame@h/v1".into(),
+            model: "m".into(),
+            ..Default::default()
+        };
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.contains("[judge.llm] base_url"), "{error}");
+        assert!(!error.contains("sesame"), "{error}");
+    }
+
+    #[test]
+    fn temperatures() {
+        let rows = [
+            ("0", Some(Temperature::Value(0.0))),
+            ("0.7", Some(Temperature::Value(0.7))),
+            ("\"default\"", Some(Temperature::Default)),
+            ("-1", None),
+            ("3", None),
+            ("\"none\"", None),
+            ("true", None),
+        ];
+        for (text, wanted) in rows {
+            let found = serde_json::from_str::<Temperature>(text).ok();
+            assert_eq!(found, wanted, "{text}");
+            if let Some(found) = found {
+                let again = serde_json::to_string(&found).unwrap();
+                assert_eq!(serde_json::from_str::<Temperature>(&again).unwrap(), found);
+            }
         }
     }
 

@@ -1,27 +1,33 @@
 //! The endpoint: one HTTP request per try, within the limits of rate, concurrency and time.
 
-use super::config::{LlmJudgeConfig, LlmSetupError};
-use super::pace::{RetryPolicy, TokenBucket, retry_after};
-use super::reply::{self, Reply};
+use super::config::{LlmJudgeConfig, Temperature};
+use super::exchange::{Exchange, Fault, RawReply};
+use super::headers::Headers;
+use super::memo::Memo;
+use super::pace::{RetryPolicy, TokenBucket};
+use super::refusal::{Concern, Sent};
+use super::reply::Reply;
+use super::setup_error::LlmSetupError;
 use crate::JudgeError;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reqwest::header::{HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{Client, Response, Url};
 use serde::Serialize;
+use serde_json::Value;
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// Largest body that is read. A reply of 8,192 tokens with 20 alternatives each takes about 10 MB.
 const MAX_BODY_BYTES: usize = 32 << 20;
-/// Alternatives asked for at each token; the protocol's upper limit.
-const TOP_LOGPROBS: u32 = 20;
 
-/// A chat-completions endpoint and its limits. Cheap to clone; clones share the limits, so judges
-/// that use the same endpoint should share one.
+/// Verdicts that are kept for prompts that come again; with rationales of 4 KiB at most, 64 MiB.
+const KEPT_VERDICTS: usize = 16_384;
+
+/// A chat-completions endpoint and its limits. Cheap to clone; clones share the limits and the
+/// verdicts that are known, so judges that use the same endpoint should share one.
 #[derive(Debug, Clone)]
 pub struct LlmEndpoint(Arc<Inner>);
 
@@ -29,16 +35,14 @@ pub struct LlmEndpoint(Arc<Inner>);
 struct Inner {
     http: Client,
     url: Url,
-    /// `Bearer …`, marked sensitive: its `Debug` does not show it.
-    key: Option<HeaderValue>,
-    model: String,
-    max_tokens: u32,
-    use_logprobs: bool,
-    timeout_ms: u64,
+    headers: Headers,
+    config: LlmJudgeConfig,
+    sent: Sent,
     retry: RetryPolicy,
     jitter: Mutex<ChaCha8Rng>,
     concurrent: Semaphore,
     rate: Option<RateLimit>,
+    memo: Memo,
 }
 
 /// One message of a dialogue.
@@ -75,7 +79,7 @@ impl LlmEndpoint {
     /// Sets the client up. The endpoint is not contacted yet.
     ///
     /// # Errors
-    /// When the configuration is unusable, or the API key's environment variable is.
+    /// When the configuration is unusable, or an environment variable that it names is.
     pub fn new(config: &LlmJudgeConfig) -> Result<Self, LlmSetupError> {
         Self::with_environment(config, |variable| std::env::var(variable).ok())
     }
@@ -87,19 +91,11 @@ impl LlmEndpoint {
     ) -> Result<Self, LlmSetupError> {
         config.validate()?;
         let url = config.chat_url()?;
-        let key = config
-            .api_key_env
-            .as_deref()
-            .map(|name| bearer(name, environment))
-            .transpose()?;
         Ok(Self(Arc::new(Inner {
             http: client(&url, config.timeout_ms)?,
             url,
-            key,
-            model: config.model.clone(),
-            max_tokens: config.max_tokens,
-            use_logprobs: config.use_logprobs,
-            timeout_ms: config.timeout_ms,
+            headers: Headers::new(config, environment)?,
+            sent: Sent::of(config),
             retry: RetryPolicy {
                 max_tries: config.max_tries,
                 first: Duration::from_millis(config.backoff_ms),
@@ -108,25 +104,43 @@ impl LlmEndpoint {
             jitter: Mutex::new(ChaCha8Rng::seed_from_u64(config.seed)),
             concurrent: Semaphore::new(config.max_concurrent.min(Semaphore::MAX_PERMITS)),
             rate: config.requests_per_minute.map(RateLimit::per_minute),
+            memo: Memo::new(KEPT_VERDICTS),
+            config: config.clone(),
         })))
     }
 
-    /// The model's name as configured.
-    pub fn model(&self) -> &str {
-        &self.0.model
+    /// As configured.
+    pub fn config(&self) -> &LlmJudgeConfig {
+        &self.0.config
     }
 
-    pub(super) fn max_tries(&self) -> u32 {
-        self.0.retry.max_tries
+    pub(super) fn memo(&self) -> &Memo {
+        &self.0.memo
     }
 
-    /// The reply to a dialogue, after as many tries as the configuration allows.
-    pub(super) async fn chat(&self, messages: &[Message]) -> Result<Reply, JudgeError> {
+    /// The reply to a dialogue, after as many tries as the configuration allows; what is
+    /// sent and what comes back is added to `record`.
+    pub(super) async fn chat(
+        &self,
+        messages: &[Message],
+        mut record: Option<&mut Vec<Exchange>>,
+    ) -> Result<Reply, JudgeError> {
         let inner = &*self.0;
-        let request = inner.request(messages);
+        let request = request(&inner.config, messages);
         let mut tries = 0;
         loop {
-            let fault = match inner.attempt(&request).await {
+            let raw = inner.attempt(&request).await;
+            let read = match &raw {
+                Ok(raw) => raw.read(SystemTime::now(), &inner.sent),
+                Err(fault) => Err(fault.clone()),
+            };
+            if let Some(record) = &mut record {
+                record.push(Exchange {
+                    request: request.clone(),
+                    reply: raw.map_err(|fault| inner.error(fault, 1).to_string()),
+                });
+            }
+            let fault = match read {
                 Ok(reply) => return Ok(reply),
                 Err(fault) => fault,
             };
@@ -140,6 +154,47 @@ impl LlmEndpoint {
             }
         }
     }
+
+    /// What a fault is for whoever asked.
+    pub(super) fn error(&self, fault: Fault, tries: u32) -> JudgeError {
+        self.0.error(fault, tries)
+    }
+
+    /// What was sent, for the reading of refusals.
+    pub(super) fn sent(&self) -> &Sent {
+        &self.0.sent
+    }
+}
+
+impl Sent {
+    fn of(config: &LlmJudgeConfig) -> Self {
+        Self {
+            max_tokens_field: config.max_tokens_field.name(),
+            body: config.body.keys().cloned().collect(),
+        }
+    }
+}
+
+/// The body of a request.
+pub(super) fn request(config: &LlmJudgeConfig, messages: &[Message]) -> Value {
+    let mut request = serde_json::json!({
+        "model": config.model,
+        "messages": messages,
+    });
+    request[config.max_tokens_field.name()] = config.max_tokens.into();
+    if let Temperature::Value(temperature) = config.temperature {
+        // Through text: 0.7 and not 0.699999988079071.
+        let exact = serde_json::from_str(&temperature.to_string());
+        request["temperature"] = exact.unwrap_or_else(|_| temperature.into());
+    }
+    if config.use_logprobs {
+        request["logprobs"] = true.into();
+        request["top_logprobs"] = config.top_logprobs.into();
+    }
+    for (field, value) in &config.body {
+        request[field.as_str()] = value.clone();
+    }
+    request
 }
 
 fn client(url: &Url, timeout_ms: u64) -> Result<Client, LlmSetupError> {
@@ -153,67 +208,6 @@ fn client(url: &Url, timeout_ms: u64) -> Result<Client, LlmSetupError> {
     builder.build().map_err(LlmSetupError::Client)
 }
 
-fn bearer(
-    variable: &str,
-    environment: impl Fn(&str) -> Option<String>,
-) -> Result<HeaderValue, LlmSetupError> {
-    let fail = |reason| LlmSetupError::ApiKey {
-        variable: variable.to_owned(),
-        reason,
-    };
-    let key = environment(variable).ok_or_else(|| fail("is not set"))?;
-    let key = key.trim();
-    if key.is_empty() {
-        return Err(fail("is empty"));
-    }
-    let mut header = HeaderValue::from_str(&format!("Bearer {key}"))
-        .map_err(|_| fail("holds characters that no HTTP header can carry"))?;
-    header.set_sensitive(true);
-    Ok(header)
-}
-
-/// Why one try failed.
-#[derive(Debug)]
-enum Fault {
-    Connection(String),
-    TimedOut,
-    Status {
-        status: StatusCode,
-        asked: Option<Duration>,
-        body: String,
-    },
-    Protocol(String),
-}
-
-impl Fault {
-    fn of(error: &reqwest::Error) -> Self {
-        if error.is_timeout() {
-            Self::TimedOut
-        } else {
-            Self::Connection(root_cause(error))
-        }
-    }
-
-    /// Whether another try may help. Not a chat completion may be a proxy's hiccup, so it is.
-    fn may_pass(&self) -> bool {
-        match self {
-            Self::Connection(_) | Self::TimedOut | Self::Protocol(_) => true,
-            Self::Status { status, .. } => is_temporary(*status),
-        }
-    }
-
-    fn asked(&self) -> Option<Duration> {
-        match self {
-            Self::Status { asked, .. } => *asked,
-            Self::Connection(_) | Self::TimedOut | Self::Protocol(_) => None,
-        }
-    }
-}
-
-fn is_temporary(status: StatusCode) -> bool {
-    status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429)
-}
-
 /// What lies at the bottom: `Connection refused` says more than `error sending request`.
 fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
@@ -224,21 +218,7 @@ fn root_cause(error: &reqwest::Error) -> String {
 }
 
 impl Inner {
-    fn request(&self, messages: &[Message]) -> serde_json::Value {
-        let mut request = serde_json::json!({
-            "model": self.model,
-            "messages": messages,
-            "temperature": 0,
-            "max_tokens": self.max_tokens,
-        });
-        if self.use_logprobs {
-            request["logprobs"] = true.into();
-            request["top_logprobs"] = TOP_LOGPROBS.into();
-        }
-        request
-    }
-
-    async fn attempt(&self, request: &serde_json::Value) -> Result<Reply, Fault> {
+    async fn attempt(&self, request: &Value) -> Result<RawReply, Fault> {
         let _permit = self
             .concurrent
             .acquire()
@@ -247,25 +227,21 @@ impl Inner {
         if let Some(rate) = &self.rate {
             rate.wait().await;
         }
-        let mut post = self.http.post(self.url.clone()).json(request);
-        if let Some(key) = &self.key {
-            post = post.header(reqwest::header::AUTHORIZATION, key);
-        }
-        let response = post.send().await.map_err(|error| Fault::of(&error))?;
-        let status = response.status();
-        let asked = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|h| retry_after(h.to_str().ok()?));
+        let post = self.http.post(self.url.clone()).json(request);
+        let post = post.headers(self.headers.map.clone());
+        let response = post.send().await.map_err(|error| fault_of(&error))?;
+        let status = response.status().as_u16();
+        let text = |value: &reqwest::header::HeaderValue| {
+            String::from_utf8_lossy(value.as_bytes()).into_owned()
+        };
+        let headers = response.headers().iter();
+        let headers = headers.map(|(name, value)| (name.to_string(), text(value)));
+        let headers = headers.collect();
         let body = read_body(response).await?;
-        if status.is_success() {
-            return reply::parse(&body).map_err(Fault::Protocol);
-        }
-        let body = reply::beginning(&String::from_utf8_lossy(&body));
-        Err(Fault::Status {
+        Ok(RawReply {
             status,
-            asked,
-            body,
+            headers,
+            body: String::from_utf8_lossy(&body).into_owned(),
         })
     }
 
@@ -282,46 +258,64 @@ impl Inner {
             .flatten()
     }
 
+    /// Neither the address's query, which may hold a key, nor any other secret is in an error.
     fn error(&self, fault: Fault, tries: u32) -> JudgeError {
-        let url = self.url.to_string();
+        let mut url = self.url.clone();
+        url.set_query(None);
+        let url = url.to_string();
+        let asked_ms = fault.asked().map(|asked| asked.as_millis() as u64);
         match fault {
             Fault::Connection(reason) => JudgeError::Unreachable { url, tries, reason },
             Fault::TimedOut => JudgeError::TimedOut {
                 url,
-                timeout_ms: self.timeout_ms,
+                timeout_ms: self.config.timeout_ms,
                 tries,
             },
-            Fault::Protocol(detail) => JudgeError::Protocol { url, tries, detail },
+            Fault::Protocol(detail) => JudgeError::Protocol {
+                url,
+                tries,
+                detail: self.headers.redact(&detail),
+            },
             Fault::Status {
                 status,
-                asked,
                 body,
+                refusal,
+                ..
             } => {
-                let asked = asked.map(|a| format!("asks to wait {} s, ", a.as_secs()));
+                let asked = asked_ms.map(|ms| format!("asks to wait {} s, ", ms.div_ceil(1000)));
+                let body = self.headers.redact(&body);
                 let detail = format!("{}`{body}`", asked.unwrap_or_default());
-                let (temporary, status) = (is_temporary(status), status.as_u16());
-                if temporary {
-                    JudgeError::Busy {
+                match refusal {
+                    None => JudgeError::Busy {
                         url,
                         status,
                         tries,
                         detail,
-                    }
-                } else {
-                    JudgeError::Refused {
+                        asked_ms,
+                    },
+                    Some(refusal) => JudgeError::Refused {
                         url,
                         status,
                         detail,
-                    }
+                        advice: refusal.advice,
+                        is_setup: refusal.concerns == Concern::Settings,
+                    },
                 }
             }
         }
     }
 }
 
+fn fault_of(error: &reqwest::Error) -> Fault {
+    match error.is_timeout() {
+        true => Fault::TimedOut,
+        false => Fault::Connection(root_cause(error)),
+    }
+}
+
 async fn read_body(mut response: Response) -> Result<Vec<u8>, Fault> {
     let mut body = vec![];
-    while let Some(chunk) = response.chunk().await.map_err(|error| Fault::of(&error))? {
+    while let Some(chunk) = response.chunk().await.map_err(|error| fault_of(&error))? {
         if body.len() + chunk.len() > MAX_BODY_BYTES {
             return Err(Fault::Protocol(format!(
                 "its body is over {MAX_BODY_BYTES} bytes"
@@ -373,11 +367,57 @@ mod tests {
     }
 
     #[test]
-    fn statuses() {
-        let temporary = [408, 425, 429, 500, 502, 503, 504, 529];
-        let lasting = [301, 400, 401, 403, 404, 413, 422];
-        let is = |status: &u16| is_temporary(StatusCode::from_u16(*status).unwrap());
-        assert!(temporary.iter().all(is));
-        assert!(!lasting.iter().any(is));
+    fn requests_hold_what_the_configuration_says() {
+        use crate::llm::MaxTokensField;
+        type Change = fn(&mut LlmJudgeConfig);
+        let usual = serde_json::json!({
+            "model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": 0,
+            "max_tokens": 1024, "logprobs": true, "top_logprobs": 20,
+        });
+        let rows: [(Change, Value); 6] = [
+            (|_| {}, serde_json::json!({})),
+            (
+                |c| c.max_tokens_field = MaxTokensField::MaxCompletionTokens,
+                serde_json::json!({"max_tokens": null, "max_completion_tokens": 1024}),
+            ),
+            (
+                |c| c.temperature = Temperature::Default,
+                serde_json::json!({"temperature": null}),
+            ),
+            (
+                |c| c.temperature = Temperature::Value(0.7),
+                serde_json::json!({"temperature": 0.7}),
+            ),
+            (
+                |c| (c.top_logprobs, c.max_tokens) = (5, 9),
+                serde_json::json!({"top_logprobs": 5, "max_tokens": 9}),
+            ),
+            (
+                |c| {
+                    c.use_logprobs = false;
+                    c.body.insert("reasoning_effort".into(), "low".into());
+                },
+                serde_json::json!({
+                    "logprobs": null, "top_logprobs": null, "reasoning_effort": "low"
+                }),
+            ),
+        ];
+        for (change, differs) in rows {
+            let mut config = LlmJudgeConfig {
+                model: "m".into(),
+                ..Default::default()
+            };
+            change(&mut config);
+            let mut wanted = usual.clone();
+            for (field, value) in differs.as_object().unwrap() {
+                let fields = wanted.as_object_mut().unwrap();
+                match value {
+                    Value::Null => drop(fields.remove(field)),
+                    value => drop(fields.insert(field.clone(), value.clone())),
+                }
+            }
+            let found = request(&config, &[Message::user("x".into())]);
+            assert_eq!(found, wanted);
+        }
     }
 }

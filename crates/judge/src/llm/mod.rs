@@ -6,28 +6,48 @@
 //! - **LL-2 (content is content).** Placeholders are found in the rubric once, when it is read;
 //!   braces in a question or a step are never expanded.
 //! - **LL-3 (a verdict is one word).** A reply counts only if its last line is the verdict word and
-//!   nothing else. Anything else is asked again and then is an error, never a guess.
+//!   nothing else, it is whole, and the word stands outside of reasoning. Anything else is asked
+//!   again and then is an error, never a guess.
+//! - **LL-4 (sections stay closed).** Material stands between tags that nothing in it can write
+//!   ([`mark`]).
+//! - **LL-5 (once).** The same prompt is judged once by an endpoint's judges, as long as the verdict
+//!   is kept; errors are not kept.
 //!
 //! Not promised: that the same request gives the same reply twice. Temperature is 0, but servers
 //! that batch are not deterministic to the last bit.
 
 mod config;
 mod endpoint;
+mod exchange;
+mod grader;
+mod headers;
+mod logprobs;
+mod mark;
+mod memo;
 mod pace;
+mod refusal;
 mod reply;
+mod setup_error;
 mod template;
 #[cfg(test)]
 mod tests;
+mod thinking;
 
-pub use config::{LlmJudgeConfig, LlmSetupError};
+pub use config::{LlmJudgeConfig, MaxTokensField, Temperature};
 pub use endpoint::LlmEndpoint;
+pub use exchange::{Exchange, RawReply};
+pub use grader::{Judgement, ReplyReading};
+pub use setup_error::LlmSetupError;
 
-use crate::{JudgeError, OutcomeJudge, ProcessJudge, StepContext, verdict::hash};
+use crate::{JudgeError, OutcomeJudge, ProcessJudge, StepContext};
 use async_trait::async_trait;
-use endpoint::Message;
-use proto::{Action, Label, Question, StepView, Verdict};
+use grader::Grader;
+use mark::Mark;
+use proto::{Action, Question, StepView, Verdict};
 use reply::Words;
+use serde_json::Value;
 use std::path::Path;
+use std::time::SystemTime;
 use template::Template;
 
 /// The rubric that [`LlmJudge`] follows unless the configuration names another file.
@@ -36,8 +56,6 @@ pub const PROCESS_RUBRIC: &str = include_str!("../../../../configs/rubrics/proce
 pub const OUTCOME_RUBRIC: &str = include_str!("../../../../configs/rubrics/outcome.md");
 
 const NAME: &str = "llm";
-const SYSTEM: &str = "You are a careful and impartial grader. You follow the rubric you are given, \
-                      reason briefly, and always end with the verdict on a line of its own.";
 const STEP_WORDS: Words = Words {
     good: "GOOD",
     bad: "BAD",
@@ -79,13 +97,41 @@ impl LlmJudge {
         })
     }
 
+    /// Judges anew, whether the verdict is known or not, and gives all that was said.
+    pub async fn judgement(&self, context: &StepContext) -> Judgement {
+        match self.without_asking(context) {
+            Some(verdict) => Judgement::unasked(verdict),
+            None => self.grader.judgement(self.prompt(context)).await,
+        }
+    }
+
+    /// The body of the first request about a step.
+    pub fn request(&self, context: &StepContext) -> Value {
+        self.grader.request(self.prompt(context))
+    }
+
+    /// Reads an answer that the endpoint gave at `now`, without asking anything.
+    pub fn read(&self, raw: &RawReply, now: SystemTime) -> ReplyReading {
+        self.grader.read(raw, now)
+    }
+
+    fn without_asking(&self, context: &StepContext) -> Option<Verdict> {
+        let Action::Malformed(kind) = context.step.action else {
+            return None;
+        };
+        let why = format!("malformed ({}): not asked", kind.name());
+        Some(self.grader.bad(why))
+    }
+
     fn prompt(&self, context: &StepContext) -> String {
-        let history = render_history(&context.history);
-        self.template.fill([
-            context.question.question.trim(),
-            &history,
-            context.step.text.trim(),
-        ])
+        let history = context.history.iter();
+        let history = history.flat_map(|s| [Some(s.text.as_str()), s.observation.as_deref()]);
+        let question = context.question.question.trim();
+        let step = context.step.text.trim();
+        let material = history.flatten().chain([question, step]);
+        let mark = Mark::absent_from(self.template.source(), material);
+        let history = render_history(&context.history, &mark);
+        self.template.fill(&mark, [question, &history, step])
     }
 }
 
@@ -100,12 +146,10 @@ impl ProcessJudge for LlmJudge {
     }
 
     async fn judge(&self, context: &StepContext) -> Result<Verdict, JudgeError> {
-        if let Action::Malformed(kind) = context.step.action {
-            return Ok(self
-                .grader
-                .bad(format!("malformed ({}): not asked", kind.name())));
+        match self.without_asking(context) {
+            Some(verdict) => Ok(verdict),
+            None => self.grader.verdict(self.prompt(context)).await,
         }
-        self.grader.grade(self.prompt(context)).await
     }
 }
 
@@ -138,9 +182,33 @@ impl LlmOutcomeJudge {
         })
     }
 
+    /// Judges anew, whether the verdict is known or not, and gives all that was said.
+    pub async fn judgement(&self, question: &Question, answer: Option<&str>) -> Judgement {
+        match given(answer) {
+            Some(answer) => self.grader.judgement(self.prompt(question, answer)).await,
+            None => Judgement::unasked(self.none_given()),
+        }
+    }
+
+    /// The body of the first request about an answer.
+    pub fn request(&self, question: &Question, answer: &str) -> Value {
+        self.grader.request(self.prompt(question, answer))
+    }
+
+    /// Reads an answer that the endpoint gave at `now`, without asking anything.
+    pub fn read(&self, raw: &RawReply, now: SystemTime) -> ReplyReading {
+        self.grader.read(raw, now)
+    }
+
+    fn none_given(&self) -> Verdict {
+        self.grader.bad("no answer was given: not asked".to_owned())
+    }
+
     fn prompt(&self, question: &Question, answer: &str) -> String {
         let key = render_key(question);
-        self.template.fill([question.question.trim(), &key, answer])
+        let material = [question.question.trim(), key.as_str(), answer];
+        let mark = Mark::absent_from(self.template.source(), material);
+        self.template.fill(&mark, material)
     }
 }
 
@@ -155,11 +223,15 @@ impl OutcomeJudge for LlmOutcomeJudge {
         question: &Question,
         answer: Option<&str>,
     ) -> Result<Verdict, JudgeError> {
-        match answer.map(str::trim).filter(|answer| !answer.is_empty()) {
-            Some(answer) => self.grader.grade(self.prompt(question, answer)).await,
-            None => Ok(self.grader.bad("no answer was given: not asked".to_owned())),
+        match given(answer) {
+            Some(answer) => self.grader.verdict(self.prompt(question, answer)).await,
+            None => Ok(self.none_given()),
         }
     }
+}
+
+fn given(answer: Option<&str>) -> Option<&str> {
+    answer.map(str::trim).filter(|answer| !answer.is_empty())
 }
 
 fn read_rubric<const N: usize>(
@@ -184,18 +256,15 @@ fn read_rubric<const N: usize>(
     })
 }
 
-fn render_history(history: &[StepView]) -> String {
+fn render_history(history: &[StepView], mark: &Mark) -> String {
     if history.is_empty() {
         return "(none: the last message is the first step)".to_owned();
     }
     let messages = history.iter().enumerate().map(|(index, step)| {
         let result = step.observation.as_deref().unwrap_or("(none)");
-        format!(
-            "Message {}:\n{}\nResult:\n{}",
-            index + 1,
-            step.text.trim(),
-            result.trim()
-        )
+        let message = mark.section(&format!("message-{}", index + 1), step.text.trim());
+        let result = mark.section(&format!("result-{}", index + 1), result.trim());
+        format!("{message}\n{result}")
     });
     messages.collect::<Vec<_>>().join("\n\n")
 }
@@ -207,80 +276,4 @@ fn render_key(question: &Question) -> String {
         key.push_str(alias.trim());
     }
     key
-}
-
-/// Asks until a reply holds a verdict.
-#[derive(Debug)]
-struct Grader {
-    endpoint: LlmEndpoint,
-    words: Words,
-    prompt_hash: String,
-}
-
-impl Grader {
-    fn new(endpoint: LlmEndpoint, words: Words, rubric: &str) -> Self {
-        let prompt_hash = hash(&[SYSTEM, rubric, &reminder(words)]);
-        Self {
-            endpoint,
-            words,
-            prompt_hash,
-        }
-    }
-
-    /// BAD without a request.
-    fn bad(&self, rationale: String) -> Verdict {
-        let model = self.endpoint.model().to_owned();
-        self.verdict(model, Label::Bad, 0.0, rationale)
-    }
-
-    fn verdict(&self, model: String, label: Label, score: f32, rationale: String) -> Verdict {
-        let judge = NAME.to_owned();
-        Verdict {
-            judge,
-            model,
-            prompt_hash: self.prompt_hash.clone(),
-            label,
-            score,
-            rationale,
-        }
-    }
-
-    /// An unreadable reply is shown to the model with a reminder: at temperature 0 the bare
-    /// request would only bring the same reply again.
-    async fn grade(&self, prompt: String) -> Result<Verdict, JudgeError> {
-        let mut messages = vec![Message::system(SYSTEM), Message::user(prompt)];
-        let mut tries = 0;
-        loop {
-            let reply = self.endpoint.chat(&messages).await?;
-            tries += 1;
-            let model = reply
-                .model
-                .as_deref()
-                .unwrap_or(self.endpoint.model())
-                .to_owned();
-            if let Some(found) = reply::read(&reply, self.words) {
-                return Ok(self.verdict(model, found.label, found.score, found.rationale));
-            }
-            if tries >= self.endpoint.max_tries() {
-                let ending = reply::ending(&reply.text);
-                return Err(JudgeError::Unreadable {
-                    model,
-                    tries,
-                    ending,
-                });
-            }
-            tracing::debug!(tries, "The judge's reply holds no verdict; asking again.");
-            messages.truncate(2);
-            messages.push(Message::assistant(reply.text));
-            messages.push(Message::user(reminder(self.words)));
-        }
-    }
-}
-
-fn reminder(words: Words) -> String {
-    format!(
-        "Your reply does not end with a verdict. Reply again with one last line that holds one \
-         word and nothing else: {} or {}.",
-        words.good, words.bad
-    )
 }

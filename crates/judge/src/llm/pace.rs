@@ -1,7 +1,7 @@
 //! When to send: pauses between tries, and the limit of requests per minute. Pure; time and
 //! randomness are arguments.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How often to try and how long to wait in between.
 #[derive(Debug, Clone, Copy)]
@@ -29,10 +29,15 @@ impl RetryPolicy {
     }
 }
 
-/// Seconds in a `Retry-After` header (RFC 9110, 10.2.3). Its other form, a date, is not read: the
-/// usual pause applies then.
-pub(super) fn retry_after(header: &str) -> Option<Duration> {
-    header.trim().parse().ok().map(Duration::from_secs)
+/// The pause in a `Retry-After` header, from `now` on: seconds, which some servers give in fractions,
+/// or a date in any form of RFC 9110 (10.2.3, 5.6.7); one that has passed is no pause.
+pub(super) fn retry_after(header: &str, now: SystemTime) -> Option<Duration> {
+    let header = header.trim();
+    if let Ok(seconds) = header.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let date = httpdate::parse_http_date(header).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
 }
 
 /// A token bucket, kept as the time at which it would be full of debt: one number instead of a
@@ -114,22 +119,31 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_read_in_seconds() {
+    fn retry_after_is_seconds_or_a_date() {
+        // Wed, 21 Oct 2015 07:28:00 GMT, less two and a half seconds.
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_445_412_477_500);
         let rows = [
-            ("3", Some(3)),
+            ("3", Some(3000)),
             (" 0 ", Some(0)),
+            ("1.5", Some(1500)),
             ("-1", None),
+            ("NaN", None),
+            ("inf", None),
             ("soon", None),
             ("", None),
+            ("Wed, 21 Oct 2015 07:28:00 GMT", Some(2500)),
+            ("Wednesday, 21-Oct-15 07:28:00 GMT", Some(2500)),
+            ("Wed Oct 21 07:28:00 2015", Some(2500)),
+            ("Wed, 21 Oct 2015 07:27:00 GMT", Some(0)),
+            ("Wed, 21 Oct 2015", None),
         ];
         for (header, wanted) in rows {
             assert_eq!(
-                retry_after(header),
-                wanted.map(Duration::from_secs),
+                retry_after(header, now),
+                wanted.map(Duration::from_millis),
                 "{header}"
             );
         }
-        assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), None);
     }
 
     #[test]

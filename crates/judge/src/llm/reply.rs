@@ -1,7 +1,10 @@
 //! What comes back from a chat endpoint, and the verdict in it. Pure.
 
+use super::logprobs::{Token, probability};
+use super::thinking::without_thinking;
 use proto::Label;
-use serde::Deserialize;
+use serde_json::Value;
+use std::borrow::Cow;
 
 /// Longest rationale that is stored, in bytes; more is cut at the front, the conclusion stays.
 const MAX_RATIONALE_BYTES: usize = 4096;
@@ -20,27 +23,41 @@ pub(super) struct Words {
 /// The parts of a chat completion that matter here.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Reply {
-    /// The message.
+    /// The message, without reasoning.
     pub text: String,
     /// The model's name as the endpoint resolved it.
     pub model: Option<String>,
+    /// Why it ends.
+    pub finish: Finish,
     /// The tokens with their alternatives; empty where the endpoint gives none.
     pub tokens: Vec<Token>,
 }
 
-/// One generated token.
-#[derive(Debug, Clone, Deserialize)]
-pub(super) struct Token {
-    #[serde(flatten)]
-    chosen: Alternative,
-    #[serde(default)]
-    top_logprobs: Vec<Alternative>,
+/// Why a reply ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Finish {
+    /// The model was done, or the endpoint does not say.
+    #[default]
+    Done,
+    /// The limit of tokens cut it off.
+    CutOff,
+    /// The endpoint's content filter did.
+    Filtered,
+    /// The endpoint broke off, as one that shuts down.
+    Aborted,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-struct Alternative {
-    token: String,
-    logprob: f64,
+impl Finish {
+    /// From the protocol's `finish_reason`, in the spellings of hosted services and servers.
+    fn of(reason: &str) -> Self {
+        match reason.to_ascii_lowercase().as_str() {
+            "length" | "max_tokens" | "max_output_tokens" | "model_length" => Self::CutOff,
+            "content_filter" | "content_filtered" | "safety" | "prohibited_content"
+            | "blocklist" | "recitation" => Self::Filtered,
+            "abort" | "error" | "cancelled" | "canceled" => Self::Aborted,
+            _ => Self::Done,
+        }
+    }
 }
 
 /// A verdict as the reply gives it.
@@ -53,43 +70,89 @@ pub(super) struct Reading {
     pub rationale: String,
 }
 
-/// Reads a chat completion, or says what is wrong with it.
-pub(super) fn parse(body: &[u8]) -> Result<Reply, String> {
-    #[derive(Deserialize)]
-    struct Completion {
-        model: Option<String>,
-        choices: Vec<Choice>,
-    }
-    #[derive(Deserialize)]
-    struct Choice {
-        message: Content,
-        logprobs: Option<Logprobs>,
-    }
-    #[derive(Deserialize)]
-    struct Content {
-        content: Option<String>,
-    }
-    #[derive(Deserialize)]
-    struct Logprobs {
-        content: Option<Vec<Token>>,
-    }
-    let completion: Completion = serde_json::from_slice(body)
-        .map_err(|error| format!("{error} in `{}`", beginning(&String::from_utf8_lossy(body))))?;
-    let choice = completion
-        .choices
-        .into_iter()
-        .next()
-        .ok_or("its list of choices is empty")?;
-    Ok(Reply {
-        text: choice.message.content.unwrap_or_default(),
-        model: completion.model.filter(|model| !model.is_empty()),
-        tokens: choice.logprobs.and_then(|l| l.content).unwrap_or_default(),
+/// A body as JSON. Python's spelling of numbers that are none (`NaN`, `-Infinity`) and numbers that
+/// are too large are read as null.
+pub(super) fn json(body: &[u8]) -> Result<Value, serde_json::Error> {
+    serde_json::from_slice(body).or_else(|error| match finite(body) {
+        Cow::Owned(body) => serde_json::from_slice(&body),
+        Cow::Borrowed(_) => Err(error),
     })
 }
 
-/// The verdict, if the last line that is not blank holds one of the two words and nothing else
-/// (LL-3). Capitals do not matter, nor does punctuation around the word, as in `**GOOD.**`.
+/// Reads a chat completion, or says what is wrong with it.
+pub(super) fn parse(body: &[u8]) -> Result<Reply, String> {
+    let shown = || beginning(&String::from_utf8_lossy(body));
+    let completion = json(body).map_err(|error| format!("{error} in `{}`", shown()))?;
+    let choices = completion["choices"].as_array();
+    let choices = choices.ok_or_else(|| format!("there is no list `choices` in `{}`", shown()))?;
+    let choice = choices.first().ok_or("its list of choices is empty")?;
+    let message = choice["message"].as_object();
+    let message = message.ok_or_else(|| format!("there is no `message` in `{}`", shown()))?;
+    let text = message.get("content").map(content).unwrap_or_default();
+    let model = completion["model"].as_str().filter(|m| !m.is_empty());
+    Ok(Reply {
+        text: without_thinking(&text),
+        model: model.map(str::to_owned),
+        finish: Finish::of(choice["finish_reason"].as_str().unwrap_or_default()),
+        tokens: Token::list(&choice["logprobs"]["content"]),
+    })
+}
+
+/// The text of a message's content: a string, or parts, of which those that are text count. What a
+/// model thinks comes in parts of other types, or in fields of its own (`reasoning_content`).
+fn content(content: &Value) -> String {
+    let part = |part: &Value| -> String {
+        let is_text = matches!(part["type"].as_str(), None | Some("text" | "output_text"));
+        let text = part.as_str().or_else(|| part["text"].as_str());
+        let text = text.or_else(|| part["text"]["value"].as_str());
+        text.filter(|_| is_text).unwrap_or_default().to_owned()
+    };
+    match content {
+        Value::Array(parts) => parts.iter().map(part).collect(),
+        one => part(one),
+    }
+}
+
+/// The body with every bare literal that is no finite number replaced by null.
+fn finite(body: &[u8]) -> Cow<'_, [u8]> {
+    let mut out = Vec::with_capacity(body.len());
+    let (mut at, mut in_string, mut changed) = (0, false, false);
+    while let Some(&byte) = body.get(at) {
+        let is_literal = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
+        let mut end = at + 1;
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => end = (at + 2).min(body.len()),
+            _ if !in_string && is_literal(&byte) => {
+                end = at + body[at..].iter().take_while(|b| is_literal(b)).count();
+                let literal = std::str::from_utf8(&body[at..end]).unwrap_or_default();
+                if literal
+                    .parse::<f64>()
+                    .is_ok_and(|number| !number.is_finite())
+                {
+                    out.extend_from_slice(b"null");
+                    (at, changed) = (end, true);
+                    continue;
+                }
+            }
+            _ => {}
+        }
+        out.extend_from_slice(&body[at..end]);
+        at = end;
+    }
+    match changed {
+        true => Cow::Owned(out),
+        false => Cow::Borrowed(body),
+    }
+}
+
+/// The verdict, if the reply is whole and its last line that is not blank holds one of the two words
+/// and nothing else (LL-3). Capitals do not matter, nor does punctuation around the word, as in
+/// `**GOOD.**`.
 pub(super) fn read(reply: &Reply, words: Words) -> Option<Reading> {
+    if reply.finish != Finish::Done {
+        return None;
+    }
     let text = reply.text.trim_end();
     let (above, line) = text.rsplit_once('\n').unwrap_or(("", text));
     let word = bare(line);
@@ -101,7 +164,7 @@ pub(super) fn read(reply: &Reply, words: Words) -> Option<Reading> {
         return None;
     };
     let certain = if label == Label::Good { 1.0 } else { 0.0 };
-    let score = probability(&reply.tokens, word, words).unwrap_or(certain);
+    let score = probability(&reply.tokens, word, label, words).unwrap_or(certain);
     Some(Reading {
         label,
         score,
@@ -120,7 +183,8 @@ pub(super) fn beginning(text: &str) -> String {
     line.chars().take(200).collect()
 }
 
-fn bare(text: &str) -> &str {
+/// A word without blanks and punctuation around it.
+pub(super) fn bare(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || c.is_ascii_punctuation())
 }
 
@@ -132,55 +196,11 @@ fn tail(text: &str, bytes: usize) -> &str {
     &text[start..]
 }
 
-/// Probability of the good word at the token where the verdict's `word` begins: softmax over those
-/// alternatives that begin one of the two words, spellings added up. A word may take several
-/// tokens; its first letter decides. `None` where the endpoint gave nothing usable.
-fn probability(tokens: &[Token], word: &str, words: Words) -> Option<f32> {
-    let token = token_of_last(tokens, word)?;
-    let known = token
-        .top_logprobs
-        .iter()
-        .any(|a| a.token == token.chosen.token);
-    let chosen = (!known).then_some(&token.chosen);
-    let (mut good, mut bad) = (0.0, 0.0);
-    for alternative in token.top_logprobs.iter().chain(chosen) {
-        let mass = alternative.logprob.exp();
-        if begins(&alternative.token, words.good) {
-            good += mass;
-        } else if begins(&alternative.token, words.bad) {
-            bad += mass;
-        }
-    }
-    let score = good / (good + bad);
-    score.is_finite().then_some(score as f32)
-}
-
-fn begins(token: &str, word: &str) -> bool {
-    let token = bare(token);
-    !token.is_empty()
-        && word
-            .get(..token.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(token))
-}
-
-/// The token in which the last occurrence of `word` begins.
-fn token_of_last<'a>(tokens: &'a [Token], word: &str) -> Option<&'a Token> {
-    let text: String = tokens
-        .iter()
-        .map(|token| token.chosen.token.as_str())
-        .collect();
-    let start = text.rfind(word)?;
-    let mut end = 0;
-    tokens.iter().find(|token| {
-        end += token.chosen.token.len();
-        start < end
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use Label::{Bad, Good};
+    use serde_json::json;
 
     const WORDS: Words = Words {
         good: "GOOD",
@@ -233,95 +253,103 @@ mod tests {
         assert_eq!(reading.score, 1.0);
     }
 
-    fn token(text: &str, top: &[(&str, f64)]) -> Token {
-        let alternative = |(token, p): (&str, f64)| Alternative {
-            token: token.to_owned(),
-            logprob: p.ln(),
-        };
-        let own = top
-            .iter()
-            .find(|(t, _)| *t == text)
-            .map_or(0.5, |(_, p)| *p);
-        Token {
-            chosen: alternative((text, own)),
-            top_logprobs: top.iter().copied().map(alternative).collect(),
-        }
+    fn verdict(message: Value, finish: Value) -> Option<Label> {
+        let body = json!({"choices": [{"message": message, "finish_reason": finish}]});
+        let reply = parse(body.to_string().as_bytes()).unwrap();
+        read(&reply, WORDS).map(|reading| reading.label)
     }
 
     #[test]
-    fn the_probability_of_good_is_a_softmax_over_the_two_words() {
-        let rows: [(&str, Vec<Token>, f32); 9] = [
-            // one token, both words listed, a third thing ignored
+    fn content_comes_in_many_shapes() {
+        let text = |text: &str| json!({"type": "text", "text": text});
+        let rows = [
+            (json!("x\nGOOD"), Some(Good)),
+            (json!(null), None),
+            (json!([]), None),
+            (json!([text("x\n"), text("BAD")]), Some(Bad)),
+            (json!(["x\n", "BAD"]), Some(Bad)),
+            (json!({"type": "text", "text": "GOOD"}), Some(Good)),
+            (json!([{"text": "GOOD"}]), Some(Good)),
+            (json!([{"type": "output_text", "text": "GOOD"}]), Some(Good)),
             (
-                "GOOD",
-                vec![token("GOOD", &[("GOOD", 0.6), ("BAD", 0.2), ("The", 0.2)])],
-                0.75,
+                json!([{"type": "text", "text": {"value": "GOOD"}}]),
+                Some(Good),
             ),
             (
-                "BAD",
-                vec![token("BAD", &[("BAD", 0.8), ("GOOD", 0.2)])],
-                0.2,
+                json!([{"type": "thinking", "thinking": [text("BAD")]}, text("They differ.\nGOOD")]),
+                Some(Good),
             ),
-            // spellings add up
+            (json!([{"type": "thinking", "thinking": "GOOD"}]), None),
+            (json!([{"type": "reasoning", "text": "x\nGOOD"}]), None),
             (
-                "GOOD",
-                vec![token(
-                    " GOOD",
-                    &[(" GOOD", 0.4), ("GOOD", 0.2), (" Bad", 0.1), ("B", 0.1)],
-                )],
-                0.75,
+                json!([text("x\nGOOD"), {"type": "refusal", "refusal": "no"}]),
+                Some(Good),
             ),
-            // several tokens: the first decides
-            (
-                "GOOD",
-                vec![
-                    token("GO", &[("GO", 0.5), ("B", 0.5)]),
-                    token("OD", &[("OD", 1.0)]),
-                ],
-                0.5,
-            ),
-            // reasoning mentions the other word before; decoration and an end token behind
-            (
-                "maybe BAD\n**GOOD**",
-                vec![
-                    token("maybe", &[("maybe", 1.0)]),
-                    token(" BAD", &[(" BAD", 0.9), (" GOOD", 0.1)]),
-                    token("\n**", &[("\n**", 1.0)]),
-                    token("GOOD", &[("GOOD", 0.7), ("BAD", 0.3)]),
-                    token("**<|im_end|>", &[("**<|im_end|>", 1.0)]),
-                ],
-                0.7,
-            ),
-            // the chosen token is not among the alternatives
-            ("GOOD", vec![token("GOOD", &[("BAD", 0.5)])], 0.5),
-            // only one word listed
-            (
-                "GOOD",
-                vec![token("GOOD", &[("GOOD", 0.9), ("x", 0.1)])],
-                1.0,
-            ),
-            // tokens that do not spell the text: fall back to the label
-            ("BAD", vec![token("??", &[("GOOD", 0.9)])], 0.0),
-            ("GOOD", vec![], 1.0),
+            (json!([null, 3, text("GOOD")]), Some(Good)),
+            (json!(7), None),
         ];
-        for (text, tokens, wanted) in rows {
-            let reply = Reply {
-                text: text.to_owned(),
-                tokens,
-                ..Default::default()
-            };
-            let found = read(&reply, WORDS).unwrap().score;
-            assert!((found - wanted).abs() < 1e-6, "{text:?}: {found} {wanted}");
+        for (content, wanted) in rows {
+            let found = verdict(
+                json!({"role": "assistant", "content": content}),
+                json!("stop"),
+            );
+            assert_eq!(found, wanted, "{content}");
         }
     }
 
     #[test]
-    fn sentinels_for_impossible_do_not_make_nan() {
-        let mut one = token("GOOD", &[("GOOD", 0.9), ("BAD", 0.1)]);
-        one.top_logprobs[1].logprob = -9999.0;
-        assert_eq!(probability(&[one.clone()], "GOOD", WORDS), Some(1.0));
-        one.top_logprobs[0].logprob = -9999.0;
-        assert_eq!(probability(&[one], "GOOD", WORDS), None);
+    fn reasoning_is_no_verdict_wherever_it_stands() {
+        let rows = [
+            (
+                json!({"content": null, "reasoning_content": "x\nGOOD"}),
+                None,
+            ),
+            (json!({"content": "", "reasoning": "x\nGOOD"}), None),
+            (json!({"reasoning_content": "x\nGOOD"}), None),
+            (
+                json!({"content": "x\nBAD", "reasoning_content": "GOOD"}),
+                Some(Bad),
+            ),
+            (json!({"content": "<think>\nOptions are:\nGOOD"}), None),
+            (
+                json!({"content": "<think>x\nGOOD\n</think>\n\nBAD"}),
+                Some(Bad),
+            ),
+            (json!({"content": "x\nGOOD\n</think>\nBAD"}), Some(Bad)),
+            (
+                json!({"content": "BAD\n<think>\nGOOD\n</think>"}),
+                Some(Bad),
+            ),
+            (
+                json!({"content": [{"type": "text", "text": "<think>\nGOOD"}]}),
+                None,
+            ),
+        ];
+        for (message, wanted) in rows {
+            assert_eq!(verdict(message.clone(), json!("stop")), wanted, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_reply_that_is_not_whole_is_no_verdict() {
+        let rows = [
+            (json!("stop"), Some(Good)),
+            (json!(null), Some(Good)),
+            (json!("eos"), Some(Good)),
+            (json!("length"), None),
+            (json!("LENGTH"), None),
+            (json!("max_tokens"), None),
+            (json!("MAX_TOKENS"), None),
+            (json!("model_length"), None),
+            (json!("content_filter"), None),
+            (json!("SAFETY"), None),
+            (json!("abort"), None),
+            (json!("error"), None),
+        ];
+        for (finish, wanted) in rows {
+            let found = verdict(json!({"content": "x\nGOOD"}), finish.clone());
+            assert_eq!(found, wanted, "{finish}");
+        }
     }
 
     #[test]
@@ -337,7 +365,11 @@ mod tests {
             &b"<html>hello</html>"[..],
             b"",
             b"{}",
+            b"[]",
             br#"{"choices":[]}"#,
+            br#"{"choices":{}}"#,
+            br#"{"choices":[{}]}"#,
+            br#"{"choices":[{"text":"GOOD"}]}"#,
             b"\xff\xfe",
         ] {
             assert!(parse(body).is_err(), "{body:?}");
@@ -347,5 +379,26 @@ mod tests {
                 .unwrap_err()
                 .contains("`<html> hello`")
         );
+    }
+
+    #[test]
+    fn numbers_that_json_does_not_know_are_null() {
+        let rows = [
+            (
+                r#"[NaN, -Infinity, Infinity, 1e999, -1e999]"#,
+                "[null,null,null,null,null]",
+            ),
+            (r#"{"a": nan, "b": -inf}"#, r#"{"a":null,"b":null}"#),
+            (r#"["NaN \" Infinity", NaN]"#, r#"["NaN \" Infinity",null]"#),
+            (r#"["\\", NaN]"#, r#"["\\",null]"#),
+            (
+                r#"[true, false, null, -0.5, 1e-3]"#,
+                "[true,false,null,-0.5,0.001]",
+            ),
+        ];
+        for (body, wanted) in rows {
+            assert_eq!(json(body.as_bytes()).unwrap().to_string(), wanted, "{body}");
+        }
+        assert!(json(b"[Nanny]").is_err());
     }
 }

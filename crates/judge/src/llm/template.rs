@@ -1,16 +1,20 @@
 //! Rubric files: text with a fixed set of placeholders.
 
+use super::mark::Mark;
+
 /// A rubric, split at its placeholders once (LL-2).
 #[derive(Debug, Clone)]
 pub(super) struct Template<const N: usize> {
     source: String,
+    slots: [&'static str; N],
     parts: Vec<Part>,
 }
 
 #[derive(Debug, Clone)]
 enum Part {
     Text(String),
-    Slot(usize),
+    /// The value of a slot, between tags of its own or those of this name that the rubric has there.
+    Slot(usize, Option<String>),
 }
 
 /// What is wrong with a rubric's placeholders.
@@ -37,7 +41,6 @@ impl<const N: usize> Template<N> {
     /// lower-case word are plain text.
     pub fn parse(source: String, slots: [&'static str; N]) -> Result<Self, TemplateError> {
         let mut parts = vec![];
-        let mut text = String::new();
         let mut rest = source.as_str();
         while let Some((before, name, after)) = next_placeholder(rest) {
             let Some(slot) = slots.iter().position(|known| *known == name) else {
@@ -47,20 +50,27 @@ impl<const N: usize> Template<N> {
                     known,
                 });
             };
-            text.push_str(before);
-            parts.push(Part::Text(std::mem::take(&mut text)));
-            parts.push(Part::Slot(slot));
+            let (before, tag, after) = match enclosing(before, after) {
+                Some((before, tag, after)) => (before, Some(tag.to_owned()), after),
+                None => (before, None, after),
+            };
+            parts.push(Part::Text(before.to_owned()));
+            parts.push(Part::Slot(slot, tag));
             rest = after;
         }
         parts.push(Part::Text(rest.to_owned()));
         let has = |slot| {
             parts
                 .iter()
-                .any(|part| matches!(part, Part::Slot(s) if *s == slot))
+                .any(|part| matches!(part, Part::Slot(s, _) if *s == slot))
         };
         match (0..N).find(|slot| !has(*slot)) {
             Some(slot) => Err(TemplateError::Missing { name: slots[slot] }),
-            None => Ok(Self { source, parts }),
+            None => Ok(Self {
+                source,
+                slots,
+                parts,
+            }),
         }
     }
 
@@ -69,11 +79,15 @@ impl<const N: usize> Template<N> {
         &self.source
     }
 
-    /// The text with each placeholder replaced, values in the order of the slots.
-    pub fn fill(&self, values: [&str; N]) -> String {
+    /// The text with each placeholder replaced, values in the order of the slots, each between tags
+    /// that carry the mark (LL-4).
+    pub fn fill(&self, mark: &Mark, values: [&str; N]) -> String {
         let text = |part: &Part| match part {
             Part::Text(text) => text.clone(),
-            Part::Slot(slot) => values[*slot].to_owned(),
+            Part::Slot(slot, tag) => {
+                let name = tag.as_deref().unwrap_or(self.slots[*slot]);
+                mark.section(name, values[*slot])
+            }
         };
         self.parts.iter().map(text).collect()
     }
@@ -88,34 +102,90 @@ fn next_placeholder(text: &str) -> Option<(&str, &str, &str)> {
     })
 }
 
+/// The pair of tags that directly encloses a placeholder, blanks aside: what stands before the opening
+/// one, the name, what stands behind the closing one.
+fn enclosing<'a>(before: &'a str, after: &'a str) -> Option<(&'a str, &'a str, &'a str)> {
+    let inner = before.trim_end().strip_suffix('>')?;
+    let (outside, name) = inner.rsplit_once('<')?;
+    let is_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | ':' | '.');
+    if name.is_empty() || !name.chars().all(is_name) {
+        return None;
+    }
+    let behind = after.trim_start().strip_prefix("</")?.strip_prefix(name)?;
+    Some((outside, name, behind.strip_prefix('>')?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const SLOTS: [&str; 2] = ["question", "step"];
 
+    /// With the mark, which differs by rubric, written as `M`.
+    fn filled(source: &str, values: [&str; 2]) -> String {
+        let template = Template::parse(source.to_owned(), SLOTS).unwrap();
+        assert_eq!(template.source(), source);
+        let mark = Mark::absent_from(source, values);
+        let (open, _) = mark.tags("");
+        let suffix = open.trim_start_matches('<').trim_end_matches('>');
+        template.fill(&mark, values).replace(suffix, "-M")
+    }
+
     #[test]
     fn placeholders_are_filled_and_other_braces_left() {
+        let q = "<question-M>\nQ\n</question-M>";
+        let s = "<step-M>\nS\n</step-M>";
         let rows = [
-            ("{question}|{step}", "Q|S"),
-            ("a {step} b {question} c {step}", "a S b Q c S"),
-            ("{ json: 1 } {question}{step} {}", "{ json: 1 } QS {}"),
-            ("{{question}} {step} {", "{Q} S {"),
-            ("{\"a\": {step}} {question} }{", "{\"a\": S} Q }{"),
+            ("{question}|{step}", format!("{q}|{s}")),
+            (
+                "a {step} b {question} c {step}",
+                format!("a {s} b {q} c {s}"),
+            ),
+            (
+                "{ json: 1 } {question}{step} {}",
+                format!("{{ json: 1 }} {q}{s} {{}}"),
+            ),
+            ("{{question}} {step} {", format!("{{{q}}} {s} {{")),
+            (
+                "{\"a\": {step}} {question} }{",
+                format!("{{\"a\": {s}}} {q} }}{{"),
+            ),
         ];
         for (source, wanted) in rows {
-            let template = Template::parse(source.to_owned(), SLOTS).unwrap();
-            assert_eq!(template.fill(["Q", "S"]), wanted, "{source}");
-            assert_eq!(template.source(), source);
+            assert_eq!(filled(source, ["Q", "S"]), wanted, "{source}");
+        }
+    }
+
+    #[test]
+    fn tags_around_a_placeholder_are_the_ones_that_are_marked() {
+        let rows = [
+            (
+                "<q>{question}</q><it>\n {step}\n</it>.",
+                "<q-M>\nQ\n</q-M><it-M>\nS\n</it-M>.",
+            ),
+            // no pair, or not directly around it
+            (
+                "<q>{question} <it>{step}</its>",
+                "<q><question-M>\nQ\n</question-M> <it><step-M>\nS\n</step-M></its>",
+            ),
+            (
+                "<q>Q: {question}</q> <q a=1>{step}</q>",
+                "<q>Q: <question-M>\nQ\n</question-M></q> <q a=1><step-M>\nS\n</step-M></q>",
+            ),
+        ];
+        for (source, wanted) in rows {
+            assert_eq!(filled(source, ["Q", "S"]), wanted, "{source}");
         }
     }
 
     #[test]
     fn ll_2_braces_in_content_are_not_expanded() {
-        let template = Template::parse("{question} / {step}".to_owned(), SLOTS).unwrap();
         assert_eq!(
-            template.fill(["{step}", "{question} {x}"]),
-            "{step} / {question} {x}"
+            filled(
+                "<a>{question}</a><b>{step}</b>",
+                ["{step}", "{question} {x}"]
+            ),
+            "<a-M>\n{step}\n</a-M><b-M>\n{question} {x}\n</b-M>"
         );
     }
 

@@ -151,7 +151,7 @@ async fn ju_2_no_annotation_is_an_error_and_no_verdict() {
             question: "q-1".to_owned()
         }
     );
-    assert!(!error.is_retriable());
+    assert_eq!(error.obstacle(), crate::Obstacle::Verdict);
     // What needs no annotation is judged all the same.
     assert_eq!(
         judge.judge(&context(answer("72"))).await.unwrap().label,

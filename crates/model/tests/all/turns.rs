@@ -126,6 +126,25 @@ fn tc_1_append_only() {
     }
 }
 
+#[test]
+fn a_section_that_the_template_opens_is_closed_before_a_written_action() {
+    let opens = CHATML.replace("assistant\n", "assistant\n<think>\n");
+    let closed = CHATML.replace("assistant\n", "assistant\n<think>\n\n</think>\n\n");
+    for (source, begins_open, action) in [
+        (opens.as_str(), true, "</think>\n\nb<|im_end|>"),
+        (&closed, false, "b<|im_end|>"),
+        (CHATML, false, "b<|im_end|>"),
+        (STRIPS_THINKING, false, "b<|im_end|>"),
+    ] {
+        let plain = codec(source);
+        assert_eq!(decoded(&plain, &plain.action("b")), "b<|im_end|>");
+        let codec = plain.with_thinking("<think>", "</think>");
+        let thinking = codec.thinking().expect("it was given");
+        assert_eq!(thinking.begins_open, begins_open, "{source}");
+        assert_eq!(decoded(&codec, &codec.action("b")), action, "{source}");
+    }
+}
+
 /// Rendering the dialogue anew would have changed earlier ids: the quirk is really there.
 #[test]
 fn the_template_that_strips_thinking_is_not_append_only_by_itself() {

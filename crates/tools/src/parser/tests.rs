@@ -66,6 +66,148 @@ fn pa_1_one_action_is_read() {
     }
 }
 
+fn thinking(open: &str, close: &str, begins_open: bool) -> ActionTags {
+    tags().with_thinking(Some(Thinking {
+        open: open.to_owned(),
+        close: close.to_owned(),
+        begins_open,
+    }))
+}
+
+#[test]
+fn pa_4_a_thinking_section_holds_no_action() {
+    let malformed = Action::Malformed;
+    let quoted = "<think>The prompt says to end with something like <answer>36</answer> but I must \
+                  compute 6*7.</think>\n<math_exp>6*7</math_exp>";
+    for (text, finish, action) in [
+        (quoted, StopText, call("calculator", "6*7")),
+        (
+            "<think>I can use <math_exp> tags.</think>\n<math_exp>48/2</math_exp>",
+            StopText,
+            call("calculator", "48/2"),
+        ),
+        (
+            "<think>either </answer> or <search_query></think><answer>5</answer>",
+            EndOfTurn,
+            Action::Answer("5".to_owned()),
+        ),
+        (
+            "<think>a</think> so <think>b <answer>1</answer></think><answer>2</answer>",
+            StopText,
+            Action::Answer("2".to_owned()),
+        ),
+        // The first closing tag counts.
+        (
+            "<think>a <think> b</think><answer>2</answer>",
+            StopText,
+            Action::Answer("2".to_owned()),
+        ),
+        // Opened before the text, be it known or not.
+        (
+            "as in <answer>36</answer></think><answer>2</answer>",
+            StopText,
+            Action::Answer("2".to_owned()),
+        ),
+        ("<answer>36</answer></think>", StopText, malformed(NoAction)),
+        (
+            "<think>The format is <answer>number</answer>.",
+            Length,
+            malformed(Truncated),
+        ),
+        (
+            "<think>The format is <answer>number</answer>.",
+            EndOfTurn,
+            malformed(UnclosedTag),
+        ),
+        (
+            "<think>like <answer>1</answer></think>",
+            EndOfTurn,
+            malformed(NoAction),
+        ),
+        ("<answer>1</answer> <think>or", Length, malformed(Truncated)),
+        (
+            "<answer>1<think>2</think></answer>",
+            StopText,
+            malformed(UnclosedTag),
+        ),
+        (
+            "<answer>1<think>2</answer>",
+            StopText,
+            malformed(UnclosedTag),
+        ),
+        (
+            "<think>x</think><answer>1</answer><answer>2</answer>",
+            StopText,
+            malformed(SeveralActions),
+        ),
+    ] {
+        let parsed = parse_action(text, finish, &thinking("<think>", "</think>", false));
+        assert_eq!(parsed.action, action, "{text:?} {finish:?}");
+    }
+    let parsed = parse_action(quoted, StopText, &thinking("<think>", "</think>", false));
+    let thought = &quoted[..quoted.find("\n<math_exp>").expect("it is there") + 1];
+    assert_eq!(parsed.thought, thought);
+}
+
+#[test]
+fn a_template_may_have_opened_the_section() {
+    let tags = thinking("[THINK]", "[/THINK]", true);
+    for (text, finish, action) in [
+        (
+            "like <answer>1</answer>.",
+            Length,
+            Action::Malformed(Truncated),
+        ),
+        (
+            "like <answer>1</answer>.",
+            StopText,
+            Action::Malformed(UnclosedTag),
+        ),
+        (
+            "like <answer>1</answer>[/THINK]<answer>2</answer>",
+            StopText,
+            Action::Answer("2".to_owned()),
+        ),
+        (
+            "[THINK]a[/THINK]<answer>2</answer>",
+            StopText,
+            Action::Answer("2".to_owned()),
+        ),
+    ] {
+        assert_eq!(parse_action(text, finish, &tags).action, action, "{text}");
+    }
+    let texts = tags.texts();
+    for text in ["<math_exp>", "</answer>", "[THINK]", "[/THINK]"] {
+        assert!(texts.iter().any(|known| known == text), "{text}");
+    }
+    // Other tags than the configured ones are ordinary text, and none are configured by default.
+    let text = "<think><answer>1</answer>";
+    let action = Action::Answer("1".to_owned());
+    assert_eq!(
+        parse_action(text, StopText, &tags_without_thinking()).action,
+        action
+    );
+    let [open, close] = ["[THINK]", "[/THINK]"];
+    let action = parse_action(text, StopText, &thinking(open, close, false)).action;
+    assert_eq!(action, Action::Answer("1".to_owned()));
+}
+
+fn tags_without_thinking() -> ActionTags {
+    thinking("a", "b", true).with_thinking(None)
+}
+
+#[test]
+fn pa_2_an_action_behind_a_section_that_is_cut_off_anywhere_never_runs() {
+    let whole = "<think>like <math_exp>1+1</math_exp> or <answer>36</answer></think>\n\
+                 <math_exp>48/2</math_exp>";
+    let tags = thinking("<think>", "</think>", false);
+    for end in 0..whole.len() {
+        // Up to `<think` nothing says that a section begins, and nothing is an action either.
+        let action = parse_action(&whole[..end], Length, &tags).action;
+        assert_eq!(action, Action::Malformed(Truncated), "{}", &whole[..end]);
+    }
+}
+
 #[test]
 fn every_kind_of_malformed_step() {
     for (text, finish, kind) in [

@@ -1,0 +1,118 @@
+//! Which states a batch is made of.
+//!
+//! States fall into strata (one, without a balance). Strata take turns, and each deals its own
+//! entries out in an order of its own, so that a rare kind of state is drawn as often as a common
+//! one. The states of a batch depend on the seed and the batch's number alone (TL-1).
+
+use super::TrainingError;
+use super::batches::Batches;
+use super::policy::{PolicyPlan, State, StateWeighting};
+use crate::seeds;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Which kinds of states are drawn equally often. Without a balance, questions that are easy to
+/// solve fill the batches: more of their states are on track, and what is learned of them (answer
+/// behind the first call) is wrong everywhere else.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateBalance {
+    /// None: as often as there are.
+    #[default]
+    Off,
+    /// By the number of steps of the question's annotated solution; questions without one are a
+    /// kind of their own.
+    SolutionSteps,
+    /// By the number of steps before the state; needs no annotation.
+    Position,
+    /// By both.
+    SolutionStepsAndPosition,
+}
+
+impl StateBalance {
+    /// The stratum of a state.
+    fn stratum(self, state: &State) -> (usize, usize) {
+        let solution = state.trajectory.question.reference_steps.len();
+        match self {
+            Self::Off => (0, 0),
+            Self::SolutionSteps => (solution, 0),
+            Self::Position => (0, state.step),
+            Self::SolutionStepsAndPosition => (solution, state.step),
+        }
+    }
+}
+
+/// Chooses the states of a batch (TL-1).
+pub(super) struct Picker<'a> {
+    strata: Vec<Stratum<'a>>,
+    plan: &'a PolicyPlan,
+}
+
+/// States of one kind.
+struct Stratum<'a> {
+    /// Of each group one state is drawn at a time.
+    groups: Vec<Vec<&'a State>>,
+    batches: Batches,
+}
+
+impl<'a> Picker<'a> {
+    pub(super) fn new(plan: &'a PolicyPlan) -> Result<Self, TrainingError> {
+        let mut groups: BTreeMap<_, Vec<Vec<&State>>> = BTreeMap::new();
+        for trajectory in &plan.states {
+            for (stratum, states) in by_stratum(trajectory, plan.balance) {
+                let groups = groups.entry(stratum).or_default();
+                match plan.weighting {
+                    StateWeighting::PerTrajectory => groups.push(states),
+                    StateWeighting::PerState => groups.extend(states.into_iter().map(|s| vec![s])),
+                }
+            }
+        }
+        if groups.is_empty() {
+            return Err(TrainingError::Empty(
+                "no trajectory passed the filter: generate more, or choose another filter",
+            ));
+        }
+        let strata = groups.into_values().enumerate().map(|(index, groups)| {
+            let seed = match index {
+                0 => seeds::derive(plan.seed, &["states"]),
+                _ => seeds::derive(plan.seed, &["states", &index.to_string()]),
+            };
+            let batches = Batches::new(seed, groups.len());
+            Stratum { groups, batches }
+        });
+        Ok(Self {
+            strata: strata.collect(),
+            plan,
+        })
+    }
+
+    pub(super) fn of_batch(&mut self, batch: u64) -> Vec<&'a State> {
+        let size = self.plan.states_per_step as u64;
+        (0..size)
+            .map(|position| self.at(batch, position, batch * size + position))
+            .collect()
+    }
+
+    /// The state at a place of a batch; `turn` counts the places of all batches.
+    fn at(&mut self, batch: u64, position: u64, turn: u64) -> &'a State {
+        let count = self.strata.len() as u64;
+        let stratum = &mut self.strata[(turn % count) as usize];
+        let group = &stratum.groups[stratum.batches.at(turn / count)];
+        let parts = ["state", &batch.to_string(), &position.to_string()];
+        let draw = seeds::derive(self.plan.seed, &parts);
+        group[(draw % group.len() as u64) as usize]
+    }
+}
+
+/// The states of a trajectory, by stratum.
+fn by_stratum(states: &[State], balance: StateBalance) -> BTreeMap<(usize, usize), Vec<&State>> {
+    let mut strata: BTreeMap<_, Vec<&State>> = BTreeMap::new();
+    for state in states {
+        let stratum = strata.entry(balance.stratum(state)).or_default();
+        stratum.push(state);
+    }
+    strata
+}
+
+#[cfg(test)]
+mod tests;

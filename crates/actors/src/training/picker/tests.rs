@@ -1,0 +1,137 @@
+use super::*;
+use crate::training::states_of;
+use proto::{
+    Action, FinishReason, ItemId, Question, ReferenceStep, SamplingParams, Span, Step, Trajectory,
+    TrajectoryEnd, WeightVersion,
+};
+use tools::parser::ActionTags;
+
+/// A trajectory of so many steps, of a question whose solution has so many.
+fn trajectory(name: usize, solution: usize, steps: usize) -> Trajectory {
+    let reference = ReferenceStep {
+        thought: String::new(),
+        tool: "calculator".into(),
+        arguments: "1+1".into(),
+        result: "2".into(),
+    };
+    let step = Step {
+        sampled: Span { start: 1, end: 1 },
+        logprobs: Vec::new(),
+        weight_version: WeightVersion(0),
+        finish: FinishReason::EndOfTurn,
+        text: String::new(),
+        thought: String::new(),
+        action: Action::Answer("2".into()),
+        observation: None,
+        verdicts: Vec::new(),
+    };
+    let question = format!("q{name}");
+    Trajectory {
+        run: "run".into(),
+        item: ItemId {
+            question: question.as_str().into(),
+            sample: 0,
+        },
+        question: Question {
+            id: question.as_str().into(),
+            dataset: "d".into(),
+            split: "s".into(),
+            question,
+            answer: "2".into(),
+            answer_aliases: Vec::new(),
+            reference_steps: vec![reference; solution],
+        },
+        model: "m".into(),
+        tokens: vec![1],
+        steps: vec![step; steps],
+        end: TrajectoryEnd::Answered,
+        outcome: None,
+    }
+}
+
+fn plan(trajectories: &[(usize, usize)], balance: StateBalance) -> PolicyPlan {
+    let trajectories = trajectories.iter().enumerate();
+    PolicyPlan {
+        states: states_of(
+            trajectories.map(|(i, &(solution, steps))| trajectory(i, solution, steps)),
+        ),
+        weighting: StateWeighting::PerTrajectory,
+        balance,
+        steps: 60,
+        updates_per_batch: 1,
+        states_per_step: 4,
+        actions_per_state: 1,
+        params: SamplingParams::greedy(1, Vec::new()),
+        tags: ActionTags::new([]),
+        seed: 3,
+        checkpoint_every: 0,
+        max_logprob_difference: 1.0,
+    }
+}
+
+/// How often each kind is drawn in 60 batches of 4 states.
+fn drawn(plan: &PolicyPlan) -> BTreeMap<(usize, usize), usize> {
+    let mut picker = Picker::new(plan).expect("there are states");
+    let mut counts = BTreeMap::new();
+    for state in (0..60).flat_map(|batch| picker.of_batch(batch)) {
+        let solution = state.trajectory.question.reference_steps.len();
+        *counts.entry((solution, state.step)).or_default() += 1;
+    }
+    counts
+}
+
+/// Nine easy trajectories of one call and an answer, and one hard one of three steps.
+fn mostly_easy() -> Vec<(usize, usize)> {
+    let mut trajectories = vec![(1, 2); 9];
+    trajectories.push((2, 3));
+    trajectories
+}
+
+#[test]
+fn without_a_balance_what_is_common_fills_the_batches() {
+    let counts = drawn(&plan(&mostly_easy(), StateBalance::Off));
+    let easy: usize = counts
+        .iter()
+        .filter(|(kind, _)| kind.0 == 1)
+        .map(|(_, n)| n)
+        .sum();
+    assert_eq!(easy, 216, "nine of ten");
+}
+
+#[test]
+fn every_kind_is_drawn_equally_often() {
+    use StateBalance::{Position, SolutionSteps, SolutionStepsAndPosition};
+    type Kind = fn((usize, usize)) -> (usize, usize);
+    let cases: [(StateBalance, Kind, usize); 3] = [
+        (SolutionSteps, |(solution, _)| (solution, 0), 120),
+        (Position, |(_, position)| (0, position), 80),
+        (SolutionStepsAndPosition, |kind| kind, 48),
+    ];
+    for (balance, kind, each) in cases {
+        let mut by_kind: BTreeMap<_, usize> = BTreeMap::new();
+        for (state, count) in drawn(&plan(&mostly_easy(), balance)) {
+            *by_kind.entry(kind(state)).or_default() += count;
+        }
+        assert!(
+            by_kind.values().all(|count| *count == each),
+            "{balance:?}: {by_kind:?}"
+        );
+    }
+}
+
+#[test]
+fn tl_1_a_batch_does_not_depend_on_the_batches_before() {
+    for balance in [StateBalance::Off, StateBalance::SolutionStepsAndPosition] {
+        let plan = plan(&mostly_easy(), balance);
+        let names = |states: Vec<&State>| -> Vec<String> {
+            let name = |s: &State| format!("{} {}", s.trajectory.item, s.step);
+            states.into_iter().map(name).collect()
+        };
+        let mut all = Picker::new(&plan).expect("there are states");
+        let batches: Vec<_> = (0..20).map(|batch| names(all.of_batch(batch))).collect();
+        for first in [1, 7, 19] {
+            let mut resumed = Picker::new(&plan).expect("there are states");
+            assert_eq!(names(resumed.of_batch(first)), batches[first as usize]);
+        }
+    }
+}
