@@ -29,7 +29,7 @@ pub(super) fn write(
 }
 
 /// Files of a tokenizer.
-const FILES: [&str; 8] = [
+const FILES: [&str; 7] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -37,7 +37,6 @@ const FILES: [&str; 8] = [
     "tokenizer.model",
     "chat_template.jinja",
     "chat_template.json",
-    "LICENSE",
 ];
 
 /// Copies the tokenizer of a folder, once it is sure that it gives the file's ids.
