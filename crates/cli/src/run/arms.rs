@@ -249,10 +249,13 @@ async fn policy_fleet(
     let engine = policy_engine(run, section);
     if run.is_here(Role::Sampler) {
         let (model, count) = (run.start_model(), run.config.actors.samplers);
-        fleet.samplers = run.machine.samplers(&model, engine, count).await?;
+        let arguments = &run.config.model.template_arguments;
+        let samplers = run.machine.samplers(&model, arguments, engine, count);
+        fleet.samplers = samplers.await?;
     } else {
         elsewhere.sampler = Some(SamplerOrder {
             model: run.start_model(),
+            template_arguments: run.config.model.template_arguments.clone(),
             dtype: run.config.model.dtype,
             engine,
         });
