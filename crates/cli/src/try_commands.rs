@@ -96,7 +96,7 @@ fn rows(line_of: impl Fn(&[&str]) -> Result<String>) -> Result<()> {
 /// The configuration of a file, or the defaults.
 fn configuration(file: Option<&Path>) -> Result<Config> {
     let files: Vec<PathBuf> = file.iter().map(|&file| file.to_owned()).collect();
-    Ok(config::load_for(Path::new(""), &files, &[])?.config)
+    Ok(config::load_for(Path::new(""), &files, &[])?)
 }
 
 /// Whether an answer equals a key, and the type and value that each was read as.

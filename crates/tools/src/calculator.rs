@@ -127,6 +127,10 @@ impl Tool for Calculator {
         "Calculates an arithmetic expression exactly."
     }
 
+    fn purpose(&self) -> String {
+        "calculate".to_owned()
+    }
+
     fn schema(&self) -> serde_json::Value {
         serde_json::json!({
             "type": "string",
@@ -144,7 +148,7 @@ impl Tool for Calculator {
                  exact where 12 decimals suffice and otherwise rounded to 12 significant digits.",
                 functions::NAMES
             ),
-            "examples": ["48/2", "(1,250 - 150) * 20%", "round(100/3, 2)"],
+            "examples": ["12*3", "48/2", "(1,250 - 150) * 20%", "round(100/3, 2)"],
         })
     }
 
