@@ -1,18 +1,22 @@
 //! The supervisor of every other actor, and the one who hands out rollout work.
 
 use crate::cluster::Arrival;
-use crate::fleet::{Fleet, FleetPlan, RestartCounts};
+use crate::fleet::{Fleet, FleetError, FleetPlan, RestartCounts};
+use crate::patience::Patience;
 use crate::pool::{Home, Pool};
 use crate::publication::catch_up;
 use crate::remote::{PassOn, RemoteEngine, StandIn};
 use crate::replicas::{self, GroupMessage};
-use crate::rollouts::{ItemResult, Job, Outcome, RolloutError, RolloutPlan, RolloutReport};
+use crate::rollouts::{
+    ItemResult, Job, Outcome, RolloutError, RolloutPlan, RolloutReport, Unjudged,
+};
 use crate::workers::{Judge, Learner, Sampler, ToolExecutor};
 use control::ledger::LeaseToken;
-use proto::Role;
+use proto::{ItemId, Role, Trajectory};
 use ractor::{
     Actor, ActorCell, ActorProcessingErr, ActorRef, Message, RpcReplyPort, SupervisionEvent,
 };
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -32,11 +36,26 @@ const LEARNER_TRIES: u32 = 1;
 
 pub(crate) enum ControllerMessage {
     Fleet(RpcReplyPort<Fleet>),
-    Rollouts(Box<(RolloutPlan, TrajectoryStore)>, RpcReplyPort<Outcome>),
+    Rollouts(
+        Box<(RolloutPlan, TrajectoryStore, Option<Unjudged>)>,
+        RpcReplyPort<Outcome>,
+    ),
     ItemEnded {
         job: u64,
         token: LeaseToken,
         result: ItemResult,
+    },
+    /// An item has its verdicts, or cannot have them.
+    ItemJudged {
+        job: u64,
+        item: ItemId,
+        result: Result<Box<Trajectory>, FleetError>,
+    },
+    /// Trajectories without verdicts were written.
+    ItemsKept {
+        job: u64,
+        /// The store, and the items. A store that failed is closed.
+        result: Result<(Box<TrajectoryStore>, Vec<ItemId>), String>,
     },
     Written {
         job: u64,
@@ -88,19 +107,30 @@ impl Controller {
         &self.fleet
     }
 
-    /// Generates, judges and stores every item of the plan that the store does not hold yet, and
-    /// gives the store back: a store has one holder at a time, so its folder is free again as soon
+    /// Generates, judges and stores every item of the plan that the store does not hold yet, those first
+    /// that were sampled and not judged, and gives the store back: a store has one holder at a time, so its folder is free again as soon
     /// as the caller drops it.
     ///
     /// # Errors
     /// When the store cannot be written, or the controller died; the store is closed then. Items
-    /// that failed are no error but part of the report.
+    /// that failed are no error but part of the report, and so are those that cannot be judged, up to
+    /// the share that the plan allows. When the judges are away for too long.
     pub async fn rollouts(
         &self,
         plan: RolloutPlan,
         store: TrajectoryStore,
     ) -> Result<(RolloutReport, TrajectoryStore), RolloutError> {
-        let work = Box::new((plan, store));
+        let folder = plan.unjudged.clone();
+        let opened = crate::blocking::run(move || {
+            let open = |folder: PathBuf| Unjudged::open(&folder, &store);
+            let unjudged = folder.map(open).transpose();
+            unjudged.map(|unjudged| (store, unjudged))
+        });
+        let opened = opened
+            .await
+            .map_err(|error| RolloutError::Controller(error.to_string()))?;
+        let (store, unjudged) = opened.map_err(|error| RolloutError::Store(error.to_string()))?;
+        let work = Box::new((plan, store, unjudged));
         ractor::call!(self.actor, |port| ControllerMessage::Rollouts(work, port))
             .map_err(|error| RolloutError::Controller(error.to_string()))?
     }
@@ -175,9 +205,10 @@ impl Actor for Supervisor {
                 Some(_) => drop(port.send(Err(RolloutError::Busy))),
                 None => {
                     state.jobs += 1;
-                    let (plan, store) = *work;
+                    let (plan, store, unjudged) = *work;
                     let fleet = state.fleet.clone();
-                    state.job = Some(Job::new(state.jobs, plan, store, fleet, port));
+                    let job = Job::new(state.jobs, plan, store, unjudged, fleet, &myself, port);
+                    state.job = Some(job);
                 }
             },
             ControllerMessage::ItemEnded {
@@ -186,7 +217,21 @@ impl Actor for Supervisor {
                 result,
             } => {
                 if let Some(job) = state.job_with(id) {
-                    job.item_ended(token, result);
+                    job.item_ended(token, result, &myself);
+                }
+            }
+            ControllerMessage::ItemJudged {
+                job: id,
+                item,
+                result,
+            } => {
+                if let Some(job) = state.job_with(id) {
+                    job.item_judged(item, result);
+                }
+            }
+            ControllerMessage::ItemsKept { job: id, result } => {
+                if let Some(job) = state.job_with(id) {
+                    job.kept(result);
                 }
             }
             ControllerMessage::Written { job: id, result } => {
@@ -200,7 +245,7 @@ impl Actor for Supervisor {
             ControllerMessage::GoOn => {}
             ControllerMessage::Tick => {
                 if let Some(job) = &mut state.job {
-                    job.expire();
+                    job.tick(&myself);
                 }
             }
         }
@@ -263,6 +308,7 @@ async fn start_fleet(plan: &FleetPlan, me: &ActorCell) -> Result<Fleet, ActorPro
         samplers: Pool::new("sampler", SERVICE_TRIES, comes(Role::Sampler)),
         tools: Pool::new("tool executor", SERVICE_TRIES, comes(Role::Tool)),
         judges: Pool::new("judge", SERVICE_TRIES, comes(Role::Judge)),
+        judge_patience: Arc::new(Patience::new("judge", plan.judge_patience)),
         learner: Pool::new("learner", LEARNER_TRIES, false),
         restarts: Arc::new(RestartCounts::default()),
         published: Arc::default(),

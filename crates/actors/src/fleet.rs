@@ -1,13 +1,15 @@
 //! The handles to all actors of a run, and what they are made of.
 
 use crate::cluster::Engagement;
+use crate::patience::{Patience, Sign, Unanswered};
 use crate::pool::{CallError, MemberId, Pool};
 use crate::ports::{EngineError, Generator, LearnerFault, StepReport, Trainer};
 use crate::replicas::GroupMessage;
 use crate::workers::{
-    Caller, JudgeMessage, LearnerMessage, LearnerPort, SamplerMessage, ToolMessage,
+    Caller, JudgeMessage, LearnerMessage, LearnerPort, RulingPort, SamplerMessage, ToolMessage,
 };
-use judge::{JudgeError, OutcomeJudge, ProcessJudge, StepContext};
+use futures::{FutureExt, TryFutureExt};
+use judge::{JudgeError, Obstacle, OutcomeJudge, ProcessJudge, Ruling, StepContext};
 use proto::{
     Completion, GenerateRequest, Question, SftSample, StateGroup, ToolCall, Verdict,
     WeightSnapshot, WeightVersion,
@@ -52,8 +54,12 @@ pub struct FleetPlan {
     pub tool_executors: usize,
     /// The judges; none if no judge runs here.
     pub judges: Option<Judges>,
-    /// Number of judge actors, which is how many steps are judged at once; at least 1.
+    /// Number of judge actors; at least 1. However many there are, each has as many calls under way as
+    /// it is given: what bounds them is the judge's own.
     pub judge_actors: usize,
+    /// How long calls wait for judges that are away before they fail; zero: not at all, as where the
+    /// caller is on another node and waits there.
+    pub judge_patience: Duration,
     /// The learner, where the run trains and the learner lives here.
     pub learner: Option<Arc<dyn Trainer>>,
     /// What other nodes are to do.
@@ -100,12 +106,63 @@ pub enum FleetError {
     /// An engine broke the protocol of a rollout.
     #[error(transparent)]
     Rollout(#[from] control::rollout::RolloutError),
+    /// A judge failed at this again and again, while it answered others.
+    #[error("in {0} tries, while others were answered: {1}")]
+    Stubborn(u32, Box<FleetError>),
+    /// The judges were away for longer than the run has patience. Nothing is lost: mend the cause, or
+    /// raise `judge.patience`, and resume.
+    #[error(
+        "the judge was away for {} and judge.patience is used up: {reason}",
+        humantime::format_duration(Duration::from_secs(.away.as_secs()))
+    )]
+    Away {
+        /// For how long.
+        away: Duration,
+        /// The last error.
+        reason: String,
+    },
 }
 
 impl FleetError {
     /// Whether the actor was lost with its node: the run goes on with another.
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::Call(CallError::Gone { .. }))
+    }
+
+    /// What an error of a judge stands in the way of.
+    pub fn obstacle(&self) -> Obstacle {
+        match self {
+            Self::Judge(error) => error.obstacle(),
+            Self::Stubborn(..) => Obstacle::Verdict,
+            // Whether it was the call or the nodes that were lost is told by whether others were answered.
+            Self::Call(
+                CallError::Lost { .. } | CallError::TimedOut { .. } | CallError::Gone { .. },
+            ) => Obstacle::Outage,
+            Self::Call(CallError::None { .. })
+            | Self::Engine(_)
+            | Self::Tool(_)
+            | Self::Rollout(_)
+            | Self::Away { .. } => Obstacle::Setup,
+        }
+    }
+
+    /// What an error of a judge says of the judge.
+    fn sign(&self) -> Sign {
+        let away = |is_overload, is_reached, asked_ms| Sign::Away {
+            is_overload,
+            is_reached,
+            asked_ms,
+        };
+        match (self, self.obstacle()) {
+            (Self::Judge(error), Obstacle::Outage) => {
+                let is_reached = !matches!(error, JudgeError::Unreachable { .. });
+                away(error.is_overload(), is_reached, error.asked_ms())
+            }
+            (_, Obstacle::Outage) => away(false, true, None),
+            (Self::Judge(JudgeError::NoReference { .. }), _) => Sign::Nothing,
+            (Self::Judge(_), _) => Sign::There,
+            _ => Sign::Nothing,
+        }
     }
 }
 
@@ -115,6 +172,8 @@ pub struct Fleet {
     pub(crate) samplers: Pool<SamplerMessage>,
     pub(crate) tools: Pool<ToolMessage>,
     pub(crate) judges: Pool<JudgeMessage>,
+    /// For judges that are away.
+    pub(crate) judge_patience: Arc<Patience>,
     pub(crate) learner: Pool<LearnerMessage>,
     pub(crate) restarts: Arc<RestartCounts>,
     /// The weights that every sampler serves that is asked for anything; none before the first
@@ -194,21 +253,52 @@ impl Fleet {
         Ok(self.tools.call(message, SERVICE_LIMIT).await??)
     }
 
-    /// The verdict on a step.
+    /// The verdict on a step. Waits for judges that are away.
+    ///
+    /// # Errors
+    /// When there is none; [`FleetError::obstacle`] says whether others can be had.
     pub async fn judge_step(&self, context: StepContext) -> Result<Verdict, FleetError> {
-        let message = |port| JudgeMessage::Step(Box::new(context.clone()), port);
-        Ok(self.judges.call(message, SERVICE_LIMIT).await??)
+        self.verdict(|port| JudgeMessage::Step(Box::new(context.clone()), port))
+            .await
     }
 
-    /// The verdict on an answer.
+    /// The verdict on an answer. Waits for judges that are away.
+    ///
+    /// # Errors
+    /// As [`Fleet::judge_step`].
     pub async fn judge_outcome(
         &self,
         question: &Question,
         answer: Option<&str>,
     ) -> Result<Verdict, FleetError> {
-        let message = |port| {
+        self.verdict(|port| {
             JudgeMessage::Outcome(Box::new(question.clone()), answer.map(str::to_owned), port)
+        })
+        .await
+    }
+
+    async fn verdict(
+        &self,
+        message: impl Fn(RulingPort) -> JudgeMessage + Send + Sync,
+    ) -> Result<Verdict, FleetError> {
+        let call = || {
+            let ruling = self.ruling(&message);
+            let both = ruling.map_ok(|ruling| (ruling.verdict, ruling.is_fresh));
+            both.boxed()
         };
+        let answer = self.judge_patience.ask(call, FleetError::sign).await;
+        answer.map_err(|unanswered| match unanswered {
+            Unanswered::Error(error) => error,
+            Unanswered::Stubborn(tries, error) => FleetError::Stubborn(tries, Box::new(error)),
+            Unanswered::GaveUp(away, reason) => FleetError::Away { away, reason },
+        })
+    }
+
+    /// What a judge says, asked once.
+    pub(crate) async fn ruling(
+        &self,
+        message: impl Fn(RulingPort) -> JudgeMessage,
+    ) -> Result<Ruling, FleetError> {
         Ok(self.judges.call(message, SERVICE_LIMIT).await??)
     }
 

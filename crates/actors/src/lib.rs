@@ -7,18 +7,23 @@
 //! [`cluster`] has engines of other nodes take part: a [`node`] joins the controller, opens what it is
 //! told to, and an actor here stands for each of its engines ([`remote`]).
 //!
-//! - **AC-1 (no lost item).** A panic of a tool executor or a judge restarts that actor and the
-//!   call is made again; an item whose driver fails goes back to the ledger.
+//! - **AC-1 (no lost item).** A panic of a tool executor restarts that actor and the call is made
+//!   again, as one that a judge panics at is; an item whose driver fails goes back to the ledger.
 //! - **AC-2 (acknowledged means stored).** An item counts as stored only once the store has
 //!   written it through to disk.
 //! - **AC-3 (failure is not a reward).** A call that cannot be completed ends in an error, never in
 //!   an observation, a verdict or a reward.
+//! - **AC-4 (an outage pauses).** While the judges are away, what needs them waits, as long as the
+//!   plan's patience says; what was sampled is kept, and nothing is sampled twice.
+//! - **AC-5 (bounded loss).** What cannot be judged is left out and reported, up to the share that the
+//!   plan allows.
 
 mod blocking;
 pub mod cluster;
 mod controller;
 mod fleet;
 pub mod node;
+mod patience;
 mod pool;
 pub mod ports;
 mod publication;

@@ -79,6 +79,8 @@ enum Attempt<R> {
 struct Member<M> {
     actor: ActorRef<M>,
     home: Home,
+    /// Calls under way.
+    calls: Arc<AtomicUsize>,
 }
 
 impl<M> Clone for Member<M> {
@@ -86,7 +88,24 @@ impl<M> Clone for Member<M> {
         Self {
             actor: self.actor.clone(),
             home: self.home,
+            calls: self.calls.clone(),
         }
+    }
+}
+
+/// Counts a call for as long as it is under way.
+struct Call<'a>(&'a AtomicUsize);
+
+impl<'a> Call<'a> {
+    fn of(calls: &'a AtomicUsize) -> Self {
+        calls.fetch_add(1, Ordering::Relaxed);
+        Self(calls)
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -154,7 +173,8 @@ impl<M: Message> Pool<M> {
         let id = self.write(|members| {
             let id = MemberId(members.next);
             members.next += 1;
-            members.by_id.insert(id, Member { actor, home });
+            let calls = Arc::default();
+            members.by_id.insert(id, Member { actor, home, calls });
             id
         });
         self.arrived.notify_waiters();
@@ -212,7 +232,9 @@ impl<M: Message> Pool<M> {
         f(&mut self.members.write().expect("no holder of the lock panics"))
     }
 
-    /// Asks the next actor in turn; asks another one when it dies of it (AC-1) or is lost.
+    /// Asks the actor with the fewest calls under way, of several the next in turn, so that nothing
+    /// waits behind a slow call while others are idle; asks another one when it dies of it (AC-1) or
+    /// is lost.
     pub(crate) async fn call<R: Send + 'static>(
         &self,
         message: impl Fn(RpcReplyPort<R>) -> M,
@@ -231,9 +253,11 @@ impl<M: Message> Pool<M> {
             // that one that kills every actor does not take the same others down with it each time.
             let turn = self.next.fetch_add(1, Ordering::Relaxed);
             let member = self.read(|members| {
-                let count = members.by_id.len();
-                let mut all = members.by_id.iter();
-                all.nth(turn.checked_rem(count)?)
+                let first = turn.checked_rem(members.by_id.len())?;
+                let all = members.by_id.iter();
+                let in_turn = all.clone().skip(first).chain(all.take(first));
+                in_turn
+                    .min_by_key(|(_, member)| member.calls.load(Ordering::Relaxed))
                     .map(|(id, member)| (*id, member.clone()))
             });
             let Some((id, member)) = member else { continue };
@@ -291,6 +315,7 @@ impl<M: Message> Pool<M> {
         message: impl Fn(RpcReplyPort<R>) -> M,
         limit: Duration,
     ) -> Attempt<R> {
+        let _call = Call::of(&member.calls);
         match member.actor.call(message, Some(limit)).await {
             Ok(CallResult::Success(reply)) => return Attempt::Answered(reply),
             Ok(CallResult::Timeout) => return Attempt::TimedOut,

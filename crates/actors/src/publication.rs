@@ -185,6 +185,7 @@ fn give_up(sampler: &ActorRef<SamplerMessage>, reason: &dyn std::fmt::Display) {
 mod tests {
     use super::*;
     use crate::fleet::RestartCounts;
+    use crate::patience::Patience;
     use proto::WeightManifest;
     use ractor::{Actor, ActorProcessingErr};
     use std::sync::atomic::AtomicU32;
@@ -230,6 +231,7 @@ mod tests {
             samplers: Pool::new("sampler", 1, true),
             tools: Pool::new("tool executor", 1, false),
             judges: Pool::new("judge", 1, false),
+            judge_patience: Arc::new(Patience::new("judge", Duration::ZERO)),
             learner: Pool::new("learner", 1, false),
             restarts: Arc::new(RestartCounts::default()),
             published: Arc::default(),

@@ -1,27 +1,35 @@
 //! Rollouts: items leased to samplers, driven step by step, judged, stored.
+//!
+//! A lease ends with the sampled trajectory. Its verdicts are a stage of their own (`judging`), which
+//! holds no lease: however long a judge is away, no item runs out of time or is sampled again.
+
+mod driver;
+mod judging;
+
+pub(crate) use driver::{Begun, ItemFailure, ItemResult};
+pub(crate) use judging::Unjudged;
 
 use crate::controller::ControllerMessage;
 use crate::fleet::{Fleet, FleetError};
 use crate::pool::MemberId;
 use crate::ports::Turns;
-use crate::seeds;
 use control::ledger::{
     Completion as Done, Failure, Lease, LeaseToken, Ledger, LedgerConfig, WorkerId,
 };
-use control::rollout::{Effect, Limits, Rollout};
-use judge::{JudgeError, StepContext};
-use proto::{
-    Completion, GenerateRequest, ItemId, Question, RunId, SamplingParams, Trajectory, Verdict,
-};
+use control::rollout::Limits;
+use driver::Driver;
+use judging::Judging;
+use proto::{ItemId, Question, RunId, SamplingParams, Trajectory};
 use ractor::{ActorRef, RpcReplyPort};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use store::TrajectoryStore;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
-use tools::parser::{ActionTags, malformed_message, parse_action};
+use tools::parser::ActionTags;
 
 /// Pause before an item whose sampler was lost is given to another: where all samplers are lost within
 /// seconds, as when this process is cut off, it must not go from one to the next.
@@ -30,6 +38,9 @@ const LOSS_PAUSE: Duration = Duration::from_secs(1);
 /// Items that are given out before other messages have their turn: the controller answers, and is not
 /// taken for dead, while a large cluster is filled.
 const BURST: usize = 256;
+
+/// How long what is being sampled may go on once the job is to end for want of verdicts.
+const ENDING_MS: u64 = 120_000;
 
 /// What is to be generated, and how.
 pub struct RolloutPlan {
@@ -55,6 +66,12 @@ pub struct RolloutPlan {
     pub items_per_sampler: u32,
     /// Deadlines and tries.
     pub ledger: LedgerConfig,
+    /// The share of items, in [0, 1], that may be left out because they cannot be judged; unless it is
+    /// 0, one always may.
+    pub max_unjudged_share: f64,
+    /// The folder that keeps trajectories without verdicts: those that wait while the judge is away,
+    /// and those that cannot be judged. The next job goes on with them. None: they are not kept.
+    pub unjudged: Option<PathBuf>,
     /// Told of every change.
     pub progress: watch::Sender<Progress>,
 }
@@ -68,6 +85,8 @@ pub struct Progress {
     pub stored: u64,
     /// Items given up.
     pub failed: u64,
+    /// Items left out because they cannot be judged.
+    pub unjudged: u64,
 }
 
 /// What became of a job.
@@ -79,6 +98,8 @@ pub struct RolloutReport {
     pub resumed: u64,
     /// Items that were given up after every try, with the last reason.
     pub failed: Vec<(ItemId, String)>,
+    /// Items that are left out because they cannot be judged, with the reason.
+    pub unjudged: Vec<(ItemId, String)>,
 }
 
 /// Why a job ended early.
@@ -88,6 +109,27 @@ pub enum RolloutError {
     /// full disk) and resume.
     #[error("cannot store trajectories: {0}")]
     Store(String),
+    /// No more verdicts can be had. What was sampled is kept without them.
+    #[error("{0}. Nothing is lost: mend the cause and resume")]
+    Judge(String),
+    /// More items cannot be judged than may be left out.
+    #[error(
+        "{left_out} of {total} trajectories cannot be judged, and judge.max_unjudged_share allows \
+         {allowed}; the last is {item}: {reason}. Nothing is lost: mend the cause, or raise the share, \
+         and resume: they are judged again, and not sampled again"
+    )]
+    Unjudged {
+        /// Items that cannot be judged.
+        left_out: u64,
+        /// Items of the job.
+        total: u64,
+        /// How many may be left out.
+        allowed: u64,
+        /// The last of them.
+        item: ItemId,
+        /// Why it cannot.
+        reason: String,
+    },
     /// The controller cannot be started, or died.
     #[error("the controller failed: {0}")]
     Controller(String),
@@ -111,7 +153,11 @@ pub(crate) struct Job {
     stored: u64,
     /// Samplers that have come and were given their credits: those with lower numbers.
     known: u32,
+    /// Trajectories to be written.
     waiting: Vec<Trajectory>,
+    judging: Judging,
+    /// Why the job is to end early, and since when, in milliseconds.
+    ending: Option<(RolloutError, u64)>,
     /// The work on each lease, to be stopped when another lease of the item brings the result.
     drivers: BTreeMap<LeaseToken, AbortHandle>,
     /// How far items were whose sampler was lost: they go on from there.
@@ -134,7 +180,9 @@ impl Job {
         id: u64,
         plan: RolloutPlan,
         store: TrajectoryStore,
+        unjudged: Option<Unjudged>,
         fleet: Fleet,
+        controller: &ActorRef<ControllerMessage>,
         reply: RpcReplyPort<Outcome>,
     ) -> Self {
         let items: Vec<ItemId> = plan
@@ -153,7 +201,13 @@ impl Job {
             .cloned()
             .collect();
         let resumed = done.len() as u64;
-        let ledger = Ledger::new(plan.ledger.clone(), items, done);
+        let total = items.len() as u64;
+        let mut judging = Judging::new(id, plan.max_unjudged_share, total);
+        let sampled = match unjudged {
+            None => Vec::new(),
+            Some(unjudged) => judging.go_on(unjudged, &items, &fleet, controller),
+        };
+        let ledger = Ledger::new(plan.ledger.clone(), items, done.into_iter().chain(sampled));
         let questions = plan
             .questions
             .iter()
@@ -170,6 +224,8 @@ impl Job {
             stored: resumed,
             known: 0,
             waiting: Vec::new(),
+            judging,
+            ending: None,
             drivers: BTreeMap::new(),
             begun: BTreeMap::new(),
             store: Some(store),
@@ -186,14 +242,27 @@ impl Job {
         self.started.elapsed().as_millis() as u64
     }
 
-    pub(crate) fn expire(&mut self) {
+    /// Deadlines are looked at, and whether the judge is away: what waits for it is kept on disk then.
+    pub(crate) fn tick(&mut self, controller: &ActorRef<ControllerMessage>) {
+        self.expire();
+        if self.fleet.judge_patience.is_away() {
+            self.judging.keep_all(controller);
+        }
+    }
+
+    fn expire(&mut self) {
         let now = self.now_ms();
         for item in self.ledger.expire(now) {
             tracing::warn!(%item, "A lease ran out; the item is given out again.");
         }
     }
 
-    pub(crate) fn item_ended(&mut self, token: LeaseToken, result: ItemResult) {
+    pub(crate) fn item_ended(
+        &mut self,
+        token: LeaseToken,
+        result: ItemResult,
+        controller: &ActorRef<ControllerMessage>,
+    ) {
         self.drivers.remove(&token);
         let now = self.now_ms();
         match result {
@@ -202,7 +271,7 @@ impl Job {
                 match self.ledger.complete(token, now) {
                     Done::Accepted(item) => {
                         self.begun.remove(&item);
-                        self.waiting.push(*trajectory);
+                        self.judging.judge(*trajectory, &self.fleet, controller);
                         for other in leases {
                             if let Some(driver) = self.drivers.remove(&other) {
                                 driver.abort();
@@ -228,6 +297,34 @@ impl Job {
         }
     }
 
+    /// An item has its verdicts, or cannot have them.
+    pub(crate) fn item_judged(
+        &mut self,
+        item: ItemId,
+        result: Result<Box<Trajectory>, FleetError>,
+    ) {
+        match self.judging.ended(item, result) {
+            Ok(Some(trajectory)) => self.waiting.push(trajectory),
+            Ok(None) => {}
+            Err(error) => self.end_early(error),
+        }
+    }
+
+    /// Trajectories without verdicts were written.
+    pub(crate) fn kept(&mut self, result: Result<(Box<TrajectoryStore>, Vec<ItemId>), String>) {
+        match result {
+            Ok((store, items)) => self.judging.kept(*store, &items),
+            Err(error) => self.error = Some(RolloutError::Store(error)),
+        }
+    }
+
+    fn end_early(&mut self, error: RolloutError) {
+        if self.ending.is_none() {
+            tracing::warn!(%error, "No more items are begun: the job ends.");
+            self.ending = Some((error, self.now_ms()));
+        }
+    }
+
     pub(crate) fn written(&mut self, result: Result<(Box<TrajectoryStore>, u64), String>) {
         match result {
             Ok((store, items)) => {
@@ -245,17 +342,39 @@ impl Job {
             return self.finish(Err(error));
         }
         self.write(controller);
-        self.lease(controller);
-        if !self.ledger.is_finished() || !self.waiting.is_empty() {
+        match &self.ending {
+            None => {
+                self.judging.keep_left_out(controller);
+                self.lease(controller);
+                let is_sampled = self.ledger.is_finished();
+                if !is_sampled || !self.judging.is_over() {
+                    return false;
+                }
+            }
+            Some((_, since_ms)) => {
+                let is_in_time = self.now_ms() < since_ms + ENDING_MS;
+                self.judging.keep_all(controller);
+                if (!self.drivers.is_empty() && is_in_time) || !self.judging.is_kept() {
+                    return false;
+                }
+            }
+        }
+        if !self.waiting.is_empty() {
             return false;
         }
         let Some(store) = self.store.take() else {
             return false;
         };
+        let unjudged = self.judging.close();
+        if let Some((error, _)) = self.ending.take() {
+            drop(store);
+            return self.finish(Err(error));
+        }
         let report = RolloutReport {
             stored: self.stored,
             resumed: self.resumed,
             failed: self.ledger.failed_items(),
+            unjudged,
         };
         self.finish(Ok((report, store)))
     }
@@ -275,6 +394,7 @@ impl Job {
             total: ledger.total as u64,
             stored: self.stored,
             failed: ledger.failed as u64,
+            unjudged: self.judging.left_out(),
         }
     }
 
@@ -282,8 +402,11 @@ impl Job {
         self.welcome();
         let now = self.now_ms();
         let mut given = 0;
+        // As many again as are being sampled: a judge that is slower, or away, is not run away from.
+        let samplers = self.fleet.sampler_count().max(1);
+        let most = 2 * samplers * self.plan.items_per_sampler as usize;
         // One item each in turn, so that a few items are spread over many samplers.
-        while self.ledger.has_work(now) {
+        while self.ledger.has_work(now) && self.judging.waiting() < most {
             let before = given;
             for worker in self.ledger.free_workers().collect::<Vec<_>>() {
                 let sampler = MemberId(worker.0);
@@ -373,145 +496,5 @@ impl Job {
             // A controller that is gone has nobody to tell.
             let _ = controller.send_message(ControllerMessage::Written { job, result });
         });
-    }
-}
-
-/// What the work on an item came to.
-pub(crate) type ItemResult = Result<Box<Trajectory>, ItemFailure>;
-
-/// Why there is no trajectory.
-pub(crate) enum ItemFailure {
-    /// A call failed.
-    Failed(String),
-    /// The sampler is gone; the item goes on with another.
-    Lost(ItemId, Box<Begun>),
-}
-
-/// An item under way.
-pub(crate) struct Begun {
-    rollout: Rollout,
-    /// What it waits for.
-    effect: Effect,
-    /// Actions so far.
-    step: u32,
-}
-
-/// Performs what one item's rollout asks for.
-struct Driver<'a> {
-    plan: &'a RolloutPlan,
-    fleet: &'a Fleet,
-    sampler: MemberId,
-    item: &'a ItemId,
-}
-
-impl Driver<'_> {
-    async fn run(&self, question: Question, begun: Option<Begun>) -> ItemResult {
-        let mut begun = begun.unwrap_or_else(|| self.begin(question));
-        let failed = |error: FleetError| ItemFailure::Failed(error.to_string());
-        loop {
-            match self.advance(&mut begun).await {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) if error.is_gone() => {
-                    // Others that are lost with it are noticed first.
-                    tokio::time::sleep(LOSS_PAUSE).await;
-                    return Err(ItemFailure::Lost(self.item.clone(), Box::new(begun)));
-                }
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        let run = self.plan.run.clone();
-        let trajectory = begun.rollout.into_trajectory(run, self.plan.model.as_str());
-        let trajectory = trajectory.map_err(|error| failed(error.into()))?;
-        self.judge(trajectory).await.map(Box::new).map_err(failed)
-    }
-
-    fn begin(&self, question: Question) -> Begun {
-        let prompt = self.plan.turns.prompt(&question);
-        let limits = self.plan.limits.clone();
-        let (rollout, effect) = Rollout::new(self.item.clone(), question, prompt, limits);
-        Begun {
-            rollout,
-            effect,
-            step: 0,
-        }
-    }
-
-    /// Performs what is asked for next; false when nothing is. After an error nothing has changed.
-    async fn advance(&self, begun: &mut Begun) -> Result<bool, FleetError> {
-        let (plan, rollout) = (self.plan, &mut begun.rollout);
-        begun.effect = match &begun.effect {
-            Effect::Sample { prompt, max_tokens } => {
-                let (prompt, max_tokens) = (prompt.clone(), *max_tokens);
-                let completion = self.sample(prompt, max_tokens, begun.step).await?;
-                begun.step += 1;
-                let parsed = parse_action(&completion.text, completion.finish, &plan.tags);
-                rollout.sampled(completion, parsed.thought, parsed.action)?
-            }
-            Effect::Execute(call) => {
-                let reply = self.fleet.execute(call).await?;
-                let text = format!("{} -> {}", call.arguments, reply.text);
-                let tokens = plan.turns.observation(&text, rollout.last_sampled());
-                rollout.observed(text, tokens, reply.is_error, reply.latency_us)?
-            }
-            Effect::Tell(kind) => {
-                let text = malformed_message(*kind, &plan.tags);
-                let tokens = plan.turns.observation(&text, rollout.last_sampled());
-                rollout.observed(text, tokens, true, 0)?
-            }
-            Effect::Finish(_) => return Ok(false),
-        };
-        Ok(true)
-    }
-
-    async fn sample(
-        &self,
-        prompt: Vec<u32>,
-        max_tokens: u32,
-        step: u32,
-    ) -> Result<Completion, FleetError> {
-        let item = self.item.to_string();
-        let request = GenerateRequest {
-            prompt,
-            samples: 1,
-            params: SamplingParams {
-                max_tokens,
-                ..self.plan.params.clone()
-            },
-            seed: seeds::derive(self.plan.seed, &["rollout", &item, &step.to_string()]),
-        };
-        let completions = self.fleet.sample(self.sampler, request).await?;
-        completions.into_iter().next().ok_or_else(|| {
-            FleetError::Engine(crate::ports::EngineError(
-                "the sampler returned nothing".into(),
-            ))
-        })
-    }
-
-    async fn judge(&self, mut trajectory: Trajectory) -> Result<Trajectory, FleetError> {
-        let contexts: Vec<StepContext> = (0..trajectory.steps.len())
-            .map(|i| StepContext::of(&trajectory, i))
-            .collect();
-        let steps = contexts.into_iter().map(|context| self.judge_step(context));
-        let verdicts = futures::future::try_join_all(steps).await?;
-        for (step, verdict) in trajectory.steps.iter_mut().zip(verdicts) {
-            step.verdicts.extend(verdict);
-        }
-        let outcome = self
-            .fleet
-            .judge_outcome(&trajectory.question, trajectory.answer())
-            .await?;
-        trajectory.outcome = Some(outcome);
-        Ok(trajectory)
-    }
-
-    /// The verdict on a step; none where the judge knows too little of this question to have one.
-    /// Such a step counts in no process score, and no filter on steps keeps its trajectory.
-    async fn judge_step(&self, context: StepContext) -> Result<Option<Verdict>, FleetError> {
-        match self.fleet.judge_step(context).await {
-            Ok(verdict) => Ok(Some(verdict)),
-            Err(FleetError::Judge(JudgeError::NoReference { .. })) => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 }

@@ -1,14 +1,16 @@
 //! The actors that do the work: sampler, tool executor, judge, learner. Each is a mailbox in front
-//! of an engine. Tool executors and judges work inside their handler, so that a panic in a tool or a
-//! judge ends that actor and nothing else; the controller starts another.
+//! of an engine. Tool executors work inside their handler, so that a panic in a tool ends that actor
+//! and nothing else; the controller starts another. Judges have as many calls under way as they are
+//! given, since a judge bounds by itself what it asks of others: a slow reply delays nothing behind
+//! it, and a panic ends its call alone.
 
 use crate::fleet::Judges;
 use crate::ports::{EngineError, Generator, LearnerFault, StepReport, Trainer};
-use judge::{JudgeError, StepContext};
+use judge::{JudgeError, Ruling, StepContext};
 use proto::chunks::Pulled;
 use proto::{
-    Completion, GenerateRequest, Question, SftSample, StateGroup, ToolCall, Verdict,
-    WeightSnapshot, WeightVersion,
+    Completion, GenerateRequest, Question, SftSample, StateGroup, ToolCall, WeightSnapshot,
+    WeightVersion,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use std::path::PathBuf;
@@ -134,13 +136,12 @@ impl Actor for ToolExecutor {
     }
 }
 
+/// What a judge answers.
+pub(crate) type RulingPort = RpcReplyPort<Result<Ruling, JudgeError>>;
+
 pub(crate) enum JudgeMessage {
-    Step(Box<StepContext>, RpcReplyPort<Result<Verdict, JudgeError>>),
-    Outcome(
-        Box<Question>,
-        Option<String>,
-        RpcReplyPort<Result<Verdict, JudgeError>>,
-    ),
+    Step(Box<StepContext>, RulingPort),
+    Outcome(Box<Question>, Option<String>, RulingPort),
 }
 
 pub(crate) struct Judge;
@@ -165,16 +166,21 @@ impl Actor for Judge {
         message: Self::Msg,
         judges: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        match message {
-            // A caller that gave up meanwhile would get a verdict that nobody reads, and a judge
-            // model would be asked for it.
-            JudgeMessage::Step(_, port) if port.is_closed() => {}
-            JudgeMessage::Outcome(_, _, port) if port.is_closed() => {}
-            JudgeMessage::Step(context, port) => answer(port, judges.process.judge(&context).await),
-            JudgeMessage::Outcome(question, text, port) => {
-                answer(port, judges.outcome.judge(&question, text.as_deref()).await);
+        let judges = judges.clone();
+        tokio::spawn(async move {
+            match message {
+                // A caller that gave up meanwhile would get a verdict that nobody reads, and a judge
+                // model would be asked for it.
+                JudgeMessage::Step(_, port) if port.is_closed() => {}
+                JudgeMessage::Outcome(_, _, port) if port.is_closed() => {}
+                JudgeMessage::Step(context, port) => {
+                    answer(port, judges.process.rule(&context).await);
+                }
+                JudgeMessage::Outcome(question, text, port) => {
+                    answer(port, judges.outcome.rule(&question, text.as_deref()).await);
+                }
             }
-        }
+        });
         Ok(())
     }
 }

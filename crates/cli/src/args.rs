@@ -259,6 +259,61 @@ pub enum TryCommand {
     },
     /// The action that a model's text is.
     Action(TryActionArgs),
+    /// The verdict of the configured judge: the request, the reply, and what is made of it.
+    Judge(TryJudgeArgs),
+}
+
+/// Arguments of `swirl try judge`.
+#[derive(Debug, ClapArgs)]
+pub struct TryJudgeArgs {
+    /// The configuration that says who judges.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Settings over the file: `judge.llm.max_tokens=2048`, any number of times.
+    #[arg(long = "set", short = 's', value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// The question.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub question: Option<String>,
+    /// A step of the model, with `\n` for a line break; several in order, of which the last is judged.
+    /// Calls of earlier ones are run.
+    #[arg(long = "step", value_name = "TEXT", allow_hyphen_values = true)]
+    pub steps: Vec<String>,
+    /// The answer key.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub key: Option<String>,
+    /// A final answer, judged against the key.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        requires = "key",
+        conflicts_with = "steps"
+    )]
+    pub answer: Option<String>,
+    /// A stored trajectory: a run folder, and the item as `question#sample`.
+    #[arg(
+        long,
+        num_args = 2,
+        value_names = ["FOLDER", "ITEM"],
+        conflicts_with_all = ["question", "steps", "key", "answer"]
+    )]
+    pub trajectory: Vec<String>,
+    /// The step of that trajectory, from 1; the last one without it.
+    #[arg(long, value_name = "N", requires = "trajectory")]
+    pub number: Option<usize>,
+    /// The judge of answers, not that of steps.
+    #[arg(long)]
+    pub outcome: bool,
+    /// Ask nobody: read this reply, `{"status": 200, "headers": {}, "body": …}`.
+    #[arg(long, value_name = "FILE")]
+    pub reply: Option<PathBuf>,
+    /// Ask nobody: read replies from stdin, one a line, and print one JSON object per line.
+    #[arg(long, conflicts_with_all = ["reply", "steps", "answer", "trajectory"])]
+    pub stdin: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `swirl try action`.

@@ -134,6 +134,14 @@ fn list(folder: &Path) -> Result<()> {
 }
 
 fn show(folder: &Path, item: &str) -> Result<()> {
+    console::print(&render(&trajectory(folder, item)?))
+}
+
+/// One trajectory of a run folder or a folder of trajectories; `item` is `question#sample`.
+///
+/// # Errors
+/// When it is not there.
+pub fn trajectory(folder: &Path, item: &str) -> Result<Trajectory> {
     let (question, sample) = item.rsplit_once('#').unwrap_or((item, "0"));
     let sample = sample
         .parse()
@@ -142,14 +150,12 @@ fn show(folder: &Path, item: &str) -> Result<()> {
         question: question.into(),
         sample,
     };
-    let store = open(folder)?;
-    let trajectory = store.get(&id)?.with_context(|| {
+    open(folder)?.get(&id)?.with_context(|| {
         format!(
             "{id} is not there: list the items with `swirl data inspect {}`",
             folder.display()
         )
-    })?;
-    console::print(&render(&trajectory))
+    })
 }
 
 /// A trajectory for people.

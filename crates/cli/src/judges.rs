@@ -4,11 +4,11 @@ use crate::config::{JudgeSection, OutcomeJudgeKind, ProcessJudgeKind};
 use actors::Judges;
 use anyhow::{Context, Result};
 use judge::{
-    AnswerMatch, LlmEndpoint, LlmJudge, LlmOutcomeJudge, OutcomeJudge, ProcessJudge,
-    ReferenceJudge, RulesConfig, RulesJudge, StepContext,
+    AnswerMatch, LlmEndpoint, LlmJudge, LlmJudgeConfig, LlmOutcomeJudge, LlmSetupError,
+    OutcomeJudge, ProcessJudge, ReferenceJudge, RulesConfig, RulesJudge, StepContext,
 };
 use proto::{Action, Question, StepView};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Asks a judge model for one verdict before hours of work depend on it; judges without a model
 /// need no asking.
@@ -50,9 +50,8 @@ pub async fn probe(section: &JudgeSection) -> Result<()> {
 /// # Errors
 /// When the LLM judge's endpoint, key or rubric is missing.
 pub fn build(section: &JudgeSection, tools: &[String]) -> Result<Judges> {
-    // One endpoint for both, so that its rate and concurrency limits hold for them together.
     let llm = match &section.llm {
-        Some(config) => Some((LlmEndpoint::new(config)?, config)),
+        Some(config) => Some((endpoint(config)?, config)),
         None => None,
     };
     let llm = || llm.clone().context("[judge.llm] is missing");
@@ -77,6 +76,18 @@ pub fn build(section: &JudgeSection, tools: &[String]) -> Result<Judges> {
         }
     };
     Ok(Judges { process, outcome })
+}
+
+/// The endpoint that was used last. One for both judges and for all phases of a run: its limits hold for
+/// them together, and what one phase has had judged another need not ask again.
+static LAST: Mutex<Option<LlmEndpoint>> = Mutex::new(None);
+
+fn endpoint(config: &LlmJudgeConfig) -> Result<LlmEndpoint, LlmSetupError> {
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*last {
+        Some(endpoint) if endpoint.config() == config => Ok(endpoint.clone()),
+        _ => Ok(last.insert(LlmEndpoint::new(config)?).clone()),
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::files::write_atomically;
 use actors::ports::StepReport;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -75,6 +76,19 @@ impl MetricsFile {
         Ok(())
     }
 
+    /// The sum of a metric over all steps of a stage.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn sum(&self, stage: &str, metric: &str) -> Result<f64> {
+        let text = std::fs::read_to_string(&self.path)?;
+        let lines = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        let of_stage = lines.filter(|line: &Value| line["stage"] == stage);
+        Ok(of_stage.filter_map(|line| line[metric].as_f64()).sum())
+    }
+
     /// The newest step of a stage that was written since its last rewind.
     pub fn last_step(&self, stage: &str) -> Option<u64> {
         self.last.get(stage).copied()
@@ -129,6 +143,18 @@ mod tests {
     fn write(file: &mut MetricsFile, stage: &str, step: u64) {
         let metrics = BTreeMap::from([("loss".to_owned(), 0.5)]);
         file.write(stage, &StepReport { step, metrics });
+    }
+
+    #[test]
+    fn a_metric_is_summed_over_the_steps_of_its_stage() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = MetricsFile::open(dir.path()).unwrap();
+        for (stage, step) in [("a", 1), ("a", 2), ("b", 1)] {
+            write(&mut file, stage, step);
+        }
+        assert_eq!(file.sum("a", "loss").unwrap(), 1.0);
+        assert_eq!(file.sum("a", "kl").unwrap(), 0.0);
+        assert_eq!(file.sum("c", "loss").unwrap(), 0.0);
     }
 
     #[test]

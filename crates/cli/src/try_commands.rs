@@ -1,12 +1,15 @@
-//! `swirl try …`: how one answer, tool call or action is read.
+//! `swirl try …`: how one answer, tool call, action or judge's reply is read.
 //!
 //! With `--stdin` each row gives one line of JSON, also a row that is wrong, so that lines of input
 //! and output belong together.
+
+mod judge;
 
 use crate::args::{Finish, TryActionArgs, TryCommand};
 use crate::config::{self, Config};
 use crate::console;
 use crate::usage::UsageError;
+use ::judge::answer::{Reading, read, read_key};
 use anyhow::{Context, Result};
 use clap::ValueEnum as _;
 use proto::{Action, FinishReason, Thinking, ToolCall};
@@ -49,6 +52,7 @@ pub async fn run(command: TryCommand) -> Result<ExitCode> {
             (name, _) => tool_rows(name.as_deref(), config.as_deref()).await?,
         },
         TryCommand::Action(arguments) => action(arguments)?,
+        TryCommand::Judge(arguments) => judge::run(arguments).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -92,24 +96,31 @@ fn rows(line_of: impl Fn(&[&str]) -> Result<String>) -> Result<()> {
 /// The configuration of a file, or the defaults.
 fn configuration(file: Option<&Path>) -> Result<Config> {
     let files: Vec<PathBuf> = file.iter().map(|&file| file.to_owned()).collect();
-    Ok(config::load_for(Path::new(""), &files, &[])?.config)
+    Ok(config::load_for(Path::new(""), &files, &[])?)
 }
 
-/// Whether an answer equals a key.
+/// Whether an answer equals a key, and the type and value that each was read as.
 #[derive(Debug, Serialize)]
 struct Equality {
     equal: bool,
+    key: Reading,
+    answer: Reading,
 }
 
 impl std::fmt::Display for Equality {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.equal { "equal" } else { "not equal" })
+        let verdict = if self.equal { "equal" } else { "not equal" };
+        let Self { key, answer, .. } = self;
+        write!(f, "{verdict}\nkey:    {key}\nanswer: {answer}")
     }
 }
 
 fn equality(key: &str, answer: &str) -> Equality {
+    let (key, answer) = (read_key(key), read(answer));
     Equality {
-        equal: judge::answers_match(key, answer),
+        equal: key.accepts(&answer),
+        key,
+        answer,
     }
 }
 
@@ -220,15 +231,20 @@ fn read(text: &str, finish: Finish, tags: &ActionTags) -> Read {
     }
 }
 
-fn action(arguments: TryActionArgs) -> Result<()> {
-    let config = configuration(arguments.config.as_deref())?;
-    let registry = Registry::builtin(&config.tools.enabled, config.tools.limits)?;
+/// The tags of actions and of thinking.
+fn tags(config: &Config, registry: &Registry, begins_open: bool) -> ActionTags {
     let thinking = config.model.thinking_tags().map(|(open, close)| Thinking {
         open: open.to_owned(),
         close: close.to_owned(),
-        begins_open: arguments.inside_thinking,
+        begins_open,
     });
-    let tags = registry.tags().with_thinking(thinking);
+    registry.tags().with_thinking(thinking)
+}
+
+fn action(arguments: TryActionArgs) -> Result<()> {
+    let config = configuration(arguments.config.as_deref())?;
+    let registry = Registry::builtin(&config.tools.enabled, config.tools.limits.clone())?;
+    let tags = tags(&config, &registry, arguments.inside_thinking);
     if let Some(text) = &arguments.text {
         return show(&read(text, arguments.finish, &tags), arguments.json);
     }

@@ -4,17 +4,21 @@
 //! - [`backoff`]: how long to wait before something is tried again.
 //! - [`ledger`]: which rollout item is unleased, leased, done or failed.
 //! - [`membership`]: which nodes belong to the run.
+//! - [`outage`]: whether a service can be asked, and how long callers wait while it is away.
 //! - [`phases`]: which phase of a run comes next, and whether a stopped run may be continued.
 //! - [`publication`]: how long new weights wait for samplers.
 //! - [`replicas`]: which learners train side by side, and which step counts when one is lost.
 //! - [`rollout`]: the steps of one item, from its prompt to its trajectory.
 //! - [`spread`]: which node pulls new weights from which.
+//! - [`tolerance`]: how much of a phase may be left out before it ends.
 
 pub mod backoff;
 pub mod ledger;
 pub mod membership;
+pub mod outage;
 pub mod phases;
 pub mod publication;
 pub mod replicas;
 pub mod rollout;
 pub mod spread;
+pub mod tolerance;

@@ -11,7 +11,7 @@
 //!
 //! Knows nothing about actors or tensors.
 
-mod answer;
+pub mod answer;
 mod context;
 mod error;
 pub mod filter;
@@ -35,6 +35,7 @@ pub use llm::{
 pub use reference::ReferenceJudge;
 pub use rules::{RulesConfig, RulesJudge};
 pub use text::normalize_answer;
+pub use verdict::Ruling;
 
 use async_trait::async_trait;
 use proto::{Question, Verdict};
@@ -59,6 +60,16 @@ pub trait ProcessJudge: Send + Sync {
     /// # Errors
     /// When no judgement could be made; never to be turned into a reward (JU-2).
     async fn judge(&self, context: &StepContext) -> Result<Verdict, JudgeError>;
+
+    /// The same, with whether a service was asked.
+    ///
+    /// # Errors
+    /// As [`ProcessJudge::judge`].
+    async fn rule(&self, context: &StepContext) -> Result<Ruling, JudgeError> {
+        let verdict = self.judge(context).await?;
+        let is_fresh = true;
+        Ok(Ruling { verdict, is_fresh })
+    }
 }
 
 /// Judges a final answer against the answer key.
@@ -73,4 +84,14 @@ pub trait OutcomeJudge: Send + Sync {
     /// When no judgement could be made; never to be turned into a reward (JU-2).
     async fn judge(&self, question: &Question, answer: Option<&str>)
     -> Result<Verdict, JudgeError>;
+
+    /// The same, with whether a service was asked.
+    ///
+    /// # Errors
+    /// As [`OutcomeJudge::judge`].
+    async fn rule(&self, question: &Question, answer: Option<&str>) -> Result<Ruling, JudgeError> {
+        let verdict = self.judge(question, answer).await?;
+        let is_fresh = true;
+        Ok(Ruling { verdict, is_fresh })
+    }
 }

@@ -1,7 +1,18 @@
 //! Verdicts of judges that are programs, and the hash that every verdict carries.
 
 use proto::{Label, Verdict};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+/// A verdict, and whether a service was asked for it just now: one that was known, or that follows
+/// from the step alone, says nothing of whether the service is there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ruling {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Whether it was asked for.
+    pub is_fresh: bool,
+}
 
 /// SHA-256 of the parts, each preceded by its length so that no two different lists of parts hash
 /// alike.

@@ -15,6 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tools::registry::{Limits, Registry, Tool, ToolError};
 
 /// How many times as long a machine takes for everything.
@@ -235,11 +236,16 @@ pub(crate) fn registry(place: Place) -> Arc<Registry> {
 }
 
 /// Finds everything good.
-struct Kind(Place);
+struct Kind {
+    place: Place,
+    /// What it takes on at once: a judge bounds its calls itself.
+    bound: Semaphore,
+}
 
 impl Kind {
     async fn verdict(&self) -> Result<Verdict, JudgeError> {
-        self.0.work().await;
+        let _turn = self.bound.acquire().await.expect("it is never closed");
+        self.place.work().await;
         Ok(Verdict {
             judge: "kind".into(),
             model: "kind/1".into(),
@@ -277,8 +283,20 @@ impl OutcomeJudge for Kind {
     }
 }
 
+/// Judges that take whatever they are given: others keep to their credits.
 pub(crate) fn judges(place: Place) -> Judges {
-    let kind = Arc::new(Kind(place));
+    bounded(place, Semaphore::MAX_PERMITS)
+}
+
+/// Judges of the controller's own process.
+pub(crate) fn own_judges(place: Place) -> Judges {
+    let credits = place.credits as usize;
+    bounded(place, credits)
+}
+
+fn bounded(place: Place, calls: usize) -> Judges {
+    let bound = Semaphore::new(calls);
+    let kind = Arc::new(Kind { place, bound });
     Judges {
         process: kind.clone(),
         outcome: kind,

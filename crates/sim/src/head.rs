@@ -1,7 +1,7 @@
 //! The simulation's controller: a run in two phases, which is begun again wherever it died.
 
 use crate::World;
-use crate::engines::{ByteTurns, CHUNK_BYTES, Place, Slowness, judges, registry};
+use crate::engines::{ByteTurns, CHUNK_BYTES, Place, Slowness, own_judges, registry};
 use actors::cluster::{Cluster, ClusterPlan, Engagement, Order, Orders};
 use actors::ports::EngineError;
 use actors::remote::{Blobs, CheckpointHook, Loan, SpreadPlan};
@@ -155,8 +155,11 @@ impl Head {
         FleetPlan {
             registry: here.contains(&Role::Tool).then(|| registry(place("tools"))),
             tool_executors: credits,
-            judges: here.contains(&Role::Judge).then(|| judges(place("judges"))),
-            judge_actors: credits,
+            judges: here
+                .contains(&Role::Judge)
+                .then(|| own_judges(place("judges"))),
+            judge_actors: 1,
+            judge_patience: Duration::from_secs(7200),
             elsewhere: Some(Engagement::new(self.cluster.clone(), Arc::new(orders))),
             ..FleetPlan::default()
         }
@@ -271,6 +274,8 @@ fn rollout_plan(world: &World, progress: watch::Sender<Progress>) -> RolloutPlan
             max_losses: 16,
             straggler_factor: 3,
         },
+        max_unjudged_share: 0.0,
+        unjudged: None,
         progress,
     }
 }
@@ -288,6 +293,7 @@ fn policy_plan(world: &World) -> PolicyPlan {
         updates_per_batch: scenario.updates_per_batch,
         states_per_step: scenario.states_per_step,
         actions_per_state: 2,
+        refill: 0,
         params: SamplingParams {
             temperature: 1.0,
             ..SamplingParams::greedy(64, tags().close_tags())
@@ -296,6 +302,8 @@ fn policy_plan(world: &World) -> PolicyPlan {
         seed: scenario.seed,
         checkpoint_every: scenario.checkpoint_every,
         max_logprob_difference: 0.1,
+        max_unjudged_share: 0.0,
+        unjudged_before: 0,
     }
 }
 

@@ -225,6 +225,8 @@ fn rollout_plan(
             max_losses: 1,
             straggler_factor: 0,
         },
+        max_unjudged_share: 0.0,
+        unjudged: None,
         progress,
     }
 }

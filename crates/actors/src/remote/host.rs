@@ -6,6 +6,7 @@ use crate::controller::Controller;
 use crate::fleet::{Fleet, FleetError, FleetPlan, Judges};
 use crate::node::Dialler;
 use crate::ports::{EngineError, Generator, LearnerFault, Replica};
+use crate::workers::JudgeMessage;
 use async_trait::async_trait;
 use bytes::Bytes;
 use judge::{JudgeError, StepContext};
@@ -27,7 +28,7 @@ pub enum Engine {
     Sampler(Arc<dyn Generator>, u32),
     /// Runs tools, with so many executors.
     Tools(Arc<Registry>, u32),
-    /// Judges, so many steps at once.
+    /// Judges; takes so many calls at once.
     Judges(Judges, u32),
     /// Trains, alone or in a group.
     Learner(Arc<dyn Replica>),
@@ -215,12 +216,13 @@ impl Host {
                 }))
             }
             EngineRequest::JudgeStep(question, history, step) => {
-                let context = StepContext::new(*question, history, *step);
-                encode(fleet.judge_step(context).await.map_err(judge_error))
+                let context = Box::new(StepContext::new(*question, history, *step));
+                let message = |port| JudgeMessage::Step(context.clone(), port);
+                encode(fleet.ruling(message).await.map_err(judge_error))
             }
             EngineRequest::JudgeOutcome(question, answer) => {
-                let judged = fleet.judge_outcome(&question, answer.as_deref()).await;
-                encode(judged.map_err(judge_error))
+                let message = |port| JudgeMessage::Outcome(question.clone(), answer.clone(), port);
+                encode(fleet.ruling(message).await.map_err(judge_error))
             }
             request => self.train(&hosted, request).await,
         }
@@ -390,13 +392,13 @@ fn plan_of(engine: Engine) -> (FleetPlan, u32) {
             };
             (plan, executors)
         }
-        Engine::Judges(judges, actors) => {
+        Engine::Judges(judges, credits) => {
             let plan = FleetPlan {
                 judges: Some(judges),
-                judge_actors: actors as usize,
+                judge_actors: 1,
                 ..plan
             };
-            (plan, actors)
+            (plan, credits)
         }
         // It is asked directly: by one who asks one thing at a time, and gives it up at any time.
         Engine::Learner(_) => (plan, 1),

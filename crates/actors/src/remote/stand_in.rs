@@ -6,9 +6,9 @@ use crate::fleet::{ENGINE_LIMIT, SERVICE_LIMIT};
 use crate::ports::{EngineError, LearnerFault, StepReport};
 use crate::replicas::ReplicaMessage;
 use crate::workers::{JudgeMessage, LearnerPort, SamplerMessage, ToolMessage, answer};
-use judge::JudgeError;
+use judge::{JudgeError, Ruling};
 use proto::cluster::{BlobRef, EngineRequest, FileSet, Generated, Standing};
-use proto::{Verdict, WeightManifest, WeightSnapshot, codec};
+use proto::{WeightManifest, WeightSnapshot, codec};
 use ractor::{Actor, ActorProcessingErr, ActorRef, Message, RpcReplyPort};
 use serde::{Serialize, de::DeserializeOwned};
 use std::marker::PhantomData;
@@ -156,7 +156,7 @@ impl PassOn for JudgeMessage {
                 (EngineRequest::JudgeOutcome(question, answer), port)
             }
         };
-        ask::<Verdict, _>(engine, request, SERVICE_LIMIT, port, JudgeError::Elsewhere);
+        ask::<Ruling, _>(engine, request, SERVICE_LIMIT, port, JudgeError::Elsewhere);
     }
 }
 

@@ -13,8 +13,15 @@
 //!   training waits for the next one and goes on from the steps that one has behind it.
 //! - **TL-6 (bounded age).** The weights that an action was sampled from are at most
 //!   `updates_per_batch − 1` steps older than those it trains; each step says by how many.
+//! - **TL-7 (nothing lost).** Training that ends because actions cannot be sampled or judged any more
+//!   writes a checkpoint of the steps it has made first. While the judges are away, it waits, with the
+//!   actions that are sampled, as long as the fleet's plan has patience.
+//! - **TL-8 (no verdict, no reward).** A state with an action that cannot be judged is left out with all
+//!   its actions, counted, and reported; more than the share that the plan allows ends training.
 
+mod batch;
 mod batches;
+mod judging;
 mod picker;
 mod policy;
 mod supervised;
@@ -51,6 +58,21 @@ pub enum TrainingError {
         /// The limit.
         limit: f64,
     },
+    /// More states have to be left out than may be.
+    #[error(
+        "{left_out} states have an action that cannot be judged, and judge.max_unjudged_share allows \
+         {allowed}; the last is {state}: {reason}. Mend the cause, or raise the share, and resume"
+    )]
+    Unjudged {
+        /// States left out so far.
+        left_out: u64,
+        /// How many may be.
+        allowed: u64,
+        /// The last of them.
+        state: String,
+        /// Why it cannot be judged.
+        reason: String,
+    },
     /// Learners came and went without getting one step further.
     #[error("{0} learners were lost one after the other at step {1}")]
     NoProgress(u32, u64),
@@ -63,6 +85,11 @@ impl TrainingError {
     /// Whether the learner was lost with its node.
     fn is_gone(&self) -> bool {
         matches!(self, Self::Fleet(error) if error.is_gone())
+    }
+
+    /// Whether weights are wrong: then nothing of them is saved.
+    fn is_of_weights(&self) -> bool {
+        matches!(self, Self::Stale { .. } | Self::Disagreement { .. })
     }
 }
 

@@ -2,21 +2,18 @@
 //! trajectories, fresh actions from the current weights, a judge's verdict on each, one gradient
 //! step. No tool runs, and nothing after the action is looked at.
 
+use super::batch::{Batch, Maker};
 use super::picker::{Picker, StateBalance};
 use super::{Losses, TrainingError};
 use crate::fleet::{Fleet, FleetError, LearnerHandle};
 use crate::ports::StepReport;
 use crate::publication::Published;
-use crate::seeds;
-use judge::StepContext;
-use proto::{
-    Action, Completion, GenerateRequest, RlSample, SamplingParams, StateGroup, StepView,
-    Trajectory, Verdict, WeightVersion,
-};
+use control::tolerance::Tolerance;
+use proto::{SamplingParams, StateGroup, Trajectory};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tokio::time::Instant;
-use tools::parser::{ActionTags, parse_action};
+use tools::parser::ActionTags;
 
 /// How often a state is trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +32,13 @@ pub struct State {
     pub trajectory: Arc<Trajectory>,
     /// The step whose action is sampled afresh.
     pub step: usize,
+}
+
+impl State {
+    /// The state's name in batches and logs.
+    pub(super) fn id(&self) -> String {
+        format!("{} step {}", self.trajectory.item, self.step)
+    }
 }
 
 /// Every state of the trajectories, grouped by trajectory.
@@ -71,6 +75,9 @@ pub struct PolicyPlan {
     pub states_per_step: usize,
     /// Fresh actions per state.
     pub actions_per_state: u32,
+    /// Further draws of states for a batch, at most, to replace those whose actions are all rewarded
+    /// alike and teach nothing; 0: none is replaced.
+    pub refill: u32,
     /// How actions are drawn.
     pub params: SamplingParams,
     /// The tags of actions.
@@ -82,22 +89,37 @@ pub struct PolicyPlan {
     /// Largest mean of |log π − log μ| between learner and sampler, in nats, that the first step
     /// after a start or a resume may show (TL-4).
     pub max_logprob_difference: f64,
+    /// The share of all states' groups, in [0, 1], that may be left out because an action cannot be
+    /// judged; unless it is 0, one always may (TL-8).
+    pub max_unjudged_share: f64,
+    /// Groups that were left out before a resume.
+    pub unjudged_before: u64,
+}
+
+impl PolicyPlan {
+    /// Counts the groups that are left out of the whole training.
+    fn tolerance(&self) -> Tolerance {
+        let batches = self.steps / self.updates_per_batch.max(1);
+        let groups = batches * self.states_per_step as u64;
+        Tolerance::new(self.max_unjudged_share, groups, self.unjudged_before)
+    }
 }
 
 /// Trains until `plan.steps`; `on_step` is told of each.
 ///
 /// # Errors
 /// When there is no state, or an engine or judge fails for good: the failure is never taken for a
-/// reward (AC-3).
+/// reward (AC-3). Where no step is at fault, a checkpoint is written first (TL-7).
 pub async fn policy(
     fleet: &Fleet,
     plan: &PolicyPlan,
     mut on_step: impl FnMut(&StepReport),
 ) -> Result<(), TrainingError> {
     let mut losses = Losses::default();
+    let mut tolerance = plan.tolerance();
     loop {
         let (learner, mut reached) = (fleet.learner().await?, 0);
-        let steps = with(fleet, &learner, plan, |report| {
+        let steps = with(fleet, &learner, plan, &mut tolerance, |report| {
             reached = report.step;
             on_step(report);
         });
@@ -112,26 +134,32 @@ async fn with(
     fleet: &Fleet,
     learner: &LearnerHandle,
     plan: &PolicyPlan,
+    tolerance: &mut Tolerance,
     mut on_step: impl FnMut(&StepReport),
 ) -> Result<(), TrainingError> {
     let mut picker = Picker::new(plan)?;
     let mut step = learner.steps_done().await?;
     let first = step;
+    let mut saved = step;
     let mut published = publish(fleet, learner, step).await?; // TL-2
     while step < plan.steps {
         let mut began = Instant::now();
         let batch = step / plan.updates_per_batch;
-        let states = picker.of_batch(batch);
-        let groups = actions(fleet, plan, batch, &states).await?;
-        on_policy(&groups, published.version)?; // TL-3
-        let sampled = began.elapsed().as_secs_f64();
-        let (groups, well_formed) = judged(fleet, plan, &states, groups).await?;
-        let judged = began.elapsed().as_secs_f64();
-        let mut once = vec![
-            ("sampling_seconds", sampled),
-            ("judging_seconds", judged - sampled),
-            ("well_formed_share", well_formed),
-        ];
+        let maker = Maker {
+            fleet,
+            plan,
+            version: published.version,
+        };
+        let made = maker.batch(&mut picker, batch, tolerance).await;
+        let Batch { groups, mut once } = match made {
+            Ok(made) => made,
+            Err(error) => {
+                if step > saved && !error.is_gone() && !error.is_of_weights() {
+                    save_what_there_is(learner, step).await; // TL-7
+                }
+                return Err(error);
+            }
+        };
         once.extend(way_of(&published));
         // A learner that found back may have made a step whose report was lost: it goes on within the
         // batch, and the batch ends where it would have.
@@ -156,23 +184,24 @@ async fn with(
         let due = |step: u64| step.checked_div(plan.checkpoint_every);
         if due(step) != due(step - updates) {
             learner.checkpoint().await?;
+            saved = step;
         }
     }
     Ok(())
 }
 
-/// TL-3: every action was sampled from the weights that its batch begins with.
-fn on_policy(groups: &[Vec<Completion>], expected: WeightVersion) -> Result<(), TrainingError> {
-    match groups
-        .iter()
-        .flatten()
-        .find(|completion| completion.weight_version != expected)
-    {
-        Some(stale) => Err(TrainingError::Stale {
-            expected,
-            found: stale.weight_version,
-        }),
-        None => Ok(()),
+/// TL-7: the error that ends training is told even where nothing can be saved.
+async fn save_what_there_is(learner: &LearnerHandle, step: u64) {
+    match learner.checkpoint().await {
+        Ok(_) => tracing::info!(step, "A checkpoint was written before training ends."),
+        Err(error) => {
+            let error = error.to_string();
+            tracing::warn!(
+                step,
+                error,
+                "No checkpoint could be written before training ends."
+            );
+        }
     }
 }
 
@@ -222,85 +251,4 @@ async fn publish(
 ) -> Result<Published, FleetError> {
     let weights = learner.snapshot(step).await?;
     fleet.publish(weights).await
-}
-
-/// Fresh actions of every state, all asked for at once.
-async fn actions(
-    fleet: &Fleet,
-    plan: &PolicyPlan,
-    batch: u64,
-    states: &[&State],
-) -> Result<Vec<Vec<Completion>>, FleetError> {
-    let requests = states.iter().enumerate().map(|(position, state)| {
-        let parts = ["action", &batch.to_string(), &position.to_string()];
-        GenerateRequest {
-            prompt: state.trajectory.prompt(state.step).to_vec(),
-            samples: plan.actions_per_state,
-            params: plan.params.clone(),
-            seed: seeds::derive(plan.seed, &parts),
-        }
-    });
-    fleet.sample_all(requests.collect()).await
-}
-
-/// The groups with their rewards, and the share of actions that could be read.
-async fn judged(
-    fleet: &Fleet,
-    plan: &PolicyPlan,
-    states: &[&State],
-    completions: Vec<Vec<Completion>>,
-) -> Result<(Vec<StateGroup>, f64), FleetError> {
-    let (mut readable, mut total) = (0u64, 0u64);
-    let mut groups = Vec::with_capacity(states.len());
-    for (state, completions) in states.iter().zip(completions) {
-        let views: Vec<StepView> = completions.iter().map(|c| view(c, &plan.tags)).collect();
-        total += views.len() as u64;
-        readable += views
-            .iter()
-            .filter(|v| !matches!(v.action, Action::Malformed(_)))
-            .count() as u64;
-        let verdicts = views
-            .into_iter()
-            .map(|step| fleet.judge_step(context(state, step)));
-        let verdicts = futures::future::try_join_all(verdicts).await?;
-        groups.push(group(state, completions, &verdicts));
-    }
-    Ok((groups, readable as f64 / total.max(1) as f64))
-}
-
-fn view(completion: &Completion, tags: &ActionTags) -> StepView {
-    let parsed = parse_action(&completion.text, completion.finish, tags);
-    StepView {
-        text: completion.text.clone(),
-        thought: parsed.thought,
-        action: parsed.action,
-        observation: None,
-    }
-}
-
-fn context(state: &State, step: StepView) -> StepContext {
-    let history = state.trajectory.steps[..state.step]
-        .iter()
-        .map(StepView::from)
-        .collect();
-    StepContext::new(state.trajectory.question.clone(), history, step)
-}
-
-fn group(state: &State, completions: Vec<Completion>, verdicts: &[Verdict]) -> StateGroup {
-    let samples = completions
-        .into_iter()
-        .zip(verdicts)
-        .map(|(completion, verdict)| RlSample {
-            tokens: completion.tokens,
-            logprobs: completion.logprobs,
-            reward: verdict.score,
-            weight_version: completion.weight_version,
-        })
-        .collect();
-    StateGroup {
-        state_id: format!("{} step {}", state.trajectory.item, state.step),
-        trajectory_id: state.trajectory.item.to_string(),
-        prompt: state.trajectory.prompt(state.step).to_vec(),
-        samples,
-    }
 }

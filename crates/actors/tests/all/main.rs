@@ -1,6 +1,7 @@
 //! The actors from outside, with engines that do what a test plans.
 
 #[cfg(test)]
+mod judging;
 mod rollouts;
 #[cfg(test)]
 mod support;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tools::parser::ActionTags;
 
 /// A recorded trajectory of question `n`: `calls` calls, then an answer.
-fn trajectory(n: u32, calls: u32) -> Trajectory {
+pub fn trajectory(n: u32, calls: u32) -> Trajectory {
     let question = question(n);
     let mut tokens = bytes(&format!("Q:{}\nA:", question.question));
     let mut steps = Vec::new();
@@ -86,7 +86,7 @@ fn trajectory(n: u32, calls: u32) -> Trajectory {
     trajectory
 }
 
-fn plan(states: Vec<Vec<State>>, weighting: StateWeighting, steps: u64) -> PolicyPlan {
+pub fn plan(states: Vec<Vec<State>>, weighting: StateWeighting, steps: u64) -> PolicyPlan {
     let tags = ActionTags::new([("math_exp".to_owned(), "calculator".to_owned())]);
     PolicyPlan {
         states,
@@ -96,6 +96,7 @@ fn plan(states: Vec<Vec<State>>, weighting: StateWeighting, steps: u64) -> Polic
         updates_per_batch: 1,
         states_per_step: 4,
         actions_per_state: 2,
+        refill: 0,
         params: SamplingParams {
             temperature: 1.0,
             ..SamplingParams::greedy(64, tags.close_tags())
@@ -104,6 +105,8 @@ fn plan(states: Vec<Vec<State>>, weighting: StateWeighting, steps: u64) -> Polic
         seed: 3,
         checkpoint_every: 2,
         max_logprob_difference: 0.1,
+        max_unjudged_share: 0.005,
+        unjudged_before: 0,
     }
 }
 
@@ -157,7 +160,7 @@ async fn train_with(
     }
 }
 
-fn many() -> Vec<Vec<State>> {
+pub fn many() -> Vec<Vec<State>> {
     states_of((0..9).map(|n| trajectory(n, 1 + n % 3)))
 }
 

@@ -140,8 +140,8 @@ pub struct JudgeOrder {
     pub rubrics: [Option<String>; 2],
     /// The tools that are offered.
     pub tools: Vec<String>,
-    /// How many steps are judged at once.
-    pub actors: u32,
+    /// How many calls a node takes at once.
+    pub credits: u32,
 }
 
 impl JudgeOrder {
@@ -165,9 +165,17 @@ impl JudgeOrder {
             section: section.clone(),
             rubrics,
             tools: tools.to_vec(),
-            actors: u32::try_from(config.actors.judges).unwrap_or(u32::MAX),
+            credits: credits(config),
         })
     }
+}
+
+/// More than a judge model is asked at once wait at the node, so that it is never idle. Judges that are
+/// programs work as many at once as there are actors.
+fn credits(config: &Config) -> u32 {
+    let model = config.judge.llm.as_ref();
+    let asked = model.map_or(0, |llm| llm.max_concurrent.saturating_mul(2));
+    u32::try_from(asked.max(config.actors.judges)).unwrap_or(u32::MAX)
 }
 
 /// A learner to be opened.

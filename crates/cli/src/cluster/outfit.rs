@@ -3,6 +3,7 @@
 use super::orders::{JudgeOrder, Ordered};
 use super::replica::{Berth, ReplicaPort, RingOrder};
 use crate::engine::{LearnerPort, Machine};
+use crate::files::empty_folder;
 use crate::judges;
 use crate::machine_memory::{self, Demand, Learning, Load, Sampling};
 use actors::ports::EngineError;
@@ -107,7 +108,7 @@ impl Outfit {
                 fits(&start, self.machine.device, &config, demand, replicas)?;
                 let root = self.folder.join("learner").join(format!("{arm}-{epoch}"));
                 // What earlier epochs left is of no use any more: the controller has the checkpoints.
-                self.clear(&self.folder.join("learner"))?;
+                empty_folder(&self.folder.join("learner"))?;
                 if let Some((name, files)) = checkpoint {
                     pull_folder(bulk, &files, &root.join(name)).await?;
                 }
@@ -144,7 +145,7 @@ impl Outfit {
             llm.outcome_rubric = self.rubric("outcome.md", outcome)?;
         }
         let judges = judges::build(&section, &order.tools)?;
-        Ok(Engine::Judges(judges, order.actors.max(1)))
+        Ok(Engine::Judges(judges, order.credits.max(1)))
     }
 
     fn rubric(&self, name: &str, text: Option<String>) -> Result<Option<PathBuf>> {
@@ -153,13 +154,6 @@ impl Outfit {
         let path = self.folder.join(name);
         crate::files::write_atomically(&path, text.as_bytes())?;
         Ok(Some(path))
-    }
-
-    fn clear(&self, folder: &Path) -> Result<()> {
-        match std::fs::remove_dir_all(folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
     }
 
     /// A folder with these files: one that was pulled before, or pulled now.

@@ -42,6 +42,7 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
         source("warm_start.questions", &warm.questions)?;
         at_least_one("warm_start.steps", warm.steps)?;
         at_least_one("warm_start.batch", warm.batch as u64)?;
+        tag(&warm.dialogue.tag, &config.tools)?;
     }
     if let Some(section) = &config.train {
         train(section, config.model.dtype)?;
@@ -104,6 +105,20 @@ fn tools(section: &ToolSection) -> Result<(), ConfigError> {
     )
 }
 
+/// Dialogues that are imitated call a tool: by its own tag, and only where it is offered.
+fn tag(tag: &str, section: &ToolSection) -> Result<(), ConfigError> {
+    let registry = Registry::builtin(&section.enabled, section.limits.clone());
+    let tags = registry.map(|registry| registry.tags());
+    ensure(
+        tags.is_ok_and(|tags| tags.tool_of(tag) == Some(data::CALCULATOR)),
+        "warm_start.dialogue.tag",
+        &format!(
+            "no tool that is offered is called by <{tag}>, so that the warm start would teach calls \
+             which nothing answers: offer the calculator in tools.enabled, and write its own tag"
+        ),
+    )
+}
+
 fn rollout(section: &RolloutSection) -> Result<(), ConfigError> {
     for (key, value) in [
         ("rollout.samples", section.samples),
@@ -133,6 +148,11 @@ fn judge(section: &JudgeSection) -> Result<(), ConfigError> {
         !uses_llm || section.llm.is_some(),
         "judge.llm",
         "is missing: give the endpoint as [judge.llm] base_url = \"…\" and model = \"…\"",
+    )?;
+    ensure(
+        (0.0..=1.0).contains(&section.max_unjudged_share),
+        "judge.max_unjudged_share",
+        "must be a share, from 0 to 1",
     )?;
     match &section.llm {
         Some(llm) => Ok(llm.validate()?),

@@ -1,5 +1,6 @@
 //! Every setting, with its unit, its default, and what it does.
 
+use super::span::Span;
 use actors::remote::SpreadPlan;
 use actors::training::{StateBalance, StateWeighting};
 use data::{DialogueOptions, Selection, WordMathConfig};
@@ -7,9 +8,10 @@ use judge::LlmJudgeConfig;
 use judge::filter::{Filter, StateFilter};
 use learner::{ComputeType, LearnerConfig};
 use model::TemplateArguments;
-use proto::Role;
+use proto::{QuestionId, Role};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::time::Duration;
 use tools::parser::MalformedPolicies;
 use tools::registry::Limits as ToolLimits;
 
@@ -68,6 +70,14 @@ impl Config {
         [warm, train, imitation].into_iter().flatten()
     }
 
+    /// How many samplers there will be, as far as that is known before they are there.
+    pub fn expected_samplers(&self) -> usize {
+        match self.cluster.is_here(Role::Sampler) {
+            true => self.actors.samplers,
+            false => self.cluster.wait_for.sampler.max(1),
+        }
+    }
+
     /// The same to be changed, with the section's number of steps.
     pub fn learners_mut(
         &mut self,
@@ -94,6 +104,10 @@ pub struct RunSection {
     /// Every random choice follows from it.
     #[serde(default)]
     pub seed: u64,
+    /// Ids of questions that are left out wherever they occur: in generation, training and
+    /// evaluations. For those that nothing can be had of; the report names them.
+    #[serde(default)]
+    pub skip: Vec<QuestionId>,
 }
 
 fn default_runs() -> PathBuf {
@@ -151,13 +165,16 @@ impl Default for ModelSection {
     }
 }
 
-/// What the model is told before the question.
+/// What the model is told before the question. Both messages are minijinja templates in which `tools`
+/// are the tools that are offered: `{{ tools }}` describes them, and `{% for tool in tools %}` has
+/// `tool.name`, `tag`, `description`, `purpose`, `example` and `arguments` of each.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PromptSection {
     /// The system message.
     pub system: String,
-    /// The system message where no tool is offered.
+    /// The system message where no tool is offered: in evaluations without tools, and everywhere
+    /// where `tools.enabled` is empty.
     pub system_without_tools: String,
 }
 
@@ -165,9 +182,10 @@ impl Default for PromptSection {
     fn default() -> Self {
         Self {
             system: "Solve the problem one step at a time. In each turn do exactly one thing. \
-                     Either calculate, like this: <math_exp>12*3</math_exp>, and you will be told \
-                     the result. Or, once you know it, give the final number, like this: \
-                     <answer>36</answer>"
+                     Either {% for tool in tools %}{{ tool.purpose }}, like this: \
+                     {{ tool.example }}, {% if not loop.last %}or {% endif %}{% endfor %}and you \
+                     will be told the result. Or, once you know it, give the final number, like \
+                     this: <answer>36</answer>"
                 .into(),
             system_without_tools: "Solve the problem. Think step by step, then give the final \
                                    number, like this: <answer>36</answer>"
@@ -293,6 +311,13 @@ pub struct JudgeSection {
     pub process: ProcessJudgeKind,
     /// Who judges answers.
     pub outcome: OutcomeJudgeKind,
+    /// How long a phase waits for a judge that is away, such as `"2h"`; `"0s"` does not wait. What was
+    /// sampled meanwhile is kept, also behind that.
+    pub patience: Span,
+    /// The share of a phase's trajectories, and of the states that are trained on, that may be left out
+    /// because the judge gives no verdict on them (a prompt that is refused, a reply that cannot be
+    /// read); unless it is 0, one always may.
+    pub max_unjudged_share: f64,
     /// The endpoint, needed by `llm`.
     pub llm: Option<LlmJudgeConfig>,
 }
@@ -302,6 +327,8 @@ impl Default for JudgeSection {
         Self {
             process: ProcessJudgeKind::Rules,
             outcome: OutcomeJudgeKind::Match,
+            patience: Span(Duration::from_secs(7200)),
+            max_unjudged_share: 0.005,
             llm: None,
         }
     }
@@ -338,7 +365,8 @@ pub struct ActorSection {
     pub samplers: usize,
     /// Tool executors.
     pub tools: usize,
-    /// Judges: how many steps are judged at once.
+    /// Judges. How many verdicts a judge model is asked for at once says `judge.llm.max_concurrent`,
+    /// whatever their number.
     pub judges: usize,
 }
 
@@ -401,6 +429,10 @@ pub struct TrainSection {
     pub states_per_step: usize,
     /// Fresh actions per state.
     pub actions_per_state: u32,
+    /// States whose actions are all rewarded alike teach nothing: others are drawn in their place, up
+    /// to this many times a batch (dynamic sampling). 0: they stay.
+    #[serde(default)]
+    pub refill: u32,
     /// Temperature of fresh actions. Top-p and top-k are off here: the learner's log-probabilities
     /// are those of the full distribution.
     #[serde(default = "default_temperature")]
@@ -489,6 +521,23 @@ pub struct EvaluationSection {
     pub base: bool,
     /// Also measure every model with no tool.
     pub without_tools: bool,
+    /// What becomes of a run whose evaluation sets have questions that its training or warm start
+    /// has, too.
+    pub overlap: OverlapPolicy,
+}
+
+/// What becomes of a run that measures on questions which it trains on. Texts are compared without
+/// case, punctuation and the width of blanks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OverlapPolicy {
+    /// It is refused, for one with the same text or the same id.
+    #[default]
+    Refuse,
+    /// It is refused for one with the same text; ids of different files may coincide.
+    SameIds,
+    /// It goes on, and the report says how many they are.
+    Allow,
 }
 
 impl Default for EvaluationSection {
@@ -501,6 +550,7 @@ impl Default for EvaluationSection {
             max_action_tokens: 96,
             base: true,
             without_tools: false,
+            overlap: OverlapPolicy::default(),
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use super::{Run, generate, preflight};
 use crate::cluster::{Elsewhere, JudgeOrder, LearnerOrder, SamplerOrder};
-use crate::config::{TrainSection, WarmStartSection};
+use crate::config::{Config, TrainSection, WarmStartSection};
 use crate::engine::{ChatTurns, LearnerPort};
 use crate::judges;
 use crate::machine_memory::{self, Load};
 use crate::progress::Progress;
-use crate::questions;
+use crate::prompt;
 use actors::ports::StepReport;
 use actors::training::{self, PolicyPlan, State, SupervisedPlan};
 use actors::{Controller, Fleet, FleetPlan, Judges};
@@ -28,14 +28,16 @@ pub const WARM_START: &str = "warm_start";
 /// The baseline that imitates the filtered trajectories.
 pub const IMITATION: &str = "imitation";
 
+/// States that were left out of a batch for want of a verdict, among a step's metrics.
+pub const UNJUDGED_GROUPS: &str = "unjudged_groups";
+
 /// The arm of a seed.
 pub fn swirl(seed: u64) -> String {
     format!("swirl-seed{seed}")
 }
 
 /// Every arm that a configuration trains, in the order of the report.
-pub fn names(run: &Run) -> Vec<String> {
-    let config = &run.config;
+pub fn names(config: &Config) -> Vec<String> {
     let warm = config.warm_start.iter().map(|_| WARM_START.to_owned());
     let imitation = config.imitation.iter().map(|_| IMITATION.to_owned());
     let seeds = config
@@ -68,9 +70,9 @@ pub async fn warm_start(run: &Run) -> Result<()> {
 }
 
 fn dialogues(run: &Run, section: &WarmStartSection) -> Result<Vec<SftSample>> {
-    let questions = questions::load(&section.questions)?;
+    let questions = &run.sources.warm_start;
     let turns = turns(run)?;
-    let dialogues = data::dialogue::dialogues(&questions, &section.dialogue);
+    let dialogues = data::dialogue::dialogues(questions, &section.dialogue);
     tracing::info!(
         questions = questions.len(),
         dialogues = dialogues.kept.len(),
@@ -161,7 +163,7 @@ async fn supervised(
     let fleet = controller.fleet().clone();
     let done = steps_done(&fleet).await?;
     run.rewind(arm, done);
-    let mut progress = Progress::new(arm, plan.steps, done);
+    let mut progress = Progress::new(arm, plan.steps, done, 1, &run.overview);
     loop {
         training::supervised(&fleet, &plan, |report| {
             run.record(arm, report);
@@ -184,26 +186,33 @@ async fn policy(run: &Run, section: &TrainSection, seed: u64) -> Result<()> {
     }
     let judges = judges::build(&run.config.judge, &run.config.tools.enabled)?;
     let states = states(run, judges.process.as_ref())?;
-    let plan = policy_plan(section, seed, states, tags(run)?);
+    let mut plan = policy_plan(section, seed, states, tags(run)?);
+    plan.max_unjudged_share = run.config.judge.max_unjudged_share;
     let (fleet, elsewhere) = policy_fleet(run, section, seed, judges).await?;
     let controller = Controller::start(run.fleet(fleet, elsewhere)).await?;
-    let fleet = controller.fleet().clone();
-    let done = steps_done(&fleet).await?;
-    run.rewind(&arm, done);
-    let mut progress = Progress::new(&arm, plan.steps, done);
+    let trained = policy_steps(run, &arm, controller.fleet(), plan).await;
+    // Also after an error: no actor is to work on beyond the phase.
+    controller.stop().await;
+    trained
+}
+
+async fn policy_steps(run: &Run, arm: &str, fleet: &Fleet, mut plan: PolicyPlan) -> Result<()> {
+    let done = steps_done(fleet).await?;
+    run.rewind(arm, done);
+    plan.unjudged_before = run.metrics().sum(arm, UNJUDGED_GROUPS)? as u64;
+    let mut progress = Progress::new(arm, plan.steps, done, 1, &run.overview);
     loop {
-        training::policy(&fleet, &plan, |report| {
-            run.record(&arm, report);
+        training::policy(fleet, &plan, |report| {
+            run.record(arm, report);
             let shown = ["reward_mean", "kl", "well_formed_share"];
             progress.set(report.step, &note(report, &shown));
         })
         .await?;
-        if is_exported(&fleet, &run.folder.model(&arm)).await? {
+        if is_exported(fleet, &run.folder.model(arm)).await? {
             break;
         }
     }
     progress.finish("");
-    controller.stop().await;
     Ok(())
 }
 
@@ -217,6 +226,7 @@ async fn policy_fleet(
     let enabled = &run.config.tools.enabled;
     let mut fleet = FleetPlan {
         judge_actors: run.config.actors.judges,
+        judge_patience: run.config.judge.patience.0,
         ..FleetPlan::default()
     };
     let mut elsewhere = Elsewhere::default();
@@ -287,7 +297,7 @@ fn registry(run: &Run) -> Result<Arc<Registry>> {
 /// The dialogues of the model that the run starts from; every arm's are alike.
 fn turns(run: &Run) -> Result<ChatTurns> {
     let model = &run.config.model;
-    ChatTurns::load(&model.path, model, &run.config.prompt.system)
+    ChatTurns::load(&model.path, model, &prompt::system(&run.config, true)?)
 }
 
 fn tags(run: &Run) -> Result<ActionTags> {
@@ -309,6 +319,7 @@ fn policy_plan(
         updates_per_batch: section.updates_per_batch,
         states_per_step: section.states_per_step,
         actions_per_state: section.actions_per_state,
+        refill: section.refill,
         params: SamplingParams {
             temperature: section.temperature,
             top_p: 1.0,
@@ -321,6 +332,8 @@ fn policy_plan(
         seed,
         checkpoint_every: section.checkpoint_every,
         max_logprob_difference: section.max_logprob_difference,
+        max_unjudged_share: 0.0,
+        unjudged_before: 0,
     }
 }
 

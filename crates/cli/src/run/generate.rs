@@ -1,13 +1,14 @@
 //! Stage 1: trajectories with tools, judged and stored; then the filter.
 
-use super::{Run, arms, preflight};
+use super::{Run, arms, preflight, unjudged};
 use crate::cluster::{Elsewhere, Head, JudgeOrder, SamplerOrder, ToolOrder};
 use crate::config::{Config, ImitationSection};
+use crate::console;
 use crate::engine::{ChatTurns, Machine};
 use crate::judges;
 use crate::machine_memory;
-use crate::progress::Progress;
-use crate::questions;
+use crate::progress::{Overview, Progress};
+use crate::prompt;
 use actors::{Controller, FleetPlan, RolloutPlan, RolloutReport};
 use anyhow::{Context, Result, bail};
 use control::ledger::LedgerConfig;
@@ -23,6 +24,9 @@ use store::TrajectoryStore;
 use tokio::sync::watch;
 use tools::parser::{ActionTags, MalformedPolicies, MalformedPolicy};
 use tools::registry::Registry;
+
+/// The title of stage 1 in progress lines.
+pub const TRAJECTORIES: &str = "trajectories";
 
 /// How a set of questions is rolled out.
 pub struct Rollouts<'a> {
@@ -50,6 +54,8 @@ pub struct Rollouts<'a> {
     pub with_tools: bool,
     /// Seed of all draws.
     pub seed: u64,
+    /// The run that this is a piece of.
+    pub overview: &'a Overview,
 }
 
 /// Generates the trajectories of a run.
@@ -60,10 +66,10 @@ pub async fn trajectories(run: &Run) -> Result<()> {
         &run.machine,
         run.head.as_ref(),
         Rollouts {
-            title: "trajectories",
+            title: TRAJECTORIES,
             model: &run.start_model(),
             store: &run.folder.trajectories(),
-            questions: questions::load(&run.config.questions)?,
+            questions: run.sources.questions.clone(),
             samples: settings.samples,
             temperature: settings.temperature,
             top_p: settings.top_p,
@@ -72,6 +78,7 @@ pub async fn trajectories(run: &Run) -> Result<()> {
             max_action_tokens: settings.max_action_tokens,
             with_tools: true,
             seed: run.config.run.seed,
+            overview: &run.overview,
         },
     )
     .await?;
@@ -85,9 +92,11 @@ pub fn refuse_failures(report: &RolloutReport) -> Result<()> {
     };
     bail!(
         "{} of {} items failed for good, the first, {item}, with: {reason}. Nothing is lost: mend \
-         the cause and go on with --resume",
+         the cause and go on with --resume, or leave such questions out for good with --resume \
+         'run.skip=[{:?}]', which the report repeats",
         report.failed.len(),
-        report.stored + report.failed.len() as u64
+        report.stored + report.failed.len() as u64,
+        item.question.0,
     )
 }
 
@@ -137,6 +146,7 @@ pub async fn roll_out(
             false => None,
         },
         judge_actors: config.actors.judges,
+        judge_patience: config.judge.patience.0,
         ..FleetPlan::default()
     };
     let elsewhere = Elsewhere {
@@ -155,10 +165,23 @@ pub async fn roll_out(
     };
     let controller = Controller::start(Head::extend(head, fleet, elsewhere)).await?;
     let total = plan.questions.len() as u64 * u64::from(plan.samples);
-    let progress = Progress::new(rollouts.title, total, store.len() as u64);
-    let (report, mut store) = watched(controller.rollouts(plan, store), receiver, progress).await?;
+    let at_once = u64::from(config.rollout.items_per_sampler)
+        .saturating_mul(config.expected_samplers() as u64);
+    let done = store.len() as u64;
+    let progress = Progress::new(rollouts.title, total, done, at_once, rollouts.overview);
+    let ended = watched(controller.rollouts(plan, store), receiver, progress).await;
     controller.stop().await;
+    let (report, mut store) = ended?;
     store.compact()?;
+    match report.unjudged.first() {
+        None => unjudged::remove(rollouts.store)?,
+        Some((item, reason)) => console::remark(format_args!(
+            "{}: {} of {total} trajectories are left out, for the judge gave no verdict on them; the \
+             first is {item}: {reason}",
+            rollouts.title,
+            report.unjudged.len(),
+        )),
+    }
     Ok(report)
 }
 
@@ -168,11 +191,8 @@ fn rollout_plan(
     tags: ActionTags,
     progress: watch::Sender<actors::Progress>,
 ) -> Result<RolloutPlan> {
-    let system = match rollouts.with_tools {
-        true => &config.prompt.system,
-        false => &config.prompt.system_without_tools,
-    };
-    let turns = ChatTurns::load(rollouts.model, &config.model, system)?;
+    let system = prompt::system(config, rollouts.with_tools)?;
+    let turns = ChatTurns::load(rollouts.model, &config.model, &system)?;
     let tags = tags.with_thinking(turns.thinking().cloned());
     Ok(RolloutPlan {
         run: config.run.name.as_str().into(),
@@ -203,6 +223,8 @@ fn rollout_plan(
             max_losses: config.rollout.max_losses,
             straggler_factor: config.rollout.straggler_factor,
         },
+        max_unjudged_share: config.judge.max_unjudged_share,
+        unjudged: Some(unjudged::folder(rollouts.store)),
         progress,
     })
 }
@@ -219,13 +241,20 @@ async fn watched<E: Into<anyhow::Error>>(
             ended = &mut work => break ended.map_err(Into::into)?,
             Ok(()) = receiver.changed() => {
                 let now = *receiver.borrow_and_update();
-                progress.set(now.stored, &format!("{} failed", now.failed));
+                progress.set(now.stored, &note(now));
             }
         }
     };
     let failed = report.failed.len();
     progress.finish(&format!("{} stored, {failed} failed", report.stored));
     Ok((report, store))
+}
+
+fn note(progress: actors::Progress) -> String {
+    match progress.unjudged {
+        0 => format!("{} failed", progress.failed),
+        unjudged => format!("{} failed, {unjudged} not judged", progress.failed),
+    }
 }
 
 /// The kinds of unreadable action that end a trajectory.
@@ -243,6 +272,9 @@ pub struct Filtered {
     pub kept: usize,
     /// How many states of these each filter of states keeps, by name.
     pub states: BTreeMap<String, usize>,
+    /// Trajectories that are left out because the judge gave no verdict on them.
+    #[serde(default)]
+    pub unjudged: usize,
 }
 
 /// Measures the yield of every filter and writes it down.
@@ -250,7 +282,7 @@ pub struct Filtered {
 /// # Errors
 /// When a filter leaves too little for the training that is to follow.
 pub fn filter(run: &Run) -> Result<()> {
-    let all = stored(&run.folder.trajectories())?;
+    let all = trajectories_of(run)?;
     let judges = judges::build(&run.config.judge, &run.config.tools.enabled)?;
     let judge = judges.process.name();
     let yields = Filter::ALL
@@ -284,6 +316,7 @@ pub fn filter(run: &Run) -> Result<()> {
         yields,
         kept: kept.len(),
         states: StateFilter::ALL.into_iter().map(states).collect(),
+        unjudged: unjudged::count(&run.folder.trajectories())?,
     };
     let text = serde_json::to_string_pretty(&filtered)?;
     crate::files::write_atomically(&run.folder.yields(), text.as_bytes())
@@ -313,7 +346,7 @@ pub fn imitated(run: &Run, section: &ImitationSection) -> Result<Vec<Trajectory>
 /// # Errors
 /// When there are fewer than `filter.limit`.
 pub fn kept(run: &Run, keep: Filter, key: &str) -> Result<Vec<Trajectory>> {
-    let mut all = stored(&run.folder.trajectories())?;
+    let mut all = trajectories_of(run)?;
     let judges = judges::build(&run.config.judge, &run.config.tools.enabled)?;
     all.retain(|trajectory| filter::keep(trajectory, judges.process.name(), keep));
     match run.config.filter.limit {
@@ -321,6 +354,13 @@ pub fn kept(run: &Run, keep: Filter, key: &str) -> Result<Vec<Trajectory>> {
             .with_context(|| format!("{key} = {:?} leaves too few for filter.limit", keep.name())),
         None => Ok(all),
     }
+}
+
+/// The trajectories of stage 1, by item, without those of questions that are left out by now.
+fn trajectories_of(run: &Run) -> Result<Vec<Trajectory>> {
+    let mut all = stored(&run.folder.trajectories())?;
+    all.retain(|trajectory| !run.config.run.skip.contains(&trajectory.item.question));
+    Ok(all)
 }
 
 /// Every trajectory of a store, by item.

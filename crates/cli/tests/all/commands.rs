@@ -69,6 +69,10 @@ fn trying_one_thing() {
     };
     assert!(try_(&["answer", "-8", "-8"]).starts_with("equal"));
     assert!(try_(&["answer", "8", "-8"]).starts_with("not equal"));
+    assert_eq!(
+        try_(&["answer", "1.5 hours", "It takes $15."]),
+        "not equal\nkey:    quantity 1.5 hour\nanswer: money 15 dollar\n"
+    );
     assert_eq!(try_(&["tool", "calculator", "48/2"]), "24\n");
     assert_eq!(
         try_(&["action", "<math_exp>1+1</math_exp>"]),
@@ -95,6 +99,11 @@ fn trying_rows_of_stdin() {
         .map(|line| line["equal"].as_bool())
         .collect();
     assert_eq!(equal, [Some(true), Some(false), None]);
+    let read = tried(&["try", "answer", "--stdin"], "3 1/2\t\\frac{7}{2}\n");
+    assert_eq!(
+        (&read[0]["equal"], &read[0]["key"]["type"]),
+        (&true.into(), &"number".into())
+    );
     let rows = "calculator\t48/2\tx\ncalculator\t48/\nabacus\t1\n";
     let told = tried(&["try", "tool", "--stdin"], rows);
     assert_eq!(told[0]["result"], "24");
@@ -115,6 +124,139 @@ fn trying_rows_of_stdin() {
         (&"malformed".into(), &"truncated".into())
     );
     assert!(read[2]["error"].is_string());
+}
+
+/// An endpoint that gives one reply, and then the request that it got.
+fn endpoint(reply: &'static str) -> (String, std::thread::JoinHandle<String>) {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let serving = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        let mut buffer = [0; 4096];
+        let is_whole = |request: &[u8]| {
+            let text = String::from_utf8_lossy(request);
+            let (head, body) = text.split_once("\r\n\r\n").unwrap_or_default();
+            let length = head.lines().find_map(|line| {
+                line.to_lowercase()
+                    .strip_prefix("content-length:")?
+                    .trim()
+                    .parse()
+                    .ok()
+            });
+            length.is_some_and(|length: usize| body.len() >= length)
+        };
+        while !is_whole(&request) {
+            let read = stream.read(&mut buffer).unwrap();
+            request.extend(&buffer[..read]);
+        }
+        let length = reply.len();
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{reply}"
+        )
+        .unwrap();
+        String::from_utf8(request).unwrap()
+    });
+    (address, serving)
+}
+
+#[test]
+fn trying_a_judge() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = "[judge]\nprocess = \"llm\"\n[judge.llm]\nmodel = \"m\"\n";
+    std::fs::write(dir.path().join("j.toml"), config).unwrap();
+    std::fs::write(dir.path().join("r.toml"), "[judge]\nprocess = \"rules\"\n").unwrap();
+    let step = [
+        "--question",
+        "3 bags of 4?",
+        "--step",
+        "<math_exp>3*4</math_exp>",
+    ];
+    let judge = |rest: &[&str]| {
+        let args: Vec<&str> = ["try", "judge"].iter().chain(rest).copied().collect();
+        succeeds(dir.path(), &args)
+    };
+    let (address, serving) = endpoint(
+        r#"{"model":"m","choices":[{"message":{"content":"It helps.\nGOOD"},"finish_reason":"stop"}]}"#,
+    );
+    let url = format!("judge.llm.base_url={address}");
+    let asked = [
+        "--config",
+        "j.toml",
+        "-s",
+        &url,
+        "--step",
+        "<answer>12</answer>",
+    ];
+    let asked = judge(&[&asked[..4], &step, &asked[4..]].concat());
+    for part in ["3*4 -> 12", "status 200", "It helps.", "verdict: GOOD"] {
+        assert!(asked.contains(part), "{part}: {asked}");
+    }
+    assert!(serving.join().unwrap().contains("3 bags of 4?"));
+    let rules = judge(&[&["--config", "r.toml"], &step[..]].concat());
+    assert!(rules.starts_with("verdict: GOOD"), "{rules}");
+    let answer = [
+        "--config", "r.toml", "--key", "12", "--answer", "13", "--json",
+    ];
+    assert!(judge(&answer).contains("\"label\":\"bad\""));
+    refuses(
+        dir.path(),
+        &["try", "judge", "--config", "r.toml"],
+        2,
+        "nothing to judge",
+    );
+}
+
+#[test]
+fn trying_replies_of_a_judge() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("j.toml");
+    let config = "[judge]\noutcome = \"llm\"\n[judge.llm]\nmodel = \"m\"\n";
+    std::fs::write(&file, config).unwrap();
+    let choice = |message: &str, finish: &str, logprobs: &str| {
+        format!(
+            r#"{{"status": 200, "body": {{"model": "m", "choices": [{{"index": 0, "message":
+            {{"role": "assistant", "content": {message}}}, "finish_reason": "{finish}"{logprobs}}}]}}}}"#
+        )
+        .replace('\n', " ")
+    };
+    let null = r#", "logprobs": {"content": [{"token": "NO", "logprob": -0.01, "top_logprobs": [
+        {"token": "NO", "logprob": -0.01}, {"token": "YES", "logprob": null}]}]}"#;
+    let parts = r#"[{"type": "thinking", "thinking": [{"type": "text", "text": "compare"}]},
+        {"type": "text", "text": "They differ.\nNO"}]"#;
+    let rows = [
+        choice(r#""<think>\nOptions are:\nYES""#, "length", ""),
+        choice(r#""NO""#, "stop", null),
+        choice(parts, "stop", ""),
+        r#"{"status": 400, "body": {"error": {"message": "Unsupported parameter: 'max_tokens'", "param": "max_tokens"}}}"#.into(),
+        r#"{"status": 429, "headers": {"Retry-After": "7"}, "body": {"error": "slow down"}}"#.into(),
+        "{}".into(),
+    ];
+    let path = file.display().to_string();
+    let read = tried(
+        &["try", "judge", "--config", &path, "--stdin"],
+        &(rows.join("\n") + "\n"),
+    );
+    assert_eq!(
+        (&read[0]["asked_again"], &read[0]["verdict"]),
+        (&true.into(), &().into())
+    );
+    assert_eq!(read[1]["verdict"]["label"], "bad");
+    assert_eq!(read[2]["verdict"]["label"], "bad");
+    assert_eq!(read[3]["asked_again"], false);
+    assert!(
+        read[3]["error"]
+            .as_str()
+            .unwrap()
+            .contains("max_tokens_field")
+    );
+    assert_eq!(
+        (&read[4]["asked_again"], &read[4]["after_seconds"]),
+        (&true.into(), &7.0.into())
+    );
+    assert!(read[5]["error"].is_string());
 }
 
 #[test]

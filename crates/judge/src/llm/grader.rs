@@ -5,7 +5,7 @@ use super::endpoint::{self, LlmEndpoint, Message};
 use super::exchange::{Exchange, Fault, RawReply};
 use super::reply::{self, Finish, Reply, Words};
 use crate::JudgeError;
-use crate::verdict::{digest, hash};
+use crate::verdict::{Ruling, digest, hash};
 use proto::{Label, Verdict};
 use serde_json::Value;
 use std::time::{Duration, SystemTime};
@@ -86,10 +86,10 @@ impl Grader {
     }
 
     /// The verdict on a prompt, which is asked for once (LL-5).
-    pub async fn verdict(&self, prompt: String) -> Result<Verdict, JudgeError> {
+    pub async fn rule(&self, prompt: String) -> Result<Ruling, JudgeError> {
         let key = digest(&[&self.prompt_hash, self.words.good, &prompt]);
         let ask = self.ask(prompt, None);
-        self.endpoint.memo().verdict(key, ask).await
+        self.endpoint.memo().rule(key, ask).await
     }
 
     /// The verdict on a prompt, which is asked for now.

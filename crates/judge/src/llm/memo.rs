@@ -1,6 +1,7 @@
 //! Verdicts that were given, by the prompt they answer: the same prompt is judged once.
 
 use crate::JudgeError;
+use crate::verdict::Ruling;
 use proto::Verdict;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,11 +52,11 @@ impl Memo {
 
     /// The verdict of this key: the one that is known, or what `judge` says, which is asked by one
     /// caller at a time.
-    pub async fn verdict(
+    pub async fn rule(
         &self,
         key: Key,
         judge: impl Future<Output = Result<Verdict, JudgeError>>,
-    ) -> Result<Verdict, JudgeError> {
+    ) -> Result<Ruling, JudgeError> {
         let entry = self.entry(key);
         let under_way = entry.tries.load(Ordering::SeqCst);
         let mut waited = false;
@@ -66,8 +67,9 @@ impl Memo {
                 entry.state.lock().await
             }
         };
-        if let Some(verdict) = &state.verdict {
-            return Ok(verdict.clone());
+        if let Some(verdict) = state.verdict.clone() {
+            let is_fresh = false;
+            return Ok(Ruling { verdict, is_fresh });
         }
         if let Some((number, error)) = &state.failed
             && waited
@@ -76,12 +78,26 @@ impl Memo {
             return Err(error.clone());
         }
         let number = entry.tries.fetch_add(1, Ordering::SeqCst) + 1;
-        let judged = judge.await;
-        match &judged {
-            Ok(verdict) => state.verdict = Some(verdict.clone()),
-            Err(error) => state.failed = Some((number, error.clone())),
+        match judge.await {
+            Ok(verdict) => {
+                state.verdict = Some(verdict.clone());
+                let is_fresh = true;
+                Ok(Ruling { verdict, is_fresh })
+            }
+            Err(error) => {
+                state.failed = Some((number, error.clone()));
+                Err(error)
+            }
         }
-        judged
+    }
+
+    #[cfg(test)]
+    async fn verdict(
+        &self,
+        key: Key,
+        judge: impl Future<Output = Result<Verdict, JudgeError>>,
+    ) -> Result<Verdict, JudgeError> {
+        self.rule(key, judge).await.map(|ruling| ruling.verdict)
     }
 
     fn entry(&self, key: Key) -> Arc<Entry> {

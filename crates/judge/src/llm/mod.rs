@@ -39,7 +39,7 @@ pub use exchange::{Exchange, RawReply};
 pub use grader::{Judgement, ReplyReading};
 pub use setup_error::LlmSetupError;
 
-use crate::{JudgeError, OutcomeJudge, ProcessJudge, StepContext};
+use crate::{JudgeError, OutcomeJudge, ProcessJudge, Ruling, StepContext};
 use async_trait::async_trait;
 use grader::Grader;
 use mark::Mark;
@@ -146,9 +146,14 @@ impl ProcessJudge for LlmJudge {
     }
 
     async fn judge(&self, context: &StepContext) -> Result<Verdict, JudgeError> {
+        self.rule(context).await.map(|ruling| ruling.verdict)
+    }
+
+    async fn rule(&self, context: &StepContext) -> Result<Ruling, JudgeError> {
+        let is_fresh = false;
         match self.without_asking(context) {
-            Some(verdict) => Ok(verdict),
-            None => self.grader.verdict(self.prompt(context)).await,
+            Some(verdict) => Ok(Ruling { verdict, is_fresh }),
+            None => self.grader.rule(self.prompt(context)).await,
         }
     }
 }
@@ -223,10 +228,16 @@ impl OutcomeJudge for LlmOutcomeJudge {
         question: &Question,
         answer: Option<&str>,
     ) -> Result<Verdict, JudgeError> {
-        match given(answer) {
-            Some(answer) => self.grader.verdict(self.prompt(question, answer)).await,
-            None => Ok(self.none_given()),
-        }
+        let ruling = self.rule(question, answer).await;
+        ruling.map(|ruling| ruling.verdict)
+    }
+
+    async fn rule(&self, question: &Question, answer: Option<&str>) -> Result<Ruling, JudgeError> {
+        let Some(answer) = given(answer) else {
+            let (verdict, is_fresh) = (self.none_given(), false);
+            return Ok(Ruling { verdict, is_fresh });
+        };
+        self.grader.rule(self.prompt(question, answer)).await
     }
 }
 
