@@ -195,7 +195,7 @@ impl Folder {
         write().map_err(|error| io(&path, error))
     }
 
-    fn copy(&self, source: &Path, name: &str) -> Result<(), SaveError> {
+    pub(crate) fn copy(&self, source: &Path, name: &str) -> Result<(), SaveError> {
         let (from, to) = (source.join(name), self.partial.join(name));
         if !from.exists() {
             return Ok(());

@@ -19,6 +19,7 @@
 //! - **TL-8 (no verdict, no reward).** A state with an action that cannot be judged is left out with all
 //!   its actions, counted, and reported; more than the share that the plan allows ends training.
 
+mod batch;
 mod batches;
 mod judging;
 mod picker;

@@ -51,6 +51,7 @@ impl Outfit {
         match serde_json::from_slice(order)? {
             Ordered::Sampler {
                 model,
+                template_arguments,
                 dtype,
                 max_batch,
                 max_context_tokens,
@@ -75,7 +76,9 @@ impl Outfit {
                     kept_sequences,
                     ..EngineConfig::default()
                 };
-                let samplers = machine.samplers(&dir, engine, 1).await?;
+                let samplers = machine
+                    .samplers(&dir, &template_arguments, engine, 1)
+                    .await?;
                 let sampler = samplers
                     .into_iter()
                     .next()

@@ -186,6 +186,7 @@ mod tests {
             "run.seed=1",
             "model.device=cuda:0",
             "model.dtype=f32",
+            "model.template_arguments.enable_thinking=false",
             "rollout.samples=2",
             "questions.selection.limit=3",
             "prompt.system=<math_exp>",

@@ -9,6 +9,7 @@ use super::sections::{
 use super::unused::{self, Unused};
 use judge::LlmJudgeConfig;
 use learner::{ComputeType, LearnerConfig, Schedule};
+use model::TemplateArguments;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
@@ -240,6 +241,23 @@ fn merge(base: &mut Table, over: Table) {
     }
 }
 
+/// Variables for a chat template, each as `name=value`.
+///
+/// # Errors
+/// One is not written like that, or names what the dialogue itself sets.
+pub fn template_arguments(texts: &[String]) -> Result<TemplateArguments, ConfigError> {
+    let mut table = Table::new();
+    for text in texts {
+        Override::read(text)?.apply(&mut table)?;
+    }
+    serde::Deserialize::deserialize(Value::Table(table)).map_err(|error: toml::de::Error| {
+        ConfigError::Value {
+            key: "--template-argument".into(),
+            message: error.message().to_owned(),
+        }
+    })
+}
+
 /// Reads the table. Where a setting wants text and the command line gave it what TOML takes for a
 /// number, a date or a truth value, its text is meant.
 fn parse_with(table: &mut Table, overrides: &[Override]) -> Result<Config, ConfigError> {
@@ -329,6 +347,16 @@ mod tests {
                 "[rollout]\nsamples = \"two\"\n",
                 &[],
                 "`rollout.samples`: invalid type: string \"two\", expected u32",
+            ),
+            (
+                "[model.template_arguments]\nmessages = \"x\"\n",
+                &[],
+                "`model.template_arguments`: `messages` is set by the dialogue or the tokenizer: choose one of the template's other variables",
+            ),
+            (
+                "",
+                &["model.template_arguments=3"],
+                "`model.template_arguments`: invalid type: integer `3`, expected a map",
             ),
             (
                 "",
@@ -657,5 +685,27 @@ mod tests {
             }
         }
         assert!(names.len() >= 2, "{names:?}");
+    }
+
+    /// Values of every type of TOML reach the template, and what is stored says the same again.
+    #[test]
+    fn template_arguments_are_of_any_type() {
+        let section = "[model.template_arguments]\nenable_thinking = false\nn = 3\nx = 0.5\n\
+                       list = [1, \"a\"]\nday = 2024-07-26\nstyle = { tone = \"dry\" }\n";
+        let loaded = with(section, &["model.template_arguments.word=yes please"]).unwrap();
+        let arguments = &loaded.config.model.template_arguments;
+        let found = serde_json::to_value(arguments).unwrap();
+        let expected = serde_json::json!({"enable_thinking": false, "n": 3, "x": 0.5,
+            "list": [1, "a"], "day": "2024-07-26", "style": {"tone": "dry"}, "word": "yes please"});
+        assert_eq!(found, expected);
+        let again: Config = toml::from_str(&loaded.resolved).unwrap();
+        assert_eq!(again.model.template_arguments, *arguments);
+        let texts = ["enable_thinking=false", "word=yes please"].map(str::to_owned);
+        let given = template_arguments(&texts).unwrap();
+        assert_eq!(
+            serde_json::to_value(given).unwrap(),
+            serde_json::json!({"enable_thinking": false, "word": "yes please"})
+        );
+        assert!(template_arguments(&["bos_token=x".to_owned()]).is_err());
     }
 }

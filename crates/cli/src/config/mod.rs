@@ -13,7 +13,7 @@ mod unused;
 
 pub use fingerprint::hex;
 pub use identity::{Difference, Identity};
-pub use load::{ConfigError, Loaded, load, load_for};
+pub use load::{ConfigError, Loaded, load, load_for, template_arguments};
 pub use sections::*;
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use data::{DialogueOptions, Selection, WordMathConfig};
 use judge::LlmJudgeConfig;
 use judge::filter::{Filter, StateFilter};
 use learner::{ComputeType, LearnerConfig};
+use model::TemplateArguments;
 use proto::{QuestionId, Role};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -132,6 +133,10 @@ pub struct ModelSection {
     pub device: String,
     /// Threads of libtorch on a CPU, at most 1024; 0 takes one per core.
     pub threads: usize,
+    /// Variables for the chat template, such as `enable_thinking = false`, of any type. A template
+    /// may leave them unread.
+    #[serde(skip_serializing_if = "TemplateArguments::is_empty")]
+    pub template_arguments: TemplateArguments,
     /// The tags around a section in which the model thinks: nothing in it is an action, and nothing
     /// in it ends sampling. `[]`: the model has no such sections.
     pub thinking_tags: Vec<String>,
@@ -154,6 +159,7 @@ impl Default for ModelSection {
             dtype: ComputeType::Auto,
             device: "auto".into(),
             threads: 0,
+            template_arguments: TemplateArguments::default(),
             thinking_tags: vec!["<think>".into(), "</think>".into()],
         }
     }
@@ -423,6 +429,10 @@ pub struct TrainSection {
     pub states_per_step: usize,
     /// Fresh actions per state.
     pub actions_per_state: u32,
+    /// States whose actions are all rewarded alike teach nothing: others are drawn in their place, up
+    /// to this many times a batch (dynamic sampling). 0: they stay.
+    #[serde(default)]
+    pub refill: u32,
     /// Temperature of fresh actions. Top-p and top-k are off here: the learner's log-probabilities
     /// are those of the full distribution.
     #[serde(default = "default_temperature")]

@@ -249,10 +249,13 @@ async fn policy_fleet(
     let engine = policy_engine(run, section);
     if run.is_here(Role::Sampler) {
         let (model, count) = (run.start_model(), run.config.actors.samplers);
-        fleet.samplers = run.machine.samplers(&model, engine, count).await?;
+        let arguments = &run.config.model.template_arguments;
+        let samplers = run.machine.samplers(&model, arguments, engine, count);
+        fleet.samplers = samplers.await?;
     } else {
         elsewhere.sampler = Some(SamplerOrder {
             model: run.start_model(),
+            template_arguments: run.config.model.template_arguments.clone(),
             dtype: run.config.model.dtype,
             engine,
         });
@@ -316,6 +319,7 @@ fn policy_plan(
         updates_per_batch: section.updates_per_batch,
         states_per_step: section.states_per_step,
         actions_per_state: section.actions_per_state,
+        refill: section.refill,
         params: SamplingParams {
             temperature: section.temperature,
             top_p: 1.0,

@@ -131,7 +131,14 @@ pub async fn roll_out(
         0
     };
     let fleet = FleetPlan {
-        samplers: machine.samplers(rollouts.model, engine, samplers).await?,
+        samplers: machine
+            .samplers(
+                rollouts.model,
+                &config.model.template_arguments,
+                engine,
+                samplers,
+            )
+            .await?,
         registry: here(Role::Tool).then_some(registry),
         tool_executors: config.actors.tools,
         judges: match here(Role::Judge) {
@@ -145,6 +152,7 @@ pub async fn roll_out(
     let elsewhere = Elsewhere {
         sampler: (!here(Role::Sampler)).then(|| SamplerOrder {
             model: rollouts.model.to_owned(),
+            template_arguments: config.model.template_arguments.clone(),
             dtype: config.model.dtype,
             engine,
         }),
