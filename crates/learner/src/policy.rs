@@ -316,6 +316,7 @@ impl Differences {
     fn describe(&self, advantages: Population, has_reference: bool, policy: &mut PolicyMetrics) {
         let share = |count: f64| count / self.tokens.max(1.0);
         policy.kl = has_reference.then(|| share(self.kl));
+        policy.compared_tokens = self.tokens as usize;
         policy.logprob_difference_mean = share(self.sum);
         policy.logprob_difference_max = self.max;
         policy.surrogate = Some(SurrogateMetrics {

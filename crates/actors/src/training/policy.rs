@@ -2,6 +2,7 @@
 //! trajectories, fresh actions from the current weights, a judge's verdict on each, one gradient
 //! step. No tool runs, and nothing after the action is looked at.
 
+use super::agreement::{Agreement, Finding};
 use super::judging::{Judged, judged};
 use super::picker::{Picker, StateBalance};
 use super::{Losses, TrainingError};
@@ -84,8 +85,8 @@ pub struct PolicyPlan {
     pub seed: u64,
     /// Steps between checkpoints, which are written behind a whole batch; 0 writes none.
     pub checkpoint_every: u64,
-    /// Largest mean of |log π − log μ| between learner and sampler, in nats, that the first step
-    /// after a start or a resume may show (TL-4).
+    /// Largest mean of |log π − log μ| between learner and sampler, in nats, that the first step with
+    /// tokens to compare may show after a start or a resume, and later ones without a warning (TL-4).
     pub max_logprob_difference: f64,
     /// The share of all states' groups, in [0, 1], that may be left out because an action cannot be
     /// judged; unless it is 0, one always may (TL-8).
@@ -139,6 +140,7 @@ async fn with(
     let mut step = learner.steps_done().await?;
     let first = step;
     let mut saved = step;
+    let mut agreement = Agreement::new(plan.max_logprob_difference);
     let mut published = publish(fleet, learner, step).await?; // TL-2
     while step < plan.steps {
         let mut began = Instant::now();
@@ -164,11 +166,11 @@ async fn with(
         // A learner that found back may have made a step whose report was lost: it goes on within the
         // batch, and the batch ends where it would have.
         let updates = plan.updates_per_batch - step % plan.updates_per_batch;
-        for _ in 0..updates {
+        for update in 0..updates {
             once.extend(ages(&groups, step));
             let mut report = learner.policy_step(groups.clone()).await?;
-            if step == first {
-                agreement(&report, plan.max_logprob_difference)?; // TL-4
+            if update == 0 {
+                compare(&mut agreement, &report)?; // TL-4
             }
             step += 1;
             if step.is_multiple_of(plan.updates_per_batch) {
@@ -186,6 +188,11 @@ async fn with(
             learner.checkpoint().await?;
             saved = step;
         }
+    }
+    if step > first && !agreement.is_held() {
+        tracing::warn!(
+            "Sampler and learner were never compared: no step had a token with an advantage."
+        );
     }
     Ok(())
 }
@@ -288,11 +295,17 @@ fn on_policy(groups: &[Vec<Completion>], expected: WeightVersion) -> Result<(), 
 }
 
 /// TL-4: sampler and learner speak of the same distribution.
-fn agreement(report: &StepReport, limit: f64) -> Result<(), TrainingError> {
-    match report.metrics.get("logprob_difference_mean") {
-        Some(&found) if found > limit => Err(TrainingError::Disagreement { found, limit }),
-        _ => Ok(()),
+fn compare(agreement: &mut Agreement, report: &StepReport) -> Result<(), TrainingError> {
+    if let Finding::Drifted { found, tokens } = agreement.look(&report.metrics)? {
+        tracing::warn!(
+            step = report.step,
+            logprob_difference_mean = found,
+            tokens,
+            limit = agreement.limit(),
+            "Sampler and learner disagree on fresh actions by more than train.max_logprob_difference."
+        );
     }
+    Ok(())
 }
 
 /// TL-6: how many steps the learner has made since the weights that each action was sampled from.

@@ -121,6 +121,8 @@ pub struct Recorder {
     pub checkpoints: AtomicU32,
     /// What it reports as the difference between its log-probabilities and the sampler's, in nats.
     pub logprob_difference: f64,
+    /// Its first steps, which run no token.
+    pub idle_steps: u64,
 }
 
 #[async_trait]
@@ -140,10 +142,17 @@ impl Trainer for Recorder {
     async fn policy_step(&self, batch: Vec<StateGroup>) -> Result<StepReport, LearnerFault> {
         self.groups.lock().unwrap().push(batch);
         let step = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
-        let difference = ("logprob_difference_mean".into(), self.logprob_difference);
+        let (tokens, difference) = match step <= self.idle_steps {
+            true => (0.0, 0.0),
+            false => (8.0, self.logprob_difference),
+        };
+        let metrics = [
+            ("compared_tokens".to_owned(), tokens),
+            ("logprob_difference_mean".to_owned(), difference),
+        ];
         Ok(StepReport {
             step,
-            metrics: BTreeMap::from([difference]),
+            metrics: metrics.into(),
         })
     }
 
