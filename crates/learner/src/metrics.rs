@@ -70,6 +70,8 @@ pub struct SurrogateMetrics {
     pub advantage_mean: f64,
     /// Standard deviation of the advantages.
     pub advantage_std: f64,
+    /// Mean importance weight of the tokens; 1 with importance off.
+    pub importance_weight_mean: f64,
     /// Share of tokens whose importance weight was truncated or masked.
     pub importance_bounded_share: f64,
     /// Share of tokens without a pull because their probability fell below `1 − clip_low` times
@@ -203,6 +205,7 @@ impl StepMetrics {
                 values.extend([
                     ("advantage_mean", surrogate.advantage_mean),
                     ("advantage_std", surrogate.advantage_std),
+                    ("importance_weight_mean", surrogate.importance_weight_mean),
                     (
                         "importance_bounded_share",
                         surrogate.importance_bounded_share,

@@ -88,12 +88,14 @@ impl Agreement {
 mod tests {
     use super::*;
 
+    /// Tokens, difference; and what is found, or the difference that ends training.
+    type Step = (f64, f64, Result<Finding, f64>);
+
     #[test]
     fn tl_4_the_check_waits_for_tokens_and_then_warns() {
         use Finding::{Agrees, Drifted, Nothing};
         let drifted = |found, tokens| Ok(Drifted { found, tokens });
-        // Per step: tokens, difference; what is found, or the difference that ends training.
-        let cases: [&[(f64, f64, Result<Finding, f64>)]; 5] = [
+        let cases: [&[Step]; 5] = [
             &[
                 (3.0, 0.1, Ok(Agrees)),
                 (5.0, 0.11, drifted(0.11, 5)),
@@ -118,10 +120,12 @@ mod tests {
             for (tokens, difference, expected) in steps {
                 let metrics =
                     [(TOKENS, *tokens), (DIFFERENCE, *difference)].map(|(n, v)| (n.to_owned(), v));
-                let found = agreement.look(&metrics.into()).map_err(|error| match error {
-                    TrainingError::Disagreement { found, .. } => found,
-                    other => panic!("{other}"),
-                });
+                let found = agreement
+                    .look(&metrics.into())
+                    .map_err(|error| match error {
+                        TrainingError::Disagreement { found, .. } => found,
+                        other => panic!("{other}"),
+                    });
                 assert_eq!(&found, expected, "{steps:?}");
             }
         }
@@ -131,10 +135,7 @@ mod tests {
     fn tl_4_what_is_no_number_is_no_agreement_and_what_is_absent_is_no_comparison() {
         let metrics = [(TOKENS, 4.0), (DIFFERENCE, f64::NAN)].map(|(n, v)| (n.to_owned(), v));
         let mut agreement = Agreement::new(0.1);
-        assert_eq!(
-            agreement.look(&BTreeMap::new()).unwrap(),
-            Finding::Nothing
-        );
+        assert_eq!(agreement.look(&BTreeMap::new()).unwrap(), Finding::Nothing);
         assert!(!agreement.is_held());
         assert!(agreement.look(&metrics.into()).is_err());
     }

@@ -11,7 +11,10 @@ use crate::ports::StepReport;
 use crate::publication::Published;
 use crate::seeds;
 use control::tolerance::Tolerance;
-use proto::{Completion, GenerateRequest, SamplingParams, StateGroup, Trajectory, WeightVersion};
+use proto::{
+    Completion, GenerateRequest, SamplingParams, SnapshotScope, StateGroup, Trajectory,
+    WeightVersion,
+};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -141,7 +144,8 @@ async fn with(
     let first = step;
     let mut saved = step;
     let mut agreement = Agreement::new(plan.max_logprob_difference);
-    let mut published = publish(fleet, learner, step).await?; // TL-2
+    // TL-2. All of them: what the samplers hold is not known.
+    let mut published = publish(fleet, learner, step, SnapshotScope::All).await?;
     while step < plan.steps {
         let mut began = Instant::now();
         let batch = step / plan.updates_per_batch;
@@ -174,7 +178,7 @@ async fn with(
             }
             step += 1;
             if step.is_multiple_of(plan.updates_per_batch) {
-                published = publish(fleet, learner, step).await?;
+                published = publish(fleet, learner, step, SnapshotScope::Adapters).await?;
             }
             let took = std::mem::replace(&mut began, Instant::now()).elapsed();
             once.push(("cycle_seconds", took.as_secs_f64()));
@@ -326,10 +330,11 @@ fn ages(groups: &[StateGroup], step: u64) -> [(&'static str, f64); 2] {
 }
 
 /// How the weights came to the samplers that a batch's actions are from.
-fn way_of(published: &Published) -> [(&'static str, f64); 6] {
+fn way_of(published: &Published) -> [(&'static str, f64); 7] {
     let pulled = &published.pulled;
     [
         ("publication_seconds", published.seconds),
+        ("snapshot_bytes", published.snapshot_bytes as f64),
         ("publication_bytes", pulled.bytes as f64),
         ("publication_saved_bytes", pulled.saved_bytes as f64),
         ("publication_node_bytes", pulled.from_nodes_bytes as f64),
@@ -338,13 +343,14 @@ fn way_of(published: &Published) -> [(&'static str, f64); 6] {
     ]
 }
 
-/// Gives the samplers the weights after `step` steps; how they came there.
+/// Gives the samplers so much of the weights after `step` steps; how they came there.
 async fn publish(
     fleet: &Fleet,
     learner: &LearnerHandle,
     step: u64,
+    scope: SnapshotScope,
 ) -> Result<Published, FleetError> {
-    let weights = learner.snapshot(step).await?;
+    let weights = learner.snapshot(step, scope).await?;
     fleet.publish(weights).await
 }
 

@@ -5,8 +5,8 @@ use actors::{FleetPlan, Judges};
 use async_trait::async_trait;
 use judge::{AnswerMatch, JudgeError, OutcomeJudge, ProcessJudge, RulesJudge, StepContext};
 use proto::{
-    Completion, FinishReason, GenerateRequest, Question, ReferenceStep, SftSample, StateGroup,
-    Verdict, WeightManifest, WeightSnapshot, WeightVersion,
+    Completion, FinishReason, GenerateRequest, Question, ReferenceStep, SftSample, SnapshotScope,
+    StateGroup, Verdict, WeightManifest, WeightSnapshot, WeightVersion,
 };
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -119,6 +119,8 @@ pub struct Recorder {
     pub steps: AtomicU64,
     pub groups: Mutex<Vec<Vec<StateGroup>>>,
     pub checkpoints: AtomicU32,
+    /// How much of the weights was asked for, in order.
+    pub scopes: Mutex<Vec<SnapshotScope>>,
     /// What it reports as the difference between its log-probabilities and the sampler's, in nats.
     pub logprob_difference: f64,
     /// Its first steps, which run no token.
@@ -156,9 +158,15 @@ impl Trainer for Recorder {
         })
     }
 
-    async fn snapshot(&self, version: WeightVersion) -> Result<WeightSnapshot, EngineError> {
+    async fn snapshot(
+        &self,
+        version: WeightVersion,
+        scope: SnapshotScope,
+    ) -> Result<WeightSnapshot, EngineError> {
+        self.scopes.lock().unwrap().push(scope);
         let manifest = WeightManifest {
             adapter: None,
+            base: None,
             version,
             tensors: vec![],
             checksum: 0,

@@ -304,7 +304,10 @@ async fn tl_4_the_check_waits_for_a_step_that_runs_tokens() {
         };
         let plan = plan(many(), StateWeighting::PerState, 5);
         let out = train_with(plan, Solver::default(), recorder, sound_judge()).await;
-        assert_eq!((out.groups.len() as u64, out.result.is_ok()), (steps, steps <= idle_steps));
+        assert_eq!(
+            (out.groups.len() as u64, out.result.is_ok()),
+            (steps, steps <= idle_steps)
+        );
     }
 }
 

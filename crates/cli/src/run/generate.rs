@@ -138,6 +138,7 @@ pub async fn roll_out(
         sampler: (!here(Role::Sampler)).then(|| SamplerOrder {
             model: rollouts.model.to_owned(),
             dtype: config.model.dtype,
+            f32_head: config.model.f32_head,
             engine,
         }),
         tools: (!here(Role::Tool)).then(|| ToolOrder::new(config, enabled)),
