@@ -359,6 +359,10 @@ pub enum ModelCommand {
         /// The directory to write.
         #[arg(long)]
         out: PathBuf,
+        /// A Hugging Face directory to take tokenizer and chat template from, where the file has no
+        /// template or the tokenizer's own files are wanted.
+        #[arg(long, value_name = "DIR")]
+        tokenizer: Option<PathBuf>,
     },
     /// Add a trained model's adapters to the weights they belong to, for programs that want them so.
     Merge {
@@ -371,10 +375,14 @@ pub enum ModelCommand {
         #[arg(long, value_enum, default_value_t)]
         dtype: StoredType,
     },
-    /// Describe a model directory.
+    /// Describe a model directory, and how its chat template writes a dialogue down.
     Info {
         /// A Hugging Face directory.
         dir: PathBuf,
+        /// A variable for the chat template, such as `enable_thinking=false`; the value is read as
+        /// TOML.
+        #[arg(long = "template-argument", value_name = "NAME=VALUE")]
+        template_arguments: Vec<String>,
     },
 }
 

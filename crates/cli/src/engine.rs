@@ -6,7 +6,7 @@ use actors::ports::{EngineError, Generator, LearnerFault, StepReport, Trainer, T
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use learner::{CheckpointError, ComputeType, Learner, StepError, StepMetrics};
-use model::{DeviceHandle, DeviceThread, Tokenizer, TurnCodec};
+use model::{DeviceHandle, DeviceThread, TemplateArguments, Tokenizer, TurnCodec};
 use proto::{
     Completion, GenerateRequest, Question, SftSample, SnapshotScope, StateGroup, Thinking,
     WeightSnapshot, WeightVersion,
@@ -64,30 +64,38 @@ impl Machine {
         }
     }
 
-    /// `count` samplers, each with a copy of the weights of `dir`.
+    /// `count` samplers, each with a copy of the weights of `dir`; `arguments` are passed to its chat
+    /// template, which says what ends a turn.
     ///
     /// # Errors
     /// When the model cannot be loaded, or does not fit.
     pub async fn samplers(
         &self,
         dir: &Path,
+        arguments: &TemplateArguments,
         config: EngineConfig,
         count: usize,
     ) -> Result<Vec<Arc<dyn Generator>>> {
         let mut samplers: Vec<Arc<dyn Generator>> = Vec::new();
         for _ in 0..count {
-            samplers.push(Arc::new(SamplerPort(self.sampler(dir, config).await?)));
+            let sampler = self.sampler(dir, arguments, config).await?;
+            samplers.push(Arc::new(SamplerPort(sampler)));
         }
         Ok(samplers)
     }
 
-    async fn sampler(&self, dir: &Path, config: EngineConfig) -> Result<SamplerHandle> {
+    async fn sampler(
+        &self,
+        dir: &Path,
+        arguments: &TemplateArguments,
+        config: EngineConfig,
+    ) -> Result<SamplerHandle> {
         let (dir, device, kind) = (dir.to_owned(), self.device, self.kind);
-        let f32_head = self.f32_head;
+        let (arguments, f32_head) = (arguments.clone(), self.f32_head);
         let engine = self
             .handle
             .run(move || -> Result<Engine> {
-                let tokenizer = Arc::new(Tokenizer::load(&dir)?);
+                let tokenizer = Arc::new(Tokenizer::load_with(&dir, &arguments)?);
                 let mut decoder = model::load(&dir, device, kind)?;
                 if f32_head {
                     decoder.widen_head();
@@ -310,12 +318,13 @@ pub struct ChatTurns {
 }
 
 impl ChatTurns {
-    /// The template and tokenizer of `dir`, opened by `system`; `section` has the tags of thinking.
+    /// The template and tokenizer of `dir`, opened by `system`; `section` has the
+    /// template's variables and the tags of thinking.
     ///
     /// # Errors
     /// When the directory has no usable tokenizer or template.
     pub fn load(dir: &Path, section: &ModelSection, system: &str) -> Result<Self> {
-        let mut codec = TurnCodec::load(dir)?;
+        let mut codec = TurnCodec::load_with(dir, &section.template_arguments)?;
         if let Some((open, close)) = section.thinking_tags() {
             codec = codec.with_thinking(open, close);
         }

@@ -1,11 +1,14 @@
 //! `swirl eval`: one model on one file of questions.
 
 use crate::args::EvalArgs;
-use crate::config::{self, Config, EvaluationSection, ModelSection, QuestionSource};
+use crate::config::{self, Config, EvaluationSection, Identity, ModelSection, QuestionSource};
 use crate::config::{FilterSection, RolloutSection, RunSection};
 use crate::console;
 use crate::engine::Machine;
 use crate::files::write_atomically;
+use crate::folder::is_there;
+use crate::progress::Overview;
+use crate::prompt;
 use crate::questions;
 use crate::run::generate::{Rollouts, refuse_failures, roll_out, stored};
 use crate::run::preflight::fits_context;
@@ -40,6 +43,9 @@ struct Begun {
 /// When the model or the questions cannot be loaded, or an item failed for good.
 pub async fn run(args: EvalArgs) -> Result<ExitCode> {
     let config = configuration(&args)?;
+    for remark in prompt::check_one(&config, !args.without_tools)? {
+        console::remark(format_args!("warning: {remark}"));
+    }
     let questions = questions::load(&config.questions)?;
     let spec = model::spec_of(&config.model.path)?;
     let context = u64::from(config.rollout.max_context_tokens);
@@ -53,7 +59,8 @@ pub async fn run(args: EvalArgs) -> Result<ExitCode> {
         }
         None => scratch.path().join("trajectories"),
     };
-    let rollouts = rollouts(&args, &config, &folder, questions);
+    let overview = Overview::default();
+    let rollouts = rollouts(&args, &config, &folder, questions, &overview);
     let report = roll_out(&config, &machine, None, rollouts).await?;
     refuse_failures(&report)?;
     let mut trajectories = stored(&folder)?;
@@ -78,6 +85,7 @@ fn rollouts<'a>(
     config: &'a Config,
     folder: &'a Path,
     questions: Vec<Question>,
+    overview: &'a Overview,
 ) -> Rollouts<'a> {
     let settings = &config.evaluation;
     Rollouts {
@@ -93,6 +101,7 @@ fn rollouts<'a>(
         max_action_tokens: settings.max_action_tokens,
         with_tools: !args.without_tools,
         seed: config.run.seed,
+        overview,
     }
 }
 
@@ -124,7 +133,7 @@ fn configuration(args: &EvalArgs) -> Result<Config> {
     for (key, value) in flags {
         overrides.extend(value.map(|value| format!("{key}={value}")));
     }
-    Ok(config::load_for(&args.data, &files, &overrides)?.config)
+    Ok(config::load_for(&args.data, &files, &overrides)?)
 }
 
 fn begun(args: &EvalArgs, config: &Config, questions: &[Question]) -> Result<Begun> {
@@ -135,7 +144,7 @@ fn begun(args: &EvalArgs, config: &Config, questions: &[Question]) -> Result<Beg
             .with_context(|| format!("cannot resolve {}", model.display()))?,
         with_tools: !args.without_tools,
         questions: config::hex(&Sha256::digest(questions)),
-        settings: config::fingerprint(&of_evaluation(config))?,
+        settings: Identity::of_settings(&of_evaluation(config))?.hash(),
     })
 }
 
@@ -172,13 +181,11 @@ fn of_evaluation(config: &Config) -> Config {
 /// Makes the folder, or goes on with what it holds.
 fn claim(out: &Path, resume: bool, now: &Begun) -> Result<()> {
     let place = out.display();
-    let is_used = match std::fs::read_dir(out) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
-        entries => entries
+    let is_used = is_there(out)?
+        && std::fs::read_dir(out)
             .with_context(|| format!("cannot list {place}"))?
             .next()
-            .is_some(),
-    };
+            .is_some();
     let file = out.join("eval.json");
     if !is_used {
         std::fs::create_dir_all(out).with_context(|| format!("cannot create {place}"))?;

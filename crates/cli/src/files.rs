@@ -45,6 +45,26 @@ fn replace<T>(
     Ok(value)
 }
 
+/// Removes all that a folder holds, and not the folder, which may be a link. Links inside are removed,
+/// not followed. A folder that is not there holds nothing.
+///
+/// # Errors
+/// When the system refuses.
+pub fn empty_folder(folder: &Path) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => std::fs::remove_dir_all(entry.path())?,
+            false => std::fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
+}
+
 /// The folder that a file lies in; that of a bare name is the current one.
 pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
@@ -70,6 +90,22 @@ mod tests {
         for (path, folder) in cases {
             assert_eq!(folder_of(Path::new(path)), Path::new(folder), "{path}");
         }
+    }
+
+    #[test]
+    fn a_folder_is_emptied_through_a_link_and_links_in_it_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for folder in ["real/sub", "kept"] {
+            std::fs::create_dir_all(at(folder)).unwrap();
+            std::fs::write(at(folder).join("f"), "x").unwrap();
+        }
+        std::os::unix::fs::symlink(at("kept"), at("real/out")).unwrap();
+        std::os::unix::fs::symlink("real", at("link")).unwrap();
+        empty_folder(&at("link")).unwrap();
+        assert!(at("link").is_symlink() && at("kept/f").exists());
+        assert_eq!(std::fs::read_dir(at("real")).unwrap().count(), 0);
+        empty_folder(&at("none")).unwrap();
     }
 
     #[test]

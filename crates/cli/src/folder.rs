@@ -4,15 +4,27 @@
 //!   ends, by a lock on `lock`: nothing of a live run is deleted or written by another.
 //! - **RF-2 (only runs are deleted).** A folder that holds something else is neither used nor
 //!   cleaned.
+//! - **RF-3 (the folder stays).** Cleaning empties a folder and never replaces it: it may be a mount
+//!   point, the target of a link, or below a folder that cannot be written. Links inside it are
+//!   removed, not followed.
 
 use crate::usage::UsageError;
 use anyhow::{Context, Result};
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "config.toml";
 const STATE: &str = "state.json";
+const IDENTITY: &str = "identity.json";
 const LOCK: &str = "lock";
+
+/// Ends the name of a file that is not complete yet.
+const PARTIAL: &str = ".partial";
+
+/// Begins the name of the folder inside a run folder that the old run is moved into.
+const DELETED: &str = ".deleted-";
 
 /// What to do with a folder that exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,22 +47,65 @@ enum Occupant {
 }
 
 fn occupant(path: &Path) -> Result<Occupant> {
-    let entries = match fs::read_dir(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Occupant::Nothing),
-        entries => entries.with_context(|| format!("cannot list {}", path.display()))?,
-    };
+    if !is_there(path)? {
+        return Ok(Occupant::Nothing);
+    }
     let mut occupant = Occupant::Nothing;
-    for entry in entries {
-        let name = entry?.file_name();
+    for name in names(path)? {
         let name = name.to_string_lossy();
         match &*name {
             CONFIG | STATE => return Ok(Occupant::Run),
-            LOCK => {}
-            name if name.ends_with(".partial") => {}
+            // Written before both.
+            IDENTITY | LOCK => {}
+            name if name.ends_with(PARTIAL) || name.starts_with(DELETED) => {}
             _ => occupant = Occupant::Foreign,
         }
     }
     Ok(occupant)
+}
+
+/// Whether the folder `path` exists, links followed.
+///
+/// # Errors
+/// When something else lies there, or a link on the way leads nowhere: no folder can be made there.
+pub fn is_there(path: &Path) -> Result<bool> {
+    let place = path.display();
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => Ok(true),
+        Ok(_) => Err(UsageError::new(format!(
+            "{place} is not a folder: choose another name or folder, or move it away"
+        ))
+        .into()),
+        Err(error) if error.kind() == ErrorKind::NotFound => match dangling(path) {
+            Some((link, target)) => Err(UsageError::new(format!(
+                "{} is a link to {}, which does not exist: make that folder, or remove the link",
+                link.display(),
+                target.display()
+            ))
+            .into()),
+            None => Ok(false),
+        },
+        Err(error) => Err(error).with_context(|| format!("cannot look at {place}")),
+    }
+}
+
+/// The first link on the way to `path` that leads nowhere, and where it leads.
+fn dangling(path: &Path) -> Option<(PathBuf, PathBuf)> {
+    let mut ways: Vec<&Path> = path.ancestors().collect();
+    ways.reverse();
+    let broken = ways
+        .into_iter()
+        .find(|way| way.is_symlink() && !way.exists())?;
+    Some((broken.to_owned(), fs::read_link(broken).ok()?))
+}
+
+fn names(folder: &Path) -> Result<Vec<OsString>> {
+    let listed = fs::read_dir(folder).and_then(|entries| {
+        entries
+            .map(|entry| entry.map(|entry| entry.file_name()))
+            .collect()
+    });
+    listed.with_context(|| format!("cannot list {}", folder.display()))
 }
 
 /// The right to use a run folder; an existing run is locked, a new folder is not yet made.
@@ -100,17 +155,16 @@ impl Claim {
         self.lock.is_some() && self.reuse == Reuse::Resume
     }
 
-    /// Makes the folder, without the old run if that is to be deleted.
+    /// Makes the folder, or empties it of the old run if that is to be deleted (RF-3).
     ///
     /// # Errors
     /// When the system refuses, or another process was faster.
     pub fn open(self) -> Result<RunFolder> {
         let lock = match (self.lock, self.reuse) {
             (Some(lock), Reuse::Resume) => lock,
-            (Some(old), _) => {
-                let new = replace(&self.path)?;
-                drop(old);
-                new
+            (Some(lock), _) => {
+                empty(&self.path)?;
+                lock
             }
             (None, _) => create(&self.path)?,
         };
@@ -121,16 +175,30 @@ impl Claim {
     }
 }
 
-/// Puts an empty, locked folder in the place of an old run. The run is moved aside first: a crash
-/// in the middle of deleting leaves no half of it to resume.
-fn replace(path: &Path) -> Result<File> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let aside = path.with_file_name(format!(".{name}.deleted-{}", std::process::id()));
-    let failed = || format!("cannot delete {}", path.display());
-    fs::rename(path, &aside).with_context(failed)?;
-    let lock = create(path)?;
-    fs::remove_dir_all(&aside).with_context(failed)?;
-    Ok(lock)
+/// Empties a run folder of all but its lock. A crash in the middle leaves a run that begins with its
+/// first phase, or what is taken for an empty folder: the state goes first, the configuration last,
+/// and what takes long to delete has been moved aside before.
+fn empty(folder: &Path) -> Result<()> {
+    let failed = || format!("cannot delete what {} holds", folder.display());
+    let aside = folder.join(format!("{DELETED}{}", std::process::id()));
+    fs::create_dir_all(&aside).with_context(failed)?;
+    let mut found = names(folder)?;
+    let (leftovers, mut old): (Vec<_>, Vec<_>) = found
+        .drain(..)
+        .filter(|name| name != LOCK)
+        .partition(|name| name.to_string_lossy().starts_with(DELETED));
+    old.sort_by_key(|name| match name.to_str() {
+        Some(STATE) => 0,
+        Some(CONFIG) => 2,
+        _ => 1,
+    });
+    for name in old {
+        fs::rename(folder.join(&name), aside.join(&name)).with_context(failed)?;
+    }
+    for name in leftovers {
+        fs::remove_dir_all(folder.join(name)).with_context(failed)?;
+    }
+    Ok(())
 }
 
 fn create(path: &Path) -> Result<File> {
@@ -177,6 +245,11 @@ pub fn config_of(run: &Path) -> PathBuf {
 /// Where it is written which phases of a run are done.
 pub fn state_of(run: &Path) -> PathBuf {
     run.join(STATE)
+}
+
+/// The file with all that the results of a run depend on.
+pub fn identity_of(run: &Path) -> PathBuf {
+    run.join(IDENTITY)
 }
 
 /// The folder of a run, for as long as this process works on it.
@@ -239,6 +312,7 @@ impl RunFolder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::{MetadataExt, symlink};
 
     fn holding(files: &[&str]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -292,21 +366,107 @@ mod tests {
         Claim::on(path, Reuse::Resume).unwrap();
     }
 
+    /// A run with a sub-folder, a link out of it, and what an interrupted cleaning left.
+    fn old_run(path: &Path, elsewhere: &Path) {
+        fs::create_dir_all(path.join("models/m")).unwrap();
+        fs::create_dir_all(path.join(".deleted-1/models")).unwrap();
+        fs::write(state_of(path), "x").unwrap();
+        fs::write(config_of(path), "x").unwrap();
+        fs::create_dir_all(elsewhere).unwrap();
+        fs::write(elsewhere.join("kept"), "x").unwrap();
+        symlink(elsewhere, path.join("checkpoints")).unwrap();
+    }
+
+    fn listed(folder: &Path) -> Vec<OsString> {
+        let mut found = names(folder).unwrap();
+        found.sort();
+        found
+    }
+
     #[test]
-    fn cleaning_leaves_an_empty_folder_and_nothing_beside_it() {
+    fn rf_3_cleaning_empties_the_folder_that_a_path_leads_to() {
+        for (what, links) in [("plain", 0), ("a link", 1), ("a link to a link", 2)] {
+            let home = tempfile::tempdir().unwrap();
+            let at = |name: &str| home.path().join(name);
+            old_run(&at("0"), &at("elsewhere"));
+            let inode = fs::metadata(at("0")).unwrap().ino();
+            for n in 0..links {
+                symlink(n.to_string(), at(&(n + 1).to_string())).unwrap();
+            }
+            let path = at(&links.to_string());
+            let beside = listed(home.path());
+            let folder = Claim::on(path.clone(), Reuse::Clean)
+                .unwrap()
+                .open()
+                .unwrap();
+            folder.make_rooms().unwrap();
+            assert_eq!(
+                listed(folder.path()),
+                ["checkpoints", "lock", "logs", "models"],
+                "{what}"
+            );
+            assert_eq!(listed(&at("0")), listed(&path), "{what}");
+            assert_eq!(fs::metadata(at("0")).unwrap().ino(), inode, "{what}");
+            assert_eq!(listed(home.path()), beside, "{what}");
+            assert_eq!(listed(&at("elsewhere")), ["kept"], "{what}");
+            fs::write(config_of(&path), "x").unwrap();
+            let error = Claim::on(at("0"), Reuse::Clean).unwrap_err();
+            assert!(
+                error.to_string().contains("in use by another process"),
+                "{what}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_crash_while_cleaning_leaves_nothing_that_passes_for_finished_work() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("run");
-        fs::create_dir_all(path.join("models")).unwrap();
-        fs::write(state_of(&path), "x").unwrap();
-        let folder = Claim::on(path.clone(), Reuse::Clean)
-            .unwrap()
-            .open()
-            .unwrap();
-        let names: Vec<_> = fs::read_dir(folder.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
-        assert_eq!(names, ["lock"]);
-        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+        for (left, expected) in [
+            (&["config.toml", "models", ".deleted-7"][..], Occupant::Run),
+            (&["config.toml", ".deleted-7"], Occupant::Run),
+            (&["lock", ".deleted-7"], Occupant::Nothing),
+        ] {
+            for name in left {
+                fs::create_dir_all(path.join(name)).unwrap();
+            }
+            assert_eq!(occupant(&path).unwrap(), expected, "{left:?}");
+            fs::remove_dir_all(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_path_that_cannot_become_a_folder_is_refused_by_name() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().join(name);
+        fs::write(at("file"), "precious").unwrap();
+        symlink("file", at("to a file")).unwrap();
+        symlink("nowhere", at("dangling")).unwrap();
+        symlink("dangling", at("to a dangling one")).unwrap();
+        let cases = [
+            ("file", "is not a folder"),
+            ("to a file", "is not a folder"),
+            (
+                "dangling",
+                "dangling is a link to nowhere, which does not exist",
+            ),
+            (
+                "to a dangling one",
+                "is a link to dangling, which does not exist",
+            ),
+            (
+                "dangling/run",
+                "dangling is a link to nowhere, which does not exist",
+            ),
+        ];
+        for (name, says) in cases {
+            for reuse in [Reuse::Never, Reuse::Resume, Reuse::Clean] {
+                let error = Claim::on(at(name), reuse).unwrap_err();
+                assert!(error.to_string().contains(says), "{name}: {error:#}");
+                assert_eq!(crate::usage::exit_code(&error), 2, "{name}");
+            }
+        }
+        assert_eq!(fs::read_to_string(at("file")).unwrap(), "precious");
+        assert!(!at("nowhere").exists());
     }
 }

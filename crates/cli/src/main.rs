@@ -21,6 +21,7 @@ mod machine_memory;
 mod metrics;
 mod model_commands;
 mod progress;
+mod prompt;
 mod questions;
 mod run;
 mod try_commands;
@@ -93,13 +94,11 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
 
 async fn run_command(args: RunArgs) -> anyhow::Result<ExitCode> {
     let loaded: Loaded = config::load(&args.configs, &settings(&args))?;
+    for remark in &loaded.remarks {
+        console::remark(format_args!("warning: {remark}"));
+    }
     if args.dry_run {
-        run::preflight::offline(&loaded.config)?;
-        match args.json {
-            true => console::print_line(&serde_json::to_string(&loaded.config)?)?,
-            false => console::print(&loaded.resolved)?,
-        }
-        return Ok(ExitCode::SUCCESS);
+        return dry_run(&loaded, args.json);
     }
     let reuse = match (args.resume, args.clean) {
         (true, _) => Reuse::Resume,
@@ -113,6 +112,21 @@ async fn run_command(args: RunArgs) -> anyhow::Result<ExitCode> {
         let folder = loaded.config.run.folder();
         let text = report.text();
         console::print(&format!("{text}\nRun folder: {}\n", folder.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Checks what can be checked and prints the configuration.
+fn dry_run(loaded: &Loaded, json: bool) -> anyhow::Result<ExitCode> {
+    let config = &loaded.config;
+    let (sources, _) = questions::Sources::load(config)?.without(&config.run.skip, config)?;
+    run::preflight::offline(config, &sources)?;
+    match json {
+        true => {
+            let table: toml::Table = loaded.resolved.parse()?;
+            console::print_line(&serde_json::to_string(&table)?)?;
+        }
+        false => console::print(&loaded.resolved)?,
     }
     Ok(ExitCode::SUCCESS)
 }

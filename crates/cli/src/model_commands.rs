@@ -1,9 +1,10 @@
 //! `swirl model …`: import, merge and describe models.
 
 use crate::args::{ModelCommand, StoredType};
-use crate::console;
+use crate::{config, console};
 use anyhow::Result;
-use model::DecoderSpec;
+use model::{DecoderSpec, ImportOptions, TemplateArguments, TurnCodec};
+use std::path::Path;
 use std::process::ExitCode;
 use tch::Kind;
 
@@ -13,8 +14,16 @@ use tch::Kind;
 /// When the model cannot be read or written.
 pub fn run(command: ModelCommand) -> Result<ExitCode> {
     match command {
-        ModelCommand::Import { gguf, out } => {
-            let report = model::import_gguf(&gguf, &out)?;
+        ModelCommand::Import {
+            gguf,
+            out,
+            tokenizer,
+        } => {
+            let options = ImportOptions {
+                tokenizer,
+                ..ImportOptions::default()
+            };
+            let report = model::import_gguf(&gguf, &out, &options)?;
             console::remark(format_args!(
                 "{} ({}, {} M parameters) written to {}",
                 report.name,
@@ -39,9 +48,40 @@ pub fn run(command: ModelCommand) -> Result<ExitCode> {
                 100.0 * merged.kept_share,
             ));
         }
-        ModelCommand::Info { dir } => console::print(&describe(&model::spec_of(&dir)?))?,
+        ModelCommand::Info {
+            dir,
+            template_arguments,
+        } => {
+            let arguments = config::template_arguments(&template_arguments)?;
+            let spec = model::spec_of(&dir)?;
+            console::print(&format!(
+                "{}{}",
+                describe(&spec),
+                dialogue(&dir, &arguments)
+            ))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How the chat template writes a dialogue down, or why it cannot.
+fn dialogue(dir: &Path, arguments: &TemplateArguments) -> String {
+    let codec = match TurnCodec::load_with(dir, arguments) {
+        Ok(codec) => codec,
+        Err(error) => return format!("{:<14} none to use: {error}\n", "chat template"),
+    };
+    let mut ids = codec.prompt(Some("SYSTEM"), "QUESTION");
+    ids.extend(codec.action("ACTION"));
+    ids.extend(codec.observation("OBSERVATION", true));
+    let tokenizer = codec.tokenizer();
+    let end = tokenizer.decode(&[codec.end_of_turn()], false);
+    let text = tokenizer.decode(&ids, false);
+    format!(
+        "{:<14} {end} ({})\n{:<14}\n{text}\n",
+        "end of a turn",
+        codec.end_of_turn(),
+        "chat template"
+    )
 }
 
 fn describe(spec: &DecoderSpec) -> String {

@@ -9,6 +9,7 @@ use crate::args::{Finish, TryActionArgs, TryCommand};
 use crate::config::{self, Config};
 use crate::console;
 use crate::usage::UsageError;
+use ::judge::answer::{Reading, read, read_key};
 use anyhow::{Context, Result};
 use clap::ValueEnum as _;
 use proto::{Action, FinishReason, Thinking, ToolCall};
@@ -95,24 +96,31 @@ fn rows(line_of: impl Fn(&[&str]) -> Result<String>) -> Result<()> {
 /// The configuration of a file, or the defaults.
 fn configuration(file: Option<&Path>) -> Result<Config> {
     let files: Vec<PathBuf> = file.iter().map(|&file| file.to_owned()).collect();
-    Ok(config::load_for(Path::new(""), &files, &[])?.config)
+    Ok(config::load_for(Path::new(""), &files, &[])?)
 }
 
-/// Whether an answer equals a key.
+/// Whether an answer equals a key, and the type and value that each was read as.
 #[derive(Debug, Serialize)]
 struct Equality {
     equal: bool,
+    key: Reading,
+    answer: Reading,
 }
 
 impl std::fmt::Display for Equality {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.equal { "equal" } else { "not equal" })
+        let verdict = if self.equal { "equal" } else { "not equal" };
+        let Self { key, answer, .. } = self;
+        write!(f, "{verdict}\nkey:    {key}\nanswer: {answer}")
     }
 }
 
 fn equality(key: &str, answer: &str) -> Equality {
+    let (key, answer) = (read_key(key), read(answer));
     Equality {
-        equal: ::judge::answers_match(key, answer),
+        equal: key.accepts(&answer),
+        key,
+        answer,
     }
 }
 

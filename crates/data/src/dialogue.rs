@@ -4,7 +4,7 @@ use crate::{CALCULATOR, expression};
 use proto::{Question, QuestionId, ReferenceStep};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use tools::calculator;
+use tools::{calculator, number};
 
 /// One turn after the question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,7 +146,10 @@ fn checked(step: &ReferenceStep) -> Result<(String, String), SkipReason> {
 }
 
 fn same_number(left: &str, right: &str) -> bool {
-    let value = |text: &str| calculator::evaluate(&expression::clean_number(text)).ok();
+    let value = |text: &str| {
+        let calculated = calculator::evaluate(&expression::clean_number(text)).ok();
+        calculated.or_else(|| number::parse_quantity(text))
+    };
     value(left).is_some_and(|left| value(right) == Some(left))
 }
 

@@ -5,7 +5,9 @@
 use crate::{CALCULATOR, expression};
 use proto::ReferenceStep;
 
-/// The answer behind `####`, without thousands separators, currency sign or final point.
+/// The answer behind the last `####`, up to the end of its line: a decimal without thousands
+/// separators, currency sign or final point, and everything else, `3 1/2` or `18 dollars`, as it is
+/// written.
 ///
 /// # Errors
 /// Without a `####` line, or with nothing behind it.
@@ -13,7 +15,8 @@ pub fn final_answer(solution: &str) -> Result<String, String> {
     let (_, tail) = solution
         .rsplit_once("####")
         .ok_or("the solution has no `#### <number>` line")?;
-    let answer = expression::clean_number(tail);
+    let line = tail.lines().find(|line| !line.trim().is_empty());
+    let answer = expression::clean_number(line.unwrap_or_default());
     if answer.is_empty() {
         return Err("nothing stands behind `####`; expected the final number".to_owned());
     }
@@ -141,6 +144,17 @@ mod tests {
             ("a\n#### $10.50 ", "10.50"),
             ("#### -5", "-5"),
             ("x #### 3 y\n#### 4.", "4"),
+            ("He cuts it. #### 3 1/2", "3 1/2"),
+            ("#### 18 dollars", "18 dollars"),
+            ("#### $1.50 per hour", "$1.50 per hour"),
+            ("#### - 5", "-5"),
+            ("#### 1/2", "1/2"),
+            ("#### 50%", "50%"),
+            ("#### 7:30", "7:30"),
+            ("#### 2 hours 30 minutes.", "2 hours 30 minutes"),
+            ("#### 72\n\nThat is all, 3 times.", "72"),
+            ("####\n72", "72"),
+            ("#### New York", "New York"),
         ] {
             assert_eq!(final_answer(solution).as_deref(), Ok(answer), "{solution}");
         }

@@ -69,6 +69,8 @@ pub enum DataError {
 
 /// Loads every question of a JSON Lines file, in order. Blank lines are passed over.
 ///
+/// A column that is null, or an empty text, list or object, is as one that is absent.
+///
 /// Two layouts are told apart row by row:
 /// - **rows with fields**: `question` and `answer` (text or number), and where known `id`,
 ///   `dataset`, `split`, `answer_aliases`. Steps of a known solution are taken from the first of
@@ -76,7 +78,8 @@ pub enum DataError {
 ///   (MuSiQue's, with `#1` for the first answer), `steps` (titles and snippets per step) and
 ///   `equation` (SVAMP's bracketed arithmetic; other notations give no steps) that is there;
 /// - **GSM8K as published** (Cobbe et al. 2021): `question`, and an `answer` that is the annotated
-///   solution and ends in a line `#### 72`.
+///   solution and ends in a line `#### 72`. With such a line only what stands behind the last `####`
+///   is the key, in the first layout too.
 ///
 /// What a row does not say is taken from the file's name: `dataset` is `gsm8k` for the second
 /// layout and the file's stem for the first; `split` is `train`, `val`, `dev` or `test` if the name

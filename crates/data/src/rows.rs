@@ -2,7 +2,7 @@
 
 use crate::{SEARCH, expression, gsm8k};
 use proto::{Question, QuestionId, ReferenceStep};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -46,7 +46,10 @@ pub(crate) fn question(value: Value, names: &FileNames, row: usize) -> Result<Qu
     };
     let text = required(&fields, "question")?;
     let answer = required(&fields, "answer")?;
-    let published_gsm8k = !fields.contains_key("solution") && answer.contains("####");
+    let marked = answer.contains("####");
+    let known_steps = known_steps(&fields)?;
+    // GSM8K as published has the annotated solution in the place of the answer.
+    let published_gsm8k = marked && known_steps.is_none();
     let default_dataset = if published_gsm8k {
         "gsm8k"
     } else {
@@ -55,10 +58,14 @@ pub(crate) fn question(value: Value, names: &FileNames, row: usize) -> Result<Qu
     let dataset = optional(&fields, "dataset")?.unwrap_or_else(|| default_dataset.to_owned());
     let split = optional(&fields, "split")?.unwrap_or_else(|| names.split.to_owned());
     let id = optional(&fields, "id")?.unwrap_or_else(|| made_id(&dataset, &split, row));
-    let (answer, reference_steps) = if published_gsm8k {
-        (gsm8k::final_answer(&answer)?, gsm8k::steps(&answer)?)
-    } else {
-        (answer, known_steps(&fields)?)
+    let reference_steps = match known_steps {
+        Some(steps) => steps,
+        None if marked => gsm8k::steps(&answer)?,
+        None => Vec::new(),
+    };
+    let answer = match marked {
+        true => gsm8k::final_answer(&answer)?,
+        false => answer,
     };
     Ok(Question {
         id: QuestionId(id),
@@ -80,58 +87,115 @@ fn made_id(dataset: &str, split: &str, row: usize) -> String {
 
 fn required(fields: &Map<String, Value>, name: &str) -> Result<String, String> {
     match optional(fields, name)? {
-        Some(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
-        Some(_) => Err(format!("`{name}` is empty; {EXPECTED}")),
+        Some(text) => Ok(text.trim().to_owned()),
+        None if fields.get(name).is_some_and(|value| !value.is_null()) => {
+            Err(format!("`{name}` is empty; {EXPECTED}"))
+        }
         None => Err(format!("`{name}` is missing; {EXPECTED}")),
+    }
+}
+
+/// A column that says something: one that is null, or an empty text, list or object, is as one that
+/// is absent.
+fn present<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    fields.get(name).filter(|value| !is_empty(value))
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.trim().is_empty(),
+        Value::Array(items) => items.iter().all(Value::is_null),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
 /// A field as text: numbers are taken too, as answers often are numbers.
 fn optional(fields: &Map<String, Value>, name: &str) -> Result<Option<String>, String> {
-    match fields.get(name) {
-        None | Some(Value::Null) => Ok(None),
+    match present(fields, name) {
+        None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
         Some(Value::Number(number)) => Ok(Some(number.to_string())),
         Some(other) => Err(format!("`{name}` is {other}; expected text or a number")),
     }
 }
 
+/// Other spellings of the answer; empty ones are left out.
 fn aliases(fields: &Map<String, Value>) -> Result<Vec<String>, String> {
-    match fields.get("answer_aliases") {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(value) => typed(value, "answer_aliases", "a list of texts"),
+    let Some(value) = present(fields, "answer_aliases") else {
+        return Ok(Vec::new());
+    };
+    let what = "a list of texts";
+    let aliases: Vec<Option<String>> = typed(value, "answer_aliases", what)?;
+    let said = |alias: &String| !alias.trim().is_empty();
+    Ok(aliases.into_iter().flatten().filter(said).collect())
+}
+
+/// Reads a column. Fields of its rows that are null are as absent.
+fn typed<T: DeserializeOwned>(value: &Value, name: &str, what: &str) -> Result<T, String> {
+    serde_json::from_value(without_nulls(value))
+        .map_err(|error| format!("`{name}`: {error}; expected {what}"))
+}
+
+/// Without the null fields of objects, at any depth; items of lists keep their places.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let said = fields.iter().filter(|(_, value)| !value.is_null());
+            Value::Object(
+                said.map(|(name, value)| (name.clone(), without_nulls(value)))
+                    .collect(),
+            )
+        }
+        Value::Array(items) => Value::Array(items.iter().map(without_nulls).collect()),
+        other => other.clone(),
     }
 }
 
-fn typed<'a, T: Deserialize<'a>>(value: &'a Value, name: &str, what: &str) -> Result<T, String> {
-    T::deserialize(value).map_err(|error| format!("`{name}`: {error}; expected {what}"))
-}
-
-fn known_steps(fields: &Map<String, Value>) -> Result<Vec<ReferenceStep>, String> {
-    let present = |name: &str| fields.get(name).filter(|value| !value.is_null());
-    if let Some(value) = present("reference_steps") {
+/// The steps of the first column that has any; `None` where there is none.
+fn known_steps(fields: &Map<String, Value>) -> Result<Option<Vec<ReferenceStep>>, String> {
+    if let Some(value) = present(fields, "reference_steps") {
         let what = "a list of {thought, tool, arguments, result}";
-        return typed(value, "reference_steps", what);
+        let steps: Vec<Known> = typed(value, "reference_steps", what)?;
+        return Ok(Some(steps.into_iter().map(Known::step).collect()));
     }
-    if let Some(value) = present("solution") {
-        return gsm8k::steps(typed(value, "solution", "text")?);
+    if let Some(value) = present(fields, "solution") {
+        let text: String = typed(value, "solution", "text")?;
+        return gsm8k::steps(&text).map(Some);
     }
-    if let Some(value) = present("decomposition") {
+    if let Some(value) = present(fields, "decomposition") {
         let hops: Vec<Hop> = typed(value, "decomposition", "a list of {question, answer}")?;
-        return Ok(decomposition_steps(&hops));
+        return Ok(Some(decomposition_steps(&hops)));
     }
-    if let Some(value) = present("steps") {
+    if let Some(value) = present(fields, "steps") {
         let steps: Vec<Demo> = typed(value, "steps", "a list of {titles, snippets, cot}")?;
-        return Ok(demo_steps(&steps));
+        return Ok(Some(demo_steps(&steps)));
     }
-    if let Some(value) = present("equation") {
-        // Many data sets have a field of this name; other notations say nothing about steps.
-        return Ok(value
-            .as_str()
-            .and_then(expression::bracketed_steps)
-            .unwrap_or_default());
+    // Many data sets have a field of this name; other notations say nothing about steps.
+    let equation = present(fields, "equation").and_then(Value::as_str);
+    Ok(equation.and_then(expression::bracketed_steps))
+}
+
+/// A step as this project writes it.
+#[derive(Deserialize)]
+struct Known {
+    #[serde(default)]
+    thought: String,
+    tool: String,
+    arguments: String,
+    result: String,
+}
+
+impl Known {
+    fn step(self) -> ReferenceStep {
+        ReferenceStep {
+            thought: self.thought,
+            tool: self.tool,
+            arguments: self.arguments,
+            result: self.result,
+        }
     }
-    Ok(Vec::new())
 }
 
 /// One hop of MuSiQue's decomposition (Trivedi et al. 2022).
@@ -161,7 +225,9 @@ fn decomposition_steps(hops: &[Hop]) -> Vec<ReferenceStep> {
 #[derive(Deserialize)]
 struct Demo {
     titles: Vec<String>,
-    snippets: Vec<String>,
+    #[serde(default)]
+    snippets: Vec<Option<String>>,
+    #[serde(default)]
     cot: String,
 }
 
@@ -172,8 +238,8 @@ fn demo_steps(demos: &[Demo]) -> Vec<ReferenceStep> {
     for demo in demos {
         for (index, title) in demo.titles.iter().enumerate() {
             let result = match demo.snippets.get(index) {
-                Some(snippet) => format!("{title}: {snippet}"),
-                None => title.clone(),
+                Some(Some(snippet)) => format!("{title}: {snippet}"),
+                _ => title.clone(),
             };
             steps.push(search_step(
                 std::mem::take(&mut thought),

@@ -55,6 +55,97 @@ fn the_published_layout_of_gsm8k_is_read() {
 }
 
 #[test]
+fn null_and_empty_columns_are_as_absent_ones() {
+    let bare = serde_json::json!({"question": "q", "answer": "Two and two is <<2+2=4>>4.\n#### 4"});
+    let load_row = |row: &serde_json::Value| {
+        load_named("gsm8k_train.jsonl", row.to_string().as_bytes())
+            .unwrap()
+            .remove(0)
+    };
+    let wanted = load_row(&bare);
+    assert_eq!(
+        (wanted.answer.as_str(), wanted.reference_steps.len()),
+        ("4", 1)
+    );
+    let columns = [
+        "id",
+        "dataset",
+        "split",
+        "answer_aliases",
+        "reference_steps",
+        "solution",
+        "decomposition",
+        "steps",
+        "equation",
+        "unknown",
+    ];
+    for empty in [
+        serde_json::json!(null),
+        serde_json::json!(""),
+        serde_json::json!("  "),
+        serde_json::json!([]),
+        serde_json::json!({}),
+        serde_json::json!([null]),
+    ] {
+        for column in columns {
+            let mut row = bare.clone();
+            row[column] = empty.clone();
+            assert_eq!(load_row(&row), wanted, "{column}: {empty}");
+        }
+        let mut row = bare.clone();
+        columns.iter().for_each(|name| row[name] = empty.clone());
+        assert_eq!(load_row(&row), wanted, "all: {empty}");
+    }
+}
+
+#[test]
+fn null_fields_within_columns_are_as_absent_ones() {
+    let row = |columns: &str| {
+        let text = format!(r#"{{"question": "q", "answer": "1", {columns}}}"#);
+        load_named("x.jsonl", text.as_bytes()).unwrap().remove(0)
+    };
+    let aliased = row(r#""answer_aliases": ["one", null, " "]"#);
+    assert_eq!(aliased.answer_aliases, ["one"]);
+    let known = row(
+        r#""reference_steps": [{"thought": null, "tool": "calculator", "arguments": "1+0", "result": "1"}]"#,
+    );
+    assert_eq!(known.reference_steps[0].thought, "");
+    let demo = row(
+        r#""steps": [{"titles": ["A", "B"], "snippets": [null, "b"], "cot": null}, {"titles": ["C"], "snippets": null}]"#,
+    );
+    let results: Vec<&str> = demo
+        .reference_steps
+        .iter()
+        .map(|s| s.result.as_str())
+        .collect();
+    assert_eq!(results, ["A", "B: b", "C"]);
+}
+
+#[test]
+fn keys_keep_their_blanks_and_units() {
+    let key = |answer: &str| {
+        let row = serde_json::json!({"question": "q", "answer": answer});
+        load_named("x_train.jsonl", row.to_string().as_bytes())
+            .unwrap()
+            .remove(0)
+            .answer
+    };
+    assert_eq!(key("He cuts it. #### 3 1/2"), "3 1/2");
+    assert_eq!(key("It costs this. #### 18 dollars"), "18 dollars");
+    assert_eq!(key(" 3 1/2 "), "3 1/2");
+    assert_eq!(key("1,234"), "1,234");
+    assert_eq!(key("New  York"), "New  York");
+    let both = serde_json::json!({"question": "q", "answer": "So it is.\n#### 4 hours", "solution": "<<2+2=4>>"});
+    let row = load_named("x.jsonl", both.to_string().as_bytes())
+        .unwrap()
+        .remove(0);
+    assert_eq!(
+        (row.answer.as_str(), row.reference_steps.len()),
+        ("4 hours", 1)
+    );
+}
+
+#[test]
 fn a_bad_row_does_not_end_the_reading_of_rows() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("quiz.jsonl");

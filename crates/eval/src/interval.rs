@@ -21,6 +21,24 @@ pub struct Interval {
     pub high: f64,
 }
 
+impl Interval {
+    /// The same, or where it has no width because all of `n` values were alike, as wide as `n` values
+    /// without a single exception leave open: as [`wilson`] has it for none of `n`. Never beyond
+    /// `range`.
+    #[must_use]
+    pub(crate) fn of_values_alike(self, n: usize, range: [f64; 2]) -> Self {
+        const ROUNDING: f64 = 1e-9;
+        match wilson(0, n) {
+            Some(none) if self.high - self.low < ROUNDING => Self {
+                estimate: self.estimate,
+                low: (self.estimate - none.high).max(range[0]).min(self.estimate),
+                high: (self.estimate + none.high).min(range[1]).max(self.estimate),
+            },
+            _ => self,
+        }
+    }
+}
+
 /// The Wilson score interval (Wilson 1927, "Probable Inference, the Law of Succession, and
 /// Statistical Inference") of `successes` among `n` independent trials; stays within [0, 1] and is
 /// sensible at 0 and at `n`, where the normal interval is not. `None` for `n = 0`.
@@ -108,6 +126,31 @@ mod tests {
             );
         }
         assert_eq!(wilson(0, 0), None);
+    }
+
+    #[test]
+    fn values_that_are_all_alike_leave_something_open() {
+        let alike = |estimate| Interval {
+            estimate,
+            low: estimate,
+            high: estimate,
+        };
+        for (estimate, n, range, low, high) in [
+            (0.0, 10, [0.0, 1.0], 0.0, 0.2775),
+            (1.0, 10, [0.0, 1.0], 0.7225, 1.0),
+            (0.0, 10, [-1.0, 1.0], -0.2775, 0.2775),
+            (0.0, 400, [-1.0, 1.0], -0.0095, 0.0095),
+        ] {
+            let found = alike(estimate).of_values_alike(n, range);
+            let near = (found.low - low).abs() < 5e-5 && (found.high - high).abs() < 5e-5;
+            assert!(near, "{estimate} of {n}: {found:?}");
+        }
+        let wide = Interval {
+            estimate: 0.1,
+            low: 0.05,
+            high: 0.15,
+        };
+        assert_eq!(wide.of_values_alike(10, [0.0, 1.0]), wide);
     }
 
     #[test]

@@ -5,23 +5,31 @@
 //! - **EV-2 (one id list).** Two evaluations are compared only on the same questions.
 //! - **EV-3 (questions are the unit).** Several samples of one question are averaged before questions
 //!   are; intervals resample questions, not samples.
+//! - **EV-4 (several tests).** Where several models or sets are compared, p-values are shown as they
+//!   are and adjusted for their number.
 //!
 //! Pure functions of stored trajectories: knows nothing about actors, models or I/O.
 
 pub mod interval;
+pub mod multiple;
 pub mod paired;
 pub mod process;
 pub mod samples;
 pub mod scores;
+pub mod seeds;
+pub mod steps;
 pub mod summary;
 pub mod table;
 pub mod text;
 
 pub use interval::{Interval, bootstrap_mean, wilson};
+pub use multiple::holm;
 pub use paired::{McNemar, Paired, compare, mcnemar, paired_bootstrap};
 pub use process::{ProcessScore, process_scores};
 pub use samples::{SampleScores, majority, pass_at_k};
 pub use scores::{Scores, is_right};
+pub use seeds::{OverSeeds, over_seeds, t_975};
+pub use steps::{StepGroup, by_steps};
 pub use summary::{Summary, summarise};
 pub use table::{Comparison, Table};
 

@@ -58,7 +58,8 @@ pub fn paired_bootstrap(first: &Scores, second: &Scores, seed: u64) -> Result<In
         .zip(second.shares())
         .map(|(one, two)| two - one)
         .collect();
-    bootstrap_mean(&differences, seed).ok_or(EvalError::Empty)
+    let interval = bootstrap_mean(&differences, seed).ok_or(EvalError::Empty)?;
+    Ok(interval.of_values_alike(differences.len(), [-1.0, 1.0]))
 }
 
 fn test(first: &Scores, second: &Scores) -> McNemar {

@@ -30,7 +30,9 @@ impl Scores {
     /// # Errors
     /// When there is no trajectory, an answer is not judged, an item is there twice, or questions
     /// have different numbers of samples.
-    pub fn of(trajectories: &[Trajectory]) -> Result<Self, EvalError> {
+    pub fn of<'a>(
+        trajectories: impl IntoIterator<Item = &'a Trajectory>,
+    ) -> Result<Self, EvalError> {
         let mut seen = HashSet::new();
         let mut by_question: BTreeMap<QuestionId, Vec<(u32, bool)>> = BTreeMap::new();
         for trajectory in trajectories {

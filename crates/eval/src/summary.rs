@@ -1,7 +1,7 @@
 //! Everything that is reported of one evaluation.
 
 use crate::{
-    EvalError, Interval, ProcessScore, SampleScores, Scores,
+    EvalError, Interval, ProcessScore, SampleScores, Scores, StepGroup, by_steps,
     interval::{bootstrap_mean, wilson},
     process_scores,
     scores::right,
@@ -52,6 +52,8 @@ pub struct Summary {
     pub tool_error_share: f64,
     /// Process score by judge; empty where no step was judged.
     pub process: BTreeMap<String, ProcessScore>,
+    /// The same by steps of the known solutions; empty where none is known.
+    pub by_steps: Vec<StepGroup>,
     /// Sampled tokens in all.
     pub sampled_tokens: usize,
     /// Mean number of sampled tokens of a trajectory.
@@ -89,7 +91,8 @@ pub fn summarise(trajectories: &[Trajectory]) -> Result<Summary, EvalError> {
         malformed,
         ends: ends(trajectories),
         tool_error_share: tool_error_share(&steps, calls),
-        process: process_scores(trajectories),
+        process: process_scores(trajectories, BOOTSTRAP_SEED),
+        by_steps: by_steps(trajectories, BOOTSTRAP_SEED)?,
         sampled_tokens,
         sampled_tokens_per_question: per_trajectory(sampled_tokens),
         mean_length_tokens: per_trajectory(trajectories.iter().map(|t| t.tokens.len()).sum()),
@@ -104,7 +107,7 @@ fn share(part: usize, of: usize) -> f64 {
     }
 }
 
-fn accuracy(scores: &Scores) -> Result<Interval, EvalError> {
+pub(crate) fn accuracy(scores: &Scores) -> Result<Interval, EvalError> {
     let interval = if scores.samples() == 1 {
         wilson(
             scores.iter().map(|(_, samples)| right(samples)).sum(),

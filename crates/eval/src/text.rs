@@ -1,21 +1,18 @@
 //! Exact match and token F1 of answers as text.
 //!
 //! Source: the evaluation script of SQuAD (Rajpurkar et al. 2016), which HotpotQA and MuSiQue use,
-//! too: lower case, no ASCII punctuation, no articles, single blanks.
+//! too: lower case, no punctuation, no articles, single blanks. Unlike there numbers keep their
+//! points, signs and slashes, so that `1.5` does not match `15`.
 
 use std::collections::HashMap;
+use tools::text::plain_words;
 
 /// The form in which answers are compared.
 pub fn normalise(answer: &str) -> String {
-    let plain: String = answer
-        .to_lowercase()
-        .chars()
-        .filter(|c| !c.is_ascii_punctuation())
-        .collect();
-    let words = plain
-        .split_whitespace()
-        .filter(|word| !matches!(*word, "a" | "an" | "the"));
-    words.collect::<Vec<_>>().join(" ")
+    let plain = plain_words(answer);
+    let words = plain.split(' ');
+    let telling = words.filter(|word| !matches!(*word, "a" | "an" | "the"));
+    telling.collect::<Vec<_>>().join(" ")
 }
 
 /// Whether two answers are the same in normal form.
@@ -71,6 +68,9 @@ mod tests {
         }
         assert!(exact_match("The Beatles.", "beatles"));
         assert!(!exact_match("Beatle", "Beatles"));
+        for (answer, key) in [("15", "1.5"), ("8", "-8"), ("12", "1/2"), ("730", "7:30")] {
+            assert!(!exact_match(answer, key), "{answer} / {key}");
+        }
     }
 
     #[test]

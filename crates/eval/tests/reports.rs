@@ -11,8 +11,8 @@ use eval::{
 };
 use proptest::prelude::*;
 use proto::{
-    Action, FinishReason, ItemId, Label, MalformedKind, Observation, Question, QuestionId, Span,
-    Step, ToolCall, Trajectory, TrajectoryEnd, Verdict, WeightVersion,
+    Action, FinishReason, ItemId, Label, MalformedKind, Observation, Question, QuestionId,
+    ReferenceStep, Span, Step, ToolCall, Trajectory, TrajectoryEnd, Verdict, WeightVersion,
 };
 
 fn verdict(judge: &str, label: Label) -> Verdict {
@@ -176,13 +176,134 @@ fn a_summary_counts_everything_once() {
 
 #[test]
 fn the_process_score_is_a_mean_of_means_by_judge() {
-    let scores = process_scores(&sample());
+    let scores = process_scores(&sample(), 0);
     let rules = scores["rules"];
     // 2 of 4 good in the long one and 1 of 1 in the short one: not 3 of 5.
     assert!((rules.score - 0.75).abs() < 1e-12, "{rules:?}");
     assert_eq!((rules.trajectories, rules.steps), (2, 5));
+    // Of the seven steps of all three, two were malformed and judged by nobody.
+    assert!((rules.judged_share - 5.0 / 7.0).abs() < 1e-12, "{rules:?}");
+    assert_eq!(rules.interval.estimate, rules.score);
+    assert!(
+        rules.interval.low >= 0.5 && rules.interval.high <= 1.0,
+        "{rules:?}"
+    );
     assert_eq!((scores["llm"].score, scores["llm"].trajectories), (1.0, 1));
-    assert!(process_scores(&run(&[true])).is_empty());
+    assert!(process_scores(&run(&[true]), 0).is_empty());
+}
+
+#[test]
+fn ev_3_samples_of_a_question_are_one_in_the_process_score() {
+    let mut all = Vec::new();
+    for sample in 0..3 {
+        all.push(Build::new("a", sample).answer("1", Some(BAD), &[("rules", BAD)]));
+    }
+    all.push(Build::new("b", 0).answer("72", Some(GOOD), &[("rules", GOOD)]));
+    let score = process_scores(&all, 0)["rules"];
+    assert_eq!((score.score, score.trajectories), (0.5, 4));
+}
+
+/// A question with so many known steps, answered after so many calls.
+fn known(question: &str, steps: usize, calls: usize, right: bool) -> Trajectory {
+    let mut build = Build::new(question, 0);
+    for _ in 0..calls {
+        build = build.call(false, &[("rules", GOOD)]);
+    }
+    let label = if right { GOOD } else { BAD };
+    let mut trajectory = build.answer("72", Some(label), &[("rules", label)]);
+    let step = ReferenceStep {
+        thought: String::new(),
+        tool: "calculator".into(),
+        arguments: "1+1".into(),
+        result: "2".into(),
+    };
+    trajectory.question.reference_steps = vec![step; steps];
+    trajectory
+}
+
+#[test]
+fn a_model_that_stops_after_one_call_shows_by_steps() {
+    let all: Vec<Trajectory> = (0..40)
+        .map(|n| known(&format!("q{n:02}"), 1 + n % 2, 1, n % 2 == 0))
+        .chain((40..43).map(|n| known(&format!("q{n}"), 5 + n % 40, 2, true)))
+        .collect();
+    let summary = summarise(&all).unwrap();
+    let groups: Vec<_> = summary
+        .by_steps
+        .iter()
+        .map(|g| {
+            (
+                g.steps,
+                g.questions,
+                g.accuracy.estimate,
+                g.calls_per_question,
+            )
+        })
+        .collect();
+    assert_eq!(
+        groups,
+        [
+            (1, 20, 1.0, 1.0),
+            (2, 20, 0.0, 1.0),
+            (5, 1, 1.0, 2.0),
+            (6, 2, 1.0, 2.0)
+        ]
+    );
+    assert!((summary.by_steps[1].process["rules"].score - 0.5).abs() < 1e-12);
+    let plain = Table::new().row("SWiRL", summary.clone()).plain();
+    let lines: Vec<&str> = plain.lines().collect();
+    assert!(
+        lines[4].contains("1 step, n = 20") && lines[4].ends_with("6 steps or more, n = 2"),
+        "{plain}"
+    );
+    assert!(
+        lines[5].contains("0.0 % [0.0, 16.1], 1.00, 0.500"),
+        "{plain}"
+    );
+    let markdown = Table::new().row("SWiRL", summary).markdown();
+    assert!(
+        markdown.contains("| model | 1 step, n = 20 |"),
+        "{markdown}"
+    );
+    // Where no solution is known, there is nothing to tell apart.
+    assert!(summarise(&run(&[true])).unwrap().by_steps.is_empty());
+}
+
+#[test]
+fn ev_4_several_tests_are_adjusted_over_all_tables() {
+    let scores = |right: &[bool]| Scores::of(&run(right)).unwrap();
+    let base = scores(&[false; 10]);
+    let paired = |right: usize| {
+        let right: Vec<bool> = (0..10).map(|n| n < right).collect();
+        compare(&base, &scores(&right), 0).unwrap()
+    };
+    let mut one = Table::new().comparison("base", "a", paired(8));
+    Table::adjust([&mut one]);
+    assert!(
+        !one.plain().contains("Holm"),
+        "one test needs no adjusting: {}",
+        one.plain()
+    );
+    let mut two =
+        Table::new()
+            .comparison("base", "b", paired(6))
+            .comparison("base", "c", paired(1));
+    Table::adjust([&mut one, &mut two]);
+    assert!(
+        one.plain()
+            .contains("p = 0.0078 (adjusted for 3 tests after Holm p = 0.0234), 8 won"),
+        "{}",
+        one.plain()
+    );
+    let plain = two.plain();
+    assert!(
+        plain.contains("p = 0.0313 (adjusted for 3 tests after Holm p = 0.0625)"),
+        "{plain}"
+    );
+    assert!(
+        plain.contains("p = 1.0000 (adjusted for 3 tests after Holm p = 1.0000)"),
+        "{plain}"
+    );
 }
 
 #[test]
@@ -334,7 +455,8 @@ fn tables_show_rows_and_differences() {
     let lines: Vec<&str> = markdown.lines().collect();
     assert_eq!(
         lines[0],
-        "| model | n | accuracy [95 %] | calls/question | well-formed | process score |"
+        "| model | n | accuracy [95 %] | calls/question | well-formed | process score [95 %] (steps \
+         judged) |"
     );
     assert_eq!(lines[1], "| --- | ---: | ---: | ---: | ---: | ---: |");
     assert_eq!(
@@ -346,7 +468,9 @@ fn tables_show_rows_and_differences() {
         "| SWiRL | 10 | 80.0 % [49.0, 94.3] | 0.00 | 100.0 % | – |"
     );
     assert!(
-        lines[4].ends_with("| 1.00 | 71.4 % | llm 1.000, rules 0.750 |"),
+        lines[4].ends_with(
+            "| 1.00 | 71.4 % | llm 1.000 [0.207, 1.000] (14 %), rules 0.750 [0.500, 1.000] (71 %) |"
+        ),
         "{}",
         lines[4]
     );

@@ -1,22 +1,42 @@
 //! The default outcome judge: numeric and textual equality with the answer key.
 
-use crate::numeric::Amount;
-use crate::text::normalize_answer;
+mod calendar;
+mod compare;
+mod expression;
+mod lexer;
+mod node;
+mod quantity;
+mod reader;
+mod reading;
+mod show;
+mod typeset;
+mod value;
+
+pub use reading::{Reading, read, read_key};
+
 use crate::verdict::{Signature, hash};
 use crate::{JudgeError, OutcomeJudge};
 use async_trait::async_trait;
 use proto::{Question, Verdict};
 
+const VERSION: &str = "answer_match/2";
 const RULES: &str = "\
-answer_match/1
+answer_match/2
 1. The key and each alias are compared; one match is enough.
-2. A key that is a number (signs of currency and percent and thousands separators aside) is compared
-   with the one number that occurs in the answer; several different ones are no answer.
-3. Numbers agree if equal, or within one millionth unless both are integers, or if the answer has
-   more than two decimals and rounds to the key at the decimals the key is written with.
+2. Key and answer are each read once, without typesetting, as a number, percentage, quantity, amount
+   of money, time, date, range, ratio, tuple, interval, set, matrix, expression or relation; all else
+   is words. A key is its whole text. In an answer the value may stand amid words; several different
+   ones are none, nor is one that is an operand or that something unknown is glued to.
+3. Numbers agree if equal, or within one millionth and one thousandth where one has more than two
+   decimals, or if the answer has more than two decimals and rounds to the key at the decimals the
+   key is written with.
 4. A percent sign on one side only may be a factor or a unit: 50% is 0.5 and 50.
-5. A key yes or no is compared with the answer's first word, if that stands by itself.
-6. Everything else is compared as text: lower case, no punctuation, no articles, single spaces.";
+5. A unit on one side only may be left out, as may the per of a price. Two units must measure the same, and are converted; two
+   nouns must be the same.
+6. Tuples and intervals agree item by item, sets in any order, expressions if they have the same
+   value wherever they are tried. A calculation beside its result is working, and no value.
+7. A key yes or no is compared with the answer's first word, if that stands by itself.
+8. Words agree in lower case, without articles and punctuation other than that of numbers.";
 
 /// Numeric and textual equality of an answer with the key and its aliases.
 #[derive(Debug, Clone)]
@@ -34,7 +54,7 @@ impl AnswerMatch {
         let prompt_hash = hash(&[RULES]);
         Self(Signature {
             judge: "answer_match",
-            version: "answer_match/1",
+            version: VERSION,
             prompt_hash,
         })
     }
@@ -70,43 +90,14 @@ impl OutcomeJudge for AnswerMatch {
     }
 }
 
-/// Whether an answer says the same as one key.
-///
-/// Numbers: 10 = 10.00 = $10 = `10 dollars`; if the key is a number, the one number in the answer
-/// counts. `50%` equals 0.5 and 50, unless both have the sign. Yes and no: the answer may go on
-/// behind a comma. Text: equal after [`normalize_answer`]. An empty answer matches nothing.
+/// Whether an answer says the same as one key, each read once: see [`read_key`], [`read`] and
+/// [`Reading::accepts`]. An empty answer matches nothing.
 pub fn answers_match(key: &str, answer: &str) -> bool {
-    if answer.trim().is_empty() {
-        return false;
-    }
-    if let Some(key) = Amount::exactly(key) {
-        return Amount::only(answer).is_some_and(|answer| key.agrees(&answer));
-    }
-    let wanted = normalize_answer(key);
-    if matches!(wanted.as_str(), "yes" | "no") {
-        return leading_word(answer) == wanted;
-    }
-    match wanted.as_str() {
-        "" => key.trim() == answer.trim(),
-        _ => wanted == normalize_answer(answer),
-    }
+    read_key(key).accepts(&read(answer))
 }
 
-/// The first word, in lower case, where punctuation or nothing follows it.
-fn leading_word(answer: &str) -> String {
-    let answer = answer.trim_start_matches(|c: char| !c.is_alphanumeric());
-    let end = answer
-        .find(|c: char| !c.is_alphanumeric())
-        .unwrap_or(answer.len());
-    let stands_alone =
-        !answer[end..].starts_with(char::is_whitespace) || answer[end..].trim().is_empty();
-    if stands_alone {
-        answer[..end].to_lowercase()
-    } else {
-        String::new()
-    }
-}
-
+#[cfg(test)]
+mod readings;
 #[cfg(test)]
 mod tests {
     use super::*;

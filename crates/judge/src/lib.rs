@@ -11,7 +11,7 @@
 //!
 //! Knows nothing about actors or tensors.
 
-mod answer;
+pub mod answer;
 mod context;
 mod error;
 pub mod filter;

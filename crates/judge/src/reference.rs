@@ -3,6 +3,7 @@
 //! It uses labels, which SWiRL's process judge does not: every report must say so
 //! ([`ProcessJudge::uses_reference`]).
 
+use crate::answer::read_key;
 use crate::ledger::{call, is_calculation, values};
 use crate::numeric::Amount;
 use crate::text::{contains_words, words};
@@ -13,9 +14,9 @@ use proto::{Action, Question, ReferenceStep, StepView, ToolCall, Verdict};
 use tools::calculator::evaluate;
 use tools::number::{Rational, format_number};
 
-const VERSION: &str = "reference/1";
+const VERSION: &str = "reference/2";
 const RULES: &str = "\
-reference/1
+reference/2
 1. A step that is not exactly one action is BAD.
 2. A calculation is GOOD if its value is the result of a reference calculation that no earlier call
    has obtained; each result counts as often as it occurs.
@@ -23,9 +24,10 @@ reference/1
    calculation is BAD.
 4. A search is GOOD if it has the words of a reference search of the same tool, or contains them,
    and no earlier search stands for that one.
-5. An answer is GOOD if it matches the key, by answer_match/1.
-6. Results agree if equal, or within one millionth unless both are integers, or if the value has
-   more than two decimals and rounds to the reference at the decimals it is written with.";
+5. An answer is GOOD if it matches the key, by answer_match/2.
+6. Results agree if equal, or within one millionth and one thousandth where one has more than two
+   decimals, or if the value has more than two decimals and rounds to the reference at the decimals
+   it is written with.";
 
 /// Judges steps against the annotated solution and the answer key.
 ///
@@ -109,7 +111,7 @@ fn judge_calculation(
         .map_err(|error| format!("calculation: it has no value ({error})"))?;
     let obtained = values(history);
     let mut open: Vec<Amount> = of_tool(question, &call.tool)
-        .filter_map(|step| Amount::exactly(&step.result))
+        .filter_map(|step| read_key(&step.result).amount().cloned())
         .collect();
     refuse_needless(question, &open, &obtained)?;
     for earlier in &obtained {
@@ -133,7 +135,7 @@ fn refuse_needless(
     results: &[Amount],
     obtained: &[Rational],
 ) -> Result<(), String> {
-    let Some(key) = Amount::exactly(&question.answer) else {
+    let Some(key) = read_key(&question.answer).amount().cloned() else {
         return Ok(());
     };
     let wanted = results

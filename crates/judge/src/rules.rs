@@ -3,6 +3,7 @@
 //! It is a weak judge on purpose: it tells grounded, forward-moving steps from ungrounded or idle
 //! ones, and cannot tell a sensible calculation from a senseless one with the same numbers.
 
+use crate::answer::read;
 use crate::ledger::{Fingerprint, call, is_calculation, shown_value};
 use crate::numeric::{Amount, agrees, decimals};
 use crate::text::{contains_words, words};
@@ -15,9 +16,9 @@ use serde::{Deserialize, Serialize};
 use tools::calculator::{evaluate, operands};
 use tools::number::{Rational, format_number, number_words, numbers_in};
 
-const VERSION: &str = "rules/1";
+const VERSION: &str = "rules/2";
 const RULES: &str = "\
-rules/1
+rules/2
 1. A step that is not exactly one action is BAD.
 2. A calculation must have a value.
 3. It must calculate something: a lone number, its sign aside, is no calculation.
@@ -245,7 +246,8 @@ fn answer_from_value(answer: &str, last: &StepView) -> Result<String, String> {
     let Some(value) = shown_value(last) else {
         return Err("answer: the last call brought no result".to_owned());
     };
-    let Some(amount) = Amount::only(answer) else {
+    let reading = read(answer);
+    let Some(amount) = reading.amount() else {
         return Err("answer: it does not say one number".to_owned());
     };
     let result = format_number(&value);

@@ -1,5 +1,7 @@
 //! Answers as text.
 
+use tools::text::plain_words;
+
 /// An answer as the SQuAD evaluation compares it (Rajpurkar et al. 2016): lower case, without
 /// punctuation, without the articles a, an and the, single spaces. Typographic quotes and dashes
 /// count as punctuation too.
@@ -17,6 +19,21 @@ pub fn normalize_answer(text: &str) -> String {
 
 fn is_punctuation(c: char) -> bool {
     c.is_ascii_punctuation() || matches!(c, '‘' | '’' | '“' | '”' | '´' | '–' | '—' | '…')
+}
+
+/// An answer as words are compared: [`plain_words`] without articles. Where nothing but articles is
+/// left, they stay.
+pub(crate) fn spelled(text: &str) -> String {
+    let plain = plain_words(text);
+    let words = plain.split(' ');
+    let telling: Vec<&str> = words
+        .filter(|w| !matches!(*w, "a" | "an" | "the"))
+        .collect();
+    if telling.is_empty() {
+        plain
+    } else {
+        telling.join(" ")
+    }
 }
 
 /// The words of a text, lower case and without punctuation around or within; articles stay out.
@@ -57,6 +74,31 @@ mod tests {
         ];
         for (text, wanted) in rows {
             assert_eq!(normalize_answer(text), wanted, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_within_words_keep_their_signs() {
+        let rows = [
+            ("The  Beatles!", "beatles"),
+            ("U.S.", "us"),
+            ("Jean-Luc", "jeanluc"),
+            ("O’Neill", "oneill"),
+            ("Version 1.5", "version 1.5"),
+            ("1892–94", "1892-94"),
+            ("at -5 or .5", "at -5 or .5"),
+            ("1,000 Islands", "1000 islands"),
+            ("50% Grey", "50% grey"),
+            ("A+", "a+"),
+            ("C++", "c++"),
+            ("B - 29", "b 29"),
+            ("F-16", "f16"),
+            ("A", "a"),
+            ("the", "the"),
+            ("", ""),
+        ];
+        for (text, wanted) in rows {
+            assert_eq!(spelled(text), wanted, "{text:?}");
         }
     }
 

@@ -7,8 +7,9 @@ fn main() -> Result<(), String> {
     let [gguf, out] = &arguments[..] else {
         return Err("usage: import FILE.gguf FOLDER".to_owned());
     };
-    let report =
-        model::import_gguf(Path::new(gguf), Path::new(out)).map_err(|error| error.to_string())?;
+    let options = model::ImportOptions::default();
+    let report = model::import_gguf(Path::new(gguf), Path::new(out), &options)
+        .map_err(|error| error.to_string())?;
     println!("{report:#?}");
     Ok(())
 }

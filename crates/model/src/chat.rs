@@ -1,10 +1,13 @@
 //! Chat templates: the model's own way to write a dialogue down.
 
 use crate::error::{LoadError, read_json_if_there};
-use minijinja::value::Kwargs;
+use crate::special::SpecialTokens;
+use crate::template_arguments::TemplateArguments;
+use crate::template_source;
+use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
 use thiserror::Error;
 
@@ -64,6 +67,40 @@ pub enum TemplateError {
     /// The template cannot be evaluated.
     #[error("the chat template fails ({0:#}): replace chat_template.jinja in the model folder")]
     Failed(#[source] Error),
+    /// The only special token behind the model's turn is one that nothing calls an end.
+    #[error(
+        "the chat template puts `{token}` behind the model's turn, but only before another turn, \
+         and neither generation_config.json nor config.json has it as eos_token_id: add it there if \
+         it ends the turn, or mend chat_template.jinja"
+    )]
+    NoEnd {
+        /// The token.
+        token: String,
+    },
+    /// The template writes a special token that the tokenizer does not have.
+    #[error(
+        "the chat template writes {name}, which is {text:?}, but tokenizer.json has no such token: \
+         correct {name} in tokenizer_config.json or special_tokens_map.json"
+    )]
+    NoToken {
+        /// Its name, such as `bos_token`.
+        name: String,
+        /// Its text.
+        text: String,
+    },
+    /// The template writes a token that the model has no embedding for.
+    #[error(
+        "the chat template writes `{token}` (id {id}), but the model of config.json has {rows} tokens: \
+         take the tokenizer that belongs to these weights"
+    )]
+    NoRow {
+        /// The token.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Rows of the embedding.
+        rows: u64,
+    },
     /// The template gives no way to tell where the model's turn ends.
     #[error(
         "the chat template {0}, so turns cannot be appended: replace chat_template.jinja in the model folder"
@@ -78,25 +115,49 @@ pub enum TemplateError {
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    bos: String,
-    eos: String,
+    special: SpecialTokens,
+    arguments: TemplateArguments,
 }
 
 const NAME: &str = "chat";
 
 impl ChatTemplate {
     /// Reads `chat_template.jinja`, or `chat_template` of `tokenizer_config.json` or
-    /// `chat_template.json`.
+    /// `chat_template.json`, and the special tokens it may write.
     ///
     /// # Errors
-    /// There is none, or it cannot be parsed.
+    /// There is none, it cannot be parsed, or it writes a token that no file names.
     pub fn load(dir: &Path) -> Result<Self, LoadError> {
-        let config_path = dir.join("tokenizer_config.json");
-        let config = read_json_if_there(&config_path)?.unwrap_or_default();
-        let (path, source) = find_source(dir, &config_path, &config)?;
-        let token = |key: &str| token_text(config.get(key));
-        Self::new(&source, token("bos_token"), token("eos_token"))
-            .map_err(|error| LoadError::json(&path, format!("as a chat template: {error:#}")))
+        Self::load_with(dir, &TemplateArguments::default())
+    }
+
+    /// [`ChatTemplate::load`], with variables for the template.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::load`].
+    pub fn load_with(dir: &Path, arguments: &TemplateArguments) -> Result<Self, LoadError> {
+        let (path, source) = template_source::find(dir)?;
+        let wrong = |problem: String| LoadError::Template {
+            path: path.clone(),
+            problem,
+        };
+        let special = SpecialTokens::load(dir)?;
+        let template = Self::from_parts(&source, special, arguments.clone()).map_err(|error| {
+            wrong(format!(
+                "the chat template cannot be read ({error:#}): mend it, or put another into \
+                 chat_template.jinja"
+            ))
+        })?;
+        for (name, id) in ids_of(dir)? {
+            if template.reads(&name) && template.special.is_unknown(&name) {
+                return Err(wrong(format!(
+                    "the chat template writes {name}, the model's token {id}, but no file says how \
+                     it is spelled: name it in tokenizer_config.json, or as null if it is not to be \
+                     written"
+                )));
+            }
+        }
+        Ok(template)
     }
 
     /// A template at hand; `bos` and `eos` are what it may write as `bos_token` and `eos_token`.
@@ -104,19 +165,48 @@ impl ChatTemplate {
     /// # Errors
     /// It cannot be parsed.
     pub fn new(source: &str, bos: String, eos: String) -> Result<Self, Error> {
+        let special = SpecialTokens::of(bos, eos);
+        Self::from_parts(source, special, TemplateArguments::default())
+    }
+
+    /// The same template with other variables.
+    #[must_use]
+    pub fn with_arguments(self, arguments: TemplateArguments) -> Self {
+        Self { arguments, ..self }
+    }
+
+    fn from_parts(
+        source: &str,
+        special: SpecialTokens,
+        arguments: TemplateArguments,
+    ) -> Result<Self, Error> {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_formatter(python_formatter);
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", to_json);
-        environment.add_template_owned(NAME, source.to_owned())?;
+        let source = template_source::without_generation_tags(source);
+        environment.add_template_owned(NAME, source)?;
         Ok(Self {
             environment,
-            bos,
-            eos,
+            special,
+            arguments,
         })
+    }
+
+    /// The special tokens that the template writes by name: names and texts.
+    pub(crate) fn tokens_read(&self) -> impl Iterator<Item = (&str, &str)> {
+        let named = self.special.named.iter();
+        let named = named.map(|(name, text)| (name.as_str(), text.as_str()));
+        named.filter(|(name, _)| self.reads(name))
+    }
+
+    fn reads(&self, name: &str) -> bool {
+        let template = self.environment.get_template(NAME);
+        template.is_ok_and(|template| template.undeclared_variables(false).contains(name))
     }
 
     /// Writes a dialogue down; `add_generation_prompt` begins a turn of the model at its end.
@@ -132,12 +222,22 @@ impl ChatTemplate {
             .environment
             .get_template(NAME)
             .map_err(TemplateError::Failed)?;
-        let context = minijinja::context! {
-            messages,
-            add_generation_prompt,
-            bos_token => self.bos,
-            eos_token => self.eos,
-        };
+        let mut context: BTreeMap<&str, minijinja::Value> = BTreeMap::from([
+            ("messages", minijinja::Value::from_serialize(messages)),
+            ("add_generation_prompt", add_generation_prompt.into()),
+            // As `transformers` passes them where there are none.
+            ("tools", minijinja::Value::from(())),
+            ("documents", minijinja::Value::from(())),
+        ]);
+        let named = self.special.named.iter();
+        context.extend(named.map(|(name, text)| (name.as_str(), text.as_str().into())));
+        if !self.special.additional.is_empty() {
+            let additional = self.special.additional.clone();
+            context.insert("additional_special_tokens", additional.into());
+        }
+        let arguments = self.arguments.iter();
+        context
+            .extend(arguments.map(|(name, value)| (name, minijinja::Value::from_serialize(value))));
         template
             .render(context)
             .map_err(|error| match refusal(&error) {
@@ -147,47 +247,35 @@ impl ChatTemplate {
     }
 }
 
-fn find_source(
-    dir: &Path,
-    config_path: &Path,
-    config: &Value,
-) -> Result<(std::path::PathBuf, String), LoadError> {
-    let jinja = dir.join("chat_template.jinja");
-    match std::fs::read_to_string(&jinja) {
-        Ok(source) => return Ok((jinja, source)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(LoadError::io(&jinja, error)),
-    }
-    if let Some(source) = template_in(config) {
-        return Ok((config_path.to_owned(), source));
-    }
-    let json = dir.join("chat_template.json");
-    match read_json_if_there(&json)?.as_ref().and_then(template_in) {
-        Some(source) => Ok((json, source)),
-        None => Err(LoadError::NoFile {
-            path: jinja,
-            remedy: "the model has no chat template; take the folder of its instruction-tuned \
-                     variant, or copy a template into the folder",
-        }),
-    }
+/// The ids that `config.json` gives to tokens that templates write by name.
+fn ids_of(dir: &Path) -> Result<Vec<(String, u64)>, LoadError> {
+    let config = read_json_if_there(&dir.join("config.json"))?.unwrap_or_default();
+    let config = crate::config::text_config(&config);
+    let names = ["bos_token", "eos_token"].into_iter();
+    let ids = names.filter_map(|name| {
+        let id = &config[format!("{name}_id")];
+        let id = id
+            .as_array()
+            .map_or(Some(id), |ids| ids.first())?
+            .as_u64()?;
+        Some((name.to_owned(), id))
+    });
+    Ok(ids.collect())
 }
 
-/// The template in a configuration: a text, or a list of named ones with a `default`.
-fn template_in(config: &Value) -> Option<String> {
-    match config.get("chat_template")? {
-        Value::String(source) => Some(source.clone()),
-        Value::Array(named) => named
-            .iter()
-            .find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"))
-            .and_then(|entry| entry.get("template")?.as_str().map(str::to_owned)),
-        _ => None,
-    }
-}
-
-/// Special tokens are texts, or objects with their text in `content`.
-fn token_text(value: Option<&Value>) -> String {
-    let text = value.and_then(|value| value.as_str().or_else(|| value.get("content")?.as_str()));
-    text.unwrap_or_default().to_owned()
+/// Writes values as Python does where minijinja does it otherwise.
+fn python_formatter(
+    out: &mut minijinja::Output,
+    state: &minijinja::State,
+    value: &minijinja::Value,
+) -> Result<(), Error> {
+    let text = match value.kind() {
+        ValueKind::Bool if value.is_true() => "True",
+        ValueKind::Bool => "False",
+        ValueKind::None => "None",
+        _ => return minijinja::escape_formatter(out, state, value),
+    };
+    out.write_str(text).map_err(Error::from)
 }
 
 /// Marks errors that the template raises itself.

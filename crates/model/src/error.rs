@@ -81,6 +81,24 @@ pub enum LoadError {
         /// What would be understood.
         supported: &'static str,
     },
+    /// Two places say different things, and programs differ in which of them they follow.
+    #[error("{}: `{key}` {problem}: keep the one that is meant, remove the other", path.display())]
+    Contradiction {
+        /// The file.
+        path: PathBuf,
+        /// The key or the tensor.
+        key: String,
+        /// What contradicts it.
+        problem: String,
+    },
+    /// The chat template cannot be read.
+    #[error("{}: {problem}: mend the template, or put another into chat_template.jinja", path.display())]
+    Template {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The weights file is cut off or damaged.
     #[error("{} is damaged ({problem}): download or copy it again", path.display())]
     Damaged {

@@ -4,6 +4,7 @@
 //! Knows nothing about training or actors.
 
 mod adapted;
+mod adapter_config;
 mod attention;
 mod cache;
 mod chat;
@@ -19,6 +20,9 @@ mod save;
 mod shards;
 mod snapshot;
 mod spec;
+mod special;
+mod template_arguments;
+mod template_source;
 mod tokenizer;
 mod turns;
 mod weights;
@@ -34,12 +38,13 @@ pub use config::spec_of;
 pub use decoder::{Decoder, Rotations};
 pub use device::{DeviceGone, DeviceHandle, DeviceThread};
 pub use error::LoadError;
-pub use gguf::{ImportError, ImportReport, import_gguf, import_gguf_as};
+pub use gguf::{ImportError, ImportOptions, ImportReport, import_gguf};
 pub use load::{estimate_bytes, load, load_base_with, load_with};
 pub use lora::{LoraSpec, Projection, load_adapter, save_adapter};
 pub use save::{SaveError, save};
 pub use snapshot::{ApplyError, checksum, snapshot, snapshot_of};
 pub use spec::{Activation, DecoderSpec, LayerSpec, RopeScaling, RopeSpec};
+pub use template_arguments::TemplateArguments;
 pub use tokenizer::{TextStream, Tokenizer};
 pub use turns::{TurnCodec, TurnError};
 pub use weights::{Parameter, Part, Slot, slots};

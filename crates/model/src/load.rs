@@ -70,6 +70,8 @@ pub fn load_base_with(
     let prefix = Prefix::of(&shards);
     let slots = slots(&spec);
     prefix.refuse_unexpected(&shards, &slots)?;
+    prefix.refuse_another_head(&shards, &spec)?;
+    crate::config::warn_of_dropout(dir)?;
     let tensors = slots
         .iter()
         .map(|slot| {
@@ -123,6 +125,30 @@ impl Prefix {
             (Some(rest), prefix) => format!("{prefix}{rest}"),
             (None, "language_model.model.") => format!("language_model.{key}"),
             (None, _) => key.to_owned(),
+        }
+    }
+
+    /// Where the output projection is the embedding, another one in the file is not to be ignored:
+    /// transformers 4 computes with the embedding, 5 with the projection of the file.
+    fn refuse_another_head(&self, shards: &Shards, spec: &DecoderSpec) -> Result<(), LoadError> {
+        let head = self.in_file("lm_head.weight");
+        if !spec.tied_embeddings || !shards.keys().any(|key| key == head) {
+            return Ok(());
+        }
+        let shape = [spec.vocab_size, spec.hidden_size];
+        let embedding = shards.read(&self.in_file("model.embed_tokens.weight"), &shape)?;
+        let is_same =
+            shards.read(&head, &shape)?.to_kind(Kind::Float) == embedding.to_kind(Kind::Float);
+        match is_same {
+            true => Ok(()),
+            false => Err(LoadError::Contradiction {
+                path: shards.file_of(&head).to_owned(),
+                key: head,
+                problem:
+                    "differs from the embedding, but `tie_word_embeddings` of config.json is true \
+                          (false computes with this tensor)"
+                        .to_owned(),
+            }),
         }
     }
 

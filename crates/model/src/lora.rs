@@ -4,13 +4,14 @@
 //! `[rank, in]` and `B` of `[out, rank]`. `W` stays as it is; `B` starts at zero, so an adapted
 //! decoder starts as the one it was.
 
+use crate::adapter_config;
 use crate::error::{LoadError, read_json};
 use crate::save::{Folder, Stored};
 use crate::shards::{Shards, dtype_of};
 use crate::weights::{Parameter, Part, Slot};
 use crate::{DecoderSpec, SaveError};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::Path;
 use tch::{Kind, Tensor};
 
@@ -224,7 +225,7 @@ pub fn load_adapter(
         &path,
         "give the folder that `save_pretrained` of PEFT wrote",
     )?;
-    let spec = spec_of_config(&config).map_err(|problem| LoadError::Adapter {
+    let spec = adapter_config::spec_of(&config).map_err(|problem| LoadError::Adapter {
         path: path.clone(),
         problem,
     })?;
@@ -244,66 +245,6 @@ pub fn load_adapter(
         Ok(found.to_kind(Kind::Float))
     });
     Ok((spec, tensors.collect::<Result<_, LoadError>>()?))
-}
-
-fn spec_of_config(config: &Value) -> Result<LoraSpec, String> {
-    let empty = |value: &Value| match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::Object(map) => map.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::String(text) => text == "none",
-        _ => false,
-    };
-    for key in [
-        "bias",
-        "use_dora",
-        "use_rslora",
-        "fan_in_fan_out",
-        "rank_pattern",
-        "alpha_pattern",
-        "modules_to_save",
-        "layers_to_transform",
-    ] {
-        if !empty(&config[key]) {
-            return Err(format!(
-                "`{key}` is {}, which is not supported",
-                config[key]
-            ));
-        }
-    }
-    if config["peft_type"] != "LORA" {
-        return Err(format!(
-            "`peft_type` is {}, not \"LORA\"",
-            config["peft_type"]
-        ));
-    }
-    let rank = config["r"].as_i64().filter(|rank| *rank > 0);
-    let alpha = config["lora_alpha"].as_f64();
-    let (rank, alpha) = rank
-        .zip(alpha)
-        .ok_or("`r` or `lora_alpha` is missing or out of range")?;
-    let mut targets = match &config["target_modules"] {
-        Value::String(all) if all == "all-linear" => Projection::ALL.to_vec(),
-        Value::Array(names) => names
-            .iter()
-            .map(|name| {
-                let known = name.as_str().and_then(Projection::of_name);
-                known
-                    .ok_or_else(|| format!("`target_modules` names {name}, which is no projection"))
-            })
-            .collect::<Result<_, _>>()?,
-        other => {
-            return Err(format!(
-                "`target_modules` is {other}; list projections by name"
-            ));
-        }
-    };
-    targets.sort(); // PEFT writes them in any order
-    Ok(LoraSpec {
-        rank,
-        alpha,
-        targets,
-    })
 }
 
 /// Writes a PEFT folder that `peft` loads unchanged. `base` is what it says it belongs to.

@@ -198,7 +198,7 @@ impl Folder {
         COPIED.iter().try_for_each(|name| self.copy(source, name))
     }
 
-    fn copy(&self, source: &Path, name: &str) -> Result<(), SaveError> {
+    pub(crate) fn copy(&self, source: &Path, name: &str) -> Result<(), SaveError> {
         let (from, to) = (source.join(name), self.partial.join(name));
         if !from.exists() {
             return Ok(());

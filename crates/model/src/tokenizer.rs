@@ -2,6 +2,8 @@
 
 use crate::chat::ChatTemplate;
 use crate::error::{LoadError, read_json_if_there};
+use crate::special::SpecialTokens;
+use crate::template_arguments::TemplateArguments;
 use serde_json::Value;
 use std::path::Path;
 
@@ -18,12 +20,20 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, and which tokens end a turn from `generation_config.json`,
-    /// `config.json` and the chat template.
+    /// Reads `tokenizer.json`, the special tokens that the files beside it name, and which tokens
+    /// end a turn from `generation_config.json`, `config.json`, `eos_token` and the chat template.
     ///
     /// # Errors
     /// A file is missing or is not what it should be.
     pub fn load(dir: &Path) -> Result<Self, LoadError> {
+        Self::load_with(dir, &TemplateArguments::default())
+    }
+
+    /// [`Tokenizer::load`], with variables for the chat template.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::load`].
+    pub fn load_with(dir: &Path, arguments: &TemplateArguments) -> Result<Self, LoadError> {
         if !dir.is_dir() {
             return Err(LoadError::NoFolder(dir.to_owned()));
         }
@@ -33,14 +43,23 @@ impl Tokenizer {
                           tokenizer into the folder";
             return Err(LoadError::NoFile { path, remedy });
         }
-        let parsing = tokenizers::Tokenizer::from_file(&path)
+        let mut parsing = tokenizers::Tokenizer::from_file(&path)
             .map_err(|error| LoadError::json(&path, error))?;
+        let special = SpecialTokens::load(dir)?;
+        special.add_to(&mut parsing)?;
         let mut tokenizer = Self::new(parsing);
-        for file in ["generation_config.json", "config.json"] {
-            let config = read_json_if_there(&dir.join(file))?.unwrap_or_default();
+        // Adapters have the configuration of their base.
+        let own = dir.join("generation_config.json");
+        for file in [own, crate::adapted::config_of(dir)?] {
+            let config = read_json_if_there(&file)?.unwrap_or_default();
             tokenizer.add_ends(&crate::config::text_config(&config));
         }
-        if let Ok(template) = ChatTemplate::load(dir)
+        if let Some(id) = special.named.get("eos_token")
+            && let Some(id) = tokenizer.id_of(id)
+        {
+            tokenizer.add_end(id);
+        }
+        if let Ok(template) = ChatTemplate::load_with(dir, arguments)
             && let Some(id) = crate::turns::template_end(&tokenizer, &template)
         {
             tokenizer.add_end(id);

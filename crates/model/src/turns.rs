@@ -9,7 +9,8 @@
 //!   it trip over the template, which only ever sees the markers.
 
 use crate::chat::{ChatTemplate, Message, Role, TemplateError};
-use crate::error::LoadError;
+use crate::error::{LoadError, read_json_if_there};
+use crate::template_arguments::TemplateArguments;
 use crate::tokenizer::Tokenizer;
 use proto::Thinking;
 use std::path::Path;
@@ -35,6 +36,8 @@ pub struct TurnCodec {
     end_of_turn: u32,
     /// The template knows no system turn.
     folds_system: bool,
+    /// A turn of the model and its end; the turn is its only blank.
+    action: Vec<Piece>,
     /// Between a sampled turn and the next one; the observation is its only blank.
     glue: Vec<Piece>,
     thinking: Option<Thinking>,
@@ -46,31 +49,72 @@ impl TurnCodec {
     /// # Errors
     /// Tokenizer or template are missing or unfit.
     pub fn load(dir: &Path) -> Result<Self, TurnError> {
-        let tokenizer = Arc::new(Tokenizer::load(dir)?);
-        Ok(Self::new(tokenizer, Arc::new(ChatTemplate::load(dir)?))?)
+        Self::load_with(dir, &TemplateArguments::default())
+    }
+
+    /// [`TurnCodec::load`], with variables for the chat template.
+    ///
+    /// # Errors
+    /// As [`TurnCodec::load`].
+    pub fn load_with(dir: &Path, arguments: &TemplateArguments) -> Result<Self, TurnError> {
+        let tokenizer = Arc::new(Tokenizer::load_with(dir, arguments)?);
+        let template = Arc::new(ChatTemplate::load_with(dir, arguments)?);
+        let codec = Self::new(tokenizer, template)?;
+        if let Some(rows) = rows_of(dir)? {
+            codec.check_rows(rows)?;
+        }
+        Ok(codec)
+    }
+
+    /// Refuses a template whose tokens the model has no embedding for: tokens that were added to a
+    /// tokenizer alone.
+    fn check_rows(&self, rows: u64) -> Result<(), TemplateError> {
+        let mut ids = self.prompt(Some(""), "");
+        ids.extend(self.action(""));
+        ids.extend(self.observation("", false));
+        match ids.into_iter().find(|&id| u64::from(id) >= rows) {
+            Some(id) => Err(TemplateError::NoRow {
+                token: self.tokenizer.decode(&[id], false),
+                id,
+                rows,
+            }),
+            None => Ok(()),
+        }
     }
 
     /// The codec of a tokenizer and a template.
     ///
     /// # Errors
-    /// The template refuses or garbles a dialogue of user, model and user, or has no special token
-    /// at the end of the model's turn.
+    /// The template refuses or garbles a dialogue of user, model and user, writes a special token
+    /// that the tokenizer does not have, or puts none behind the model's turn that ends it.
     pub fn new(
         tokenizer: Arc<Tokenizer>,
         template: Arc<ChatTemplate>,
     ) -> Result<Self, TemplateError> {
-        blanks(&template, &[Role::User])?;
-        let folds_system = blanks(&template, &[Role::System, Role::User]).is_err();
-        let glue = glue(&template)?;
-        let end_of_turn = end_in(&tokenizer, &glue).ok_or(TemplateError::NotAppendable(
-            "ends the model's turn with no special token",
-        ))?;
+        for (name, text) in template.tokens_read() {
+            if !text.is_empty() && tokenizer.id_of(text).is_none() {
+                return Err(TemplateError::NoToken {
+                    name: name.to_owned(),
+                    text: text.to_owned(),
+                });
+            }
+        }
+        blanks(&template, &[Role::User], true)?;
+        let folds_system = blanks(&template, &[Role::System, Role::User], true).is_err();
+        let glue = Glue::of(&template)?;
+        let (end_of_turn, end) = end_of_turn(&tokenizer, &template, &glue)?;
+        let mut action = vec![Piece::Blank {
+            turn: 0,
+            trimmed: glue.trims_turn,
+        }];
+        action.push(Piece::Template(glue.leading()[..end].to_owned()));
         Ok(Self {
             tokenizer,
             template,
             end_of_turn,
             folds_system,
-            glue,
+            action,
+            glue: glue.pieces,
             thinking: None,
         })
     }
@@ -137,7 +181,7 @@ impl TurnCodec {
             .iter()
             .map(|message| message.content.as_str())
             .collect();
-        Ok(self.fill(&blanks(&self.template, &roles)?, &texts))
+        Ok(self.fill(&blanks(&self.template, &roles, true)?, &texts))
     }
 
     /// Ids of a turn of the model that was written, not sampled, with its end: for supervised
@@ -149,8 +193,7 @@ impl TurnCodec {
             Some(thinking) => self.tokenizer.encode(&format!("{}\n\n", thinking.close)),
             None => Vec::new(),
         };
-        ids.extend(self.tokenizer.encode_plain(text));
-        ids.push(self.end_of_turn);
+        ids.extend(self.fill(&self.action, &[text]));
         ids
     }
 
@@ -214,6 +257,12 @@ impl TurnCodec {
     }
 }
 
+/// Rows of the embedding of a model folder; `None` where there is no `config.json` that says so.
+fn rows_of(dir: &Path) -> Result<Option<u64>, LoadError> {
+    let config = read_json_if_there(&dir.join("config.json"))?.unwrap_or_default();
+    Ok(crate::config::text_config(&config)["vocab_size"].as_u64())
+}
+
 /// A part of a dialogue's form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
@@ -233,13 +282,18 @@ const CLOSE: char = '\u{F8F1}';
 const PADDING: &str = "\t\t";
 
 /// The form of a dialogue of these roles: what the template writes, with blanks for the turns.
-fn blanks(template: &ChatTemplate, roles: &[Role]) -> Result<Vec<Piece>, TemplateError> {
+/// `prompts`: it ends where the model begins to speak.
+fn blanks(
+    template: &ChatTemplate,
+    roles: &[Role],
+    prompts: bool,
+) -> Result<Vec<Piece>, TemplateError> {
     let marked = |(turn, role): (usize, &Role)| Message {
         role: *role,
         content: format!("{PADDING}{OPEN}{turn}{CLOSE}{PADDING}"),
     };
     let messages: Vec<Message> = roles.iter().enumerate().map(marked).collect();
-    let text = template.render(&messages, true)?;
+    let text = template.render(&messages, prompts)?;
     let garbled = || TemplateError::NotAppendable("does not write every turn exactly once");
     let mut parts = text.split(OPEN);
     let mut pieces = vec![Piece::Template(parts.next().unwrap_or_default().to_owned())];
@@ -279,46 +333,97 @@ fn push_blank(pieces: &mut Vec<Piece>, turn: usize, after: &str) {
     pieces.push(Piece::Template(after.to_owned()));
 }
 
-/// What stands between a turn of the model and its next turn.
-fn glue(template: &ChatTemplate) -> Result<Vec<Piece>, TemplateError> {
-    let form = blanks(template, &[Role::User, Role::Assistant, Role::User])?;
-    let (mut before, mut after) = (true, Vec::new());
-    for piece in form {
-        match piece {
-            Piece::Blank { turn: 1, .. } => before = false,
-            _ if before => {}
-            Piece::Template(text) => after.push(Piece::Template(text)),
-            Piece::Blank { turn: 2, trimmed } => after.push(Piece::Blank { turn: 0, trimmed }),
-            Piece::Blank { .. } => {
-                return Err(TemplateError::NotAppendable(
-                    "writes an earlier turn after a later one",
-                ));
+/// The text between a turn of the model and its next turn.
+struct Glue {
+    /// A text, then the observation's blank among further texts.
+    pieces: Vec<Piece>,
+    /// The template strips white space around the model's turn.
+    trims_turn: bool,
+}
+
+impl Glue {
+    fn of(template: &ChatTemplate) -> Result<Self, TemplateError> {
+        let form = blanks(template, &[Role::User, Role::Assistant, Role::User], true)?;
+        let (mut trims_turn, mut pieces) = (None, Vec::new());
+        for piece in form {
+            match piece {
+                Piece::Blank { turn: 1, trimmed } => trims_turn = Some(trimmed),
+                _ if trims_turn.is_none() => {}
+                Piece::Template(text) => pieces.push(Piece::Template(text)),
+                Piece::Blank { turn: 2, trimmed } => pieces.push(Piece::Blank { turn: 0, trimmed }),
+                Piece::Blank { .. } => {
+                    return Err(TemplateError::NotAppendable(
+                        "writes an earlier turn after a later one",
+                    ));
+                }
             }
         }
+        let has_observation = pieces.iter().any(|p| matches!(p, Piece::Blank { .. }));
+        match trims_turn {
+            Some(trims_turn) if has_observation => Ok(Self { pieces, trims_turn }),
+            _ => Err(TemplateError::NotAppendable(
+                "writes a later turn before an earlier one",
+            )),
+        }
     }
-    match after
-        .iter()
-        .any(|piece| matches!(piece, Piece::Blank { .. }))
-    {
-        true => Ok(after),
-        false => Err(TemplateError::NotAppendable(
-            "writes a later turn before an earlier one",
-        )),
+
+    /// The text directly behind the model's turn.
+    fn leading(&self) -> &str {
+        match self.pieces.first() {
+            Some(Piece::Template(text)) => text,
+            _ => "",
+        }
     }
 }
 
-/// The first special token of the glue.
-fn end_in(tokenizer: &Tokenizer, glue: &[Piece]) -> Option<u32> {
-    let Some(Piece::Template(text)) = glue.first() else {
-        return None;
+/// The token that ends the model's turn, and where it ends in [`Glue::leading`].
+///
+/// A token counts that the model's configuration calls an end, else one that the template writes
+/// behind a last turn as well: a special token that only stands before another turn begins that turn
+/// and does not end this one.
+fn end_of_turn(
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    glue: &Glue,
+) -> Result<(u32, usize), TemplateError> {
+    let last = match blanks(template, &[Role::User, Role::Assistant], false) {
+        Ok(mut form) => match form.pop() {
+            Some(Piece::Template(text)) => specials(tokenizer, &text),
+            _ => Vec::new(),
+        },
+        // A template that refuses to end with the model's turn says nothing about it.
+        Err(_) => Vec::new(),
     };
-    tokenizer
-        .encode(text)
-        .into_iter()
-        .find(|&id| tokenizer.is_special(id))
+    let is_end = |id: &u32| tokenizer.end_of_turn().contains(id);
+    let found = specials(tokenizer, glue.leading());
+    let first = found.first().ok_or(TemplateError::NotAppendable(
+        "ends the model's turn with no special token",
+    ))?;
+    // Tokens of the next turn come behind one that is known to belong to this one.
+    let own: Vec<_> = found
+        .iter()
+        .take_while(|(id, _)| is_end(id) || last.iter().any(|(closing, _)| closing == id))
+        .collect();
+    let end = own.iter().find(|(id, _)| is_end(id)).or(own.first());
+    end.map(|end| **end).ok_or_else(|| TemplateError::NoEnd {
+        token: tokenizer.decode(&[first.0], false),
+    })
+}
+
+/// The special tokens that a text of the template writes, and where each ends.
+fn specials(tokenizer: &Tokenizer, text: &str) -> Vec<(u32, usize)> {
+    let (mut found, mut at) = (Vec::new(), 0);
+    while let Some((start, length)) = tokenizer.first_special_text(&text[at..]) {
+        let token = &text[at + start..at + start + length];
+        at += start + length;
+        found.extend(tokenizer.id_of(token).map(|id| (id, at)));
+    }
+    found
 }
 
 /// The token behind the model's turn, if the template allows to find it.
 pub(crate) fn template_end(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u32> {
-    end_in(tokenizer, &glue(template).ok()?)
+    let glue = Glue::of(template).ok()?;
+    let (id, _) = end_of_turn(tokenizer, template, &glue).ok()?;
+    Some(id)
 }

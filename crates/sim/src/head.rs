@@ -293,6 +293,7 @@ fn policy_plan(world: &World) -> PolicyPlan {
         updates_per_batch: scenario.updates_per_batch,
         states_per_step: scenario.states_per_step,
         actions_per_state: 2,
+        refill: 0,
         params: SamplingParams {
             temperature: 1.0,
             ..SamplingParams::greedy(64, tags().close_tags())

@@ -3,7 +3,8 @@
 //! - **CA-1 (bounded).** Length, nesting, intermediate values and the result are bounded, each
 //!   before the work it bounds is done: no expression crashes, hangs or exhausts the stack.
 //! - **CA-2 (never silently wrong).** What has two readings is an error that says how to write it:
-//!   `10 % 3`, `max(120,150)`, `5 m^2`, `3 1/2`, `2y`.
+//!   `10 % 3`, `max(120,150)`, `5 m^2`, `2h30m`, `2y`. Nothing that is glued to a number is dropped
+//!   unread: `10C3` is an error.
 //!
 //! # Notation
 //! - `+ - * /`, also `× · ÷ −`, `x` between operands, and the words plus, minus, times, divided by,
@@ -12,13 +13,15 @@
 //!   are whole or fractions with a denominator up to 32. `5²`, `5 squared` too.
 //! - A factor may be left out before a parenthesis, a function or pi: `2(3+4)`. It counts as `*`.
 //! - `%` divides what is before it by 100, always: `20% of 50` and `50*20%` are 10, and `50+20%` is
-//!   50.2. The words hundred, dozen, thousand, million … and `k` multiply it.
-//! - `$ € £ ¥` are dropped; so are unit words after a number (`3 apples + 2 apples`,
-//!   `60 km/h * 2 h`). Nothing is converted: `1 km + 500 m` is 501.
+//!   50.2. The words hundred, dozen, thousand, million … and `k`, `M`, `B` multiply it.
+//! - `3 1/2` is a mixed number, as are `3½` and `½`.
+//! - `$ € £ ¥` are dropped; so are the units and nouns of [`crate::units`] after a number
+//!   (`3 apples + 2 apples`, `60 km/h * 2 h`); every other word is an error. Nothing is converted:
+//!   `1 km + 500 m` is 501.
 //! - `1,234` is one number, except directly in a function's arguments, where a comma separates.
 //! - Everything from the first `=` or `≈` on is ignored: `48/2 = 24` is `48/2`.
 
-mod arithmetic;
+pub mod arithmetic;
 mod error;
 mod functions;
 mod grammar;
@@ -27,6 +30,7 @@ mod words;
 
 pub use arithmetic::ROOT_DIGITS;
 pub use error::CalcError;
+pub use grammar::pi;
 
 use crate::number::{Rational, format_number};
 use crate::registry::{Tool, ToolError, blocking};
@@ -123,6 +127,10 @@ impl Tool for Calculator {
         "Calculates an arithmetic expression exactly."
     }
 
+    fn purpose(&self) -> String {
+        "calculate".to_owned()
+    }
+
     fn schema(&self) -> serde_json::Value {
         serde_json::json!({
             "type": "string",
@@ -132,14 +140,15 @@ impl Tool for Calculator {
                 "One arithmetic expression of numbers. Operators: + - * / ^ (power), // (quotient \
                  rounded down), mod, ! (factorial), parentheses. Functions: {}. Constant: pi. % \
                  divides by 100: 20% of 50 is 10, and 50 + 20% is 50.2, so write 50 * (1 + 20%) \
-                 for an increase. $, thousands separators and unit words after a number are \
-                 ignored and nothing is converted. Text from = on is ignored. Names and equations \
+                 for an increase. 3 1/2 is a mixed number; k, M and B are thousands, millions and \
+                 billions. $, thousands separators and common units after a number are ignored and \
+                 nothing is converted; other words are errors. Text from = on is ignored. Names and equations \
                  are not understood. At most {MAX_EXPRESSION_BYTES} bytes, {MAX_DEPTH} nested \
                  parentheses, and a result of {MAX_RESULT_DIGITS} digits. The result is a decimal, \
                  exact where 12 decimals suffice and otherwise rounded to 12 significant digits.",
                 functions::NAMES
             ),
-            "examples": ["48/2", "(1,250 - 150) * 20%", "round(100/3, 2)"],
+            "examples": ["12*3", "48/2", "(1,250 - 150) * 20%", "round(100/3, 2)"],
         })
     }
 

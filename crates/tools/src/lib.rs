@@ -8,6 +8,8 @@ mod nearest;
 pub mod number;
 pub mod parser;
 pub mod registry;
+pub mod text;
+pub mod units;
 
 pub use calculator::{CalcError, Calculator};
 pub use number::Rational;

@@ -11,9 +11,12 @@ mod scan;
 mod words;
 
 pub use format::{EXACT_DECIMALS, MIN_DECIMALS, SIGNIFICANT_DIGITS, format_number};
-pub use scan::{NumberSpan, number_spans};
-pub(crate) use scan::{integer, scale_word};
-pub use words::number_words;
+pub use scan::{
+    Magnitude, NumberSpan, is_currency, is_minus, is_sign, number_spans, scale_suffix,
+    scan_magnitude,
+};
+pub(crate) use scan::{integer, mixed_part, scale_word};
+pub use words::{cardinal, number_words};
 
 /// An exact fraction in lowest terms.
 pub type Rational = num_rational::BigRational;
@@ -22,8 +25,8 @@ pub type Rational = num_rational::BigRational;
 ///
 /// Understood: a sign, `$ € £ ¥ ¢` before or after (dropped, without conversion), thousands
 /// separators, decimals, exponents (`1e6`), fractions (`1/2`), mixed numbers (`3 1/2`, `3½`), `%`
-/// (`5%` is 1/20), a scale word (`2 million`), blanks around it, and a full stop at its end. Unit
-/// words are not: see [`parse_quantity`].
+/// (`5%` is 1/20), a scale (`2 million`, `5k`, `1.5M`, `2B`), blanks around it, and a full stop at
+/// its end. Unit words are not: see [`parse_quantity`].
 pub fn parse_number(text: &str) -> Option<Rational> {
     let text = text.trim();
     let text = text.strip_suffix('.').unwrap_or(text);
@@ -98,6 +101,13 @@ mod tests {
             (".5", "1/2"),
             ("2 million", "2000000"),
             ("$8k", "8000"),
+            ("5k", "5000"),
+            ("1.5M", "1500000"),
+            ("2B", "2000000000"),
+            ("$5m", "5000000"),
+            ("–8", "-8"),
+            ("‑8", "-8"),
+            ("－8", "-8"),
             ("3 dozen", "36"),
         ] {
             assert_eq!(parse_number(text), value.parse().ok(), "{text}");
@@ -129,6 +139,9 @@ mod tests {
             "1.2.3",
             "0x10",
             "NaN",
+            "5m",
+            "5kg",
+            "10C3",
         ] {
             assert_eq!(parse_number(text), None, "{text}");
         }
@@ -164,7 +177,7 @@ mod tests {
             ("buy-2-get-1-free", "2 1"),
             ("on 3/4/2020", "3 4 2020"),
             ("lists 1,2,3 and 10, 200", "1 2 3 10 200"),
-            ("2 million, $8k, 5k run", "2 2000000 8 8000 5"),
+            ("2 million, $8k, 5k run", "2 2000000 8 8000 5 5000"),
             ("1/0 and 5 per cent", "1 0 5 1/20"),
             ("$.99 each, 99¢", "99/100 99"),
             ("1/5th of 60", "1 5 1/5 60"),

@@ -29,7 +29,12 @@ pub trait Tool: Send + Sync {
     /// One sentence for the model.
     fn description(&self) -> &str;
 
-    /// JSON Schema of the arguments.
+    /// A use of it in the imperative, without a full stop, as in "either calculate, like this: …".
+    fn purpose(&self) -> String {
+        format!("use {}", self.name())
+    }
+
+    /// JSON Schema of the arguments; the first of its `examples` is shown to the model as a call.
     fn schema(&self) -> serde_json::Value;
 
     /// Runs one call. Must not block the thread: work without an await goes through [`blocking`].
@@ -209,16 +214,21 @@ impl Registry {
         )
     }
 
-    /// Name, tag, description and argument schema of each tool, as one JSON array.
+    /// Name, tag, description, purpose, argument schema and an example call of each tool, as one JSON
+    /// array: what a prompt can tell of them.
     pub fn schema(&self) -> serde_json::Value {
         self.tools
             .iter()
             .map(|tool| {
+                let (tag, arguments) = (tool.tag(), tool.schema());
+                let example = arguments["examples"][0].as_str().unwrap_or("…");
                 serde_json::json!({
                     "name": tool.name(),
-                    "tag": tool.tag(),
+                    "tag": tag,
                     "description": tool.description(),
-                    "arguments": tool.schema(),
+                    "purpose": tool.purpose(),
+                    "example": format!("<{tag}>{example}</{tag}>"),
+                    "arguments": arguments,
                 })
             })
             .collect()

@@ -199,6 +199,22 @@ proptest! {
     }
 
     #[test]
+    fn nothing_glued_to_a_number_is_dropped(a in 2u32..1_000, letters in "[a-zA-Z]{1,4}", b in 2u32..1_000) {
+        let operators = ["x", "e", "mod", "of", "plus", "over"];
+        prop_assume!(!operators.contains(&letters.to_lowercase().as_str()));
+        for text in [format!("{a}{letters}{b}"), format!("{a}{letters}{b}{letters} + 1")] {
+            // A length may have its power: `5m2`.
+            let power = (b == 2 || b == 3) && tools::units::measure(&letters).is_some();
+            prop_assert!(power || calculator::evaluate(&text).is_err(), "{}", text);
+        }
+        if !tools::units::is_unit_word(&letters) && !"kKMB".contains(&letters) {
+            let text = format!("{a}{letters}");
+            let ordinal = ["th", "st", "nd", "rd", "pi", "pct"].contains(&letters.to_lowercase().as_str());
+            prop_assert!(ordinal || calculator::evaluate(&text).is_err(), "{}", text);
+        }
+    }
+
+    #[test]
     fn nothing_panics_on_any_text(text in any::<String>(), finish in finishes()) {
         let _ = calculator::evaluate(&text);
         let _ = calculator::operands(&text);

@@ -7,23 +7,26 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::model::Known;
 use crate::paths::Paths;
 use crate::{model, process, python, setup, swirl};
 
 /// Pinned, so that the same values come out again.
-const REQUIREMENTS: [&str; 6] = [
+const REQUIREMENTS: [&str; 7] = [
     "torch==2.13.0",
     "transformers==5.23.0",
     "safetensors==0.8.0",
     "numpy==2.4.6",
     "gguf==0.19.0",
     "peft==0.21.2",
+    "sentencepiece==0.2.3",
 ];
 
 /// Names the Python to use in the place of the environment made here; it needs the same packages.
 const OWN_PYTHON: &str = "SWIRL_FIXTURES_PYTHON";
 
-/// Runs every `make_*.py` of the fixtures' folder with that folder and the model's directory.
+/// Runs every `make_*.py` of the fixtures' folder with that folder, the model's directory, and that of
+/// Gemma 3 where it is provisioned.
 pub fn run(paths: &Paths) -> Result<()> {
     let folder = folder(paths);
     let scripts = scripts(&folder)?;
@@ -36,7 +39,8 @@ pub fn run(paths: &Paths) -> Result<()> {
             .current_dir(&paths.root)
             .arg(&script)
             .arg(&folder)
-            .arg(model::link_path(paths));
+            .arg(model::link_path(paths))
+            .args(model::linked(paths, Known::Gemma3));
         process::run("making fixtures", &mut command)?;
     }
     Ok(())

@@ -149,7 +149,7 @@ fn own_libtorch(variable: Option<PathBuf>, ours: &Path) -> Result<Option<PathBuf
 fn provision_cpu(paths: &Paths, folder: &Path) -> Result<()> {
     let selections = [
         Selection {
-            wheel: TORCH.fetch(paths)?,
+            archive: TORCH.fetch(paths)?,
             files: &[
                 ("torch/include/", "include/"),
                 ("torch/lib/libtorch.so", "lib/libtorch.so"),
@@ -164,11 +164,11 @@ fn provision_cpu(paths: &Paths, folder: &Path) -> Result<()> {
             ],
         },
         Selection {
-            wheel: CUDA_RUNTIME.fetch(paths)?,
+            archive: CUDA_RUNTIME.fetch(paths)?,
             files: &[("nvidia/cu13/lib/libcudart.so.13", "lib/libcudart.so.13")],
         },
         Selection {
-            wheel: CUPTI.fetch(paths)?,
+            archive: CUPTI.fetch(paths)?,
             files: &[("nvidia/cu13/lib/libcupti.so.13", "lib/libcupti.so.13")],
         },
     ];

@@ -12,12 +12,14 @@ mod bench;
 mod check;
 mod cluster;
 mod demo;
+mod download;
 mod e2e;
 mod fixtures;
 mod fuzz;
 mod libtorch;
 mod model;
 mod nccl;
+mod npm;
 mod paths;
 mod platform;
 mod process;
@@ -39,7 +41,9 @@ use clap::{Parser, Subcommand};
 use crate::bench::Bench;
 use crate::check::Stage;
 use crate::libtorch::Device;
+use crate::model::Known;
 use crate::paths::Paths;
+use crate::swirl::Build;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Automation of the swirl project")]
@@ -61,6 +65,9 @@ enum Command {
         /// NCCL, too (206 MB), for the tests that load it; libtorch with CUDA brings its own
         #[arg(long)]
         nccl: bool,
+        /// This model, too
+        #[arg(long, value_enum)]
+        model: Option<Known>,
     },
     /// Set up whatever is missing, then run formatting, lints, all tests, licences and tidiness
     Test {
@@ -129,11 +136,17 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     let paths = Paths::of_this_checkout()?;
     match command {
-        Command::Setup { device, cuda, nccl } => {
+        Command::Setup {
+            device,
+            cuda,
+            nccl,
+            model,
+        } => {
             if nccl {
                 setup::nccl(&paths)?;
             }
-            setup::run(&paths, if cuda { Some(Device::Cuda) } else { device })
+            setup::run(&paths, if cuda { Some(Device::Cuda) } else { device })?;
+            model.map_or(Ok(()), |known| setup::model(&paths, known, Build::Dev))
         }
         Command::Test { only } => check::run(&paths, only),
         Command::Demo { resume, clean } => demo::run(&paths, resume, clean),

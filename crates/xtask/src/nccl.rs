@@ -40,7 +40,7 @@ fn recipe() -> String {
 
 fn provision(paths: &Paths, folder: &Path) -> Result<()> {
     let selection = Selection {
-        wheel: NCCL.fetch(paths)?,
+        archive: NCCL.fetch(paths)?,
         files: &[("nvidia/nccl/lib/libnccl.so.2", LIBRARY)],
     };
     let fresh = paths::partial(folder);

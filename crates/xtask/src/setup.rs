@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::libtorch::{self, Device};
+use crate::model::Known;
 use crate::paths::Paths;
 use crate::swirl::{self, Build};
 use crate::{model, nccl, process};
@@ -14,7 +15,7 @@ use crate::{model, nccl, process};
 pub fn run(paths: &Paths, device: Option<Device>) -> Result<()> {
     let start = std::time::Instant::now();
     libtorch(paths, device)?;
-    model(paths, Build::Dev)?;
+    model(paths, Known::Smollm2, Build::Dev)?;
     println!("setup is complete ({})", process::human(start.elapsed()));
     Ok(())
 }
@@ -31,19 +32,23 @@ pub fn nccl(paths: &Paths) -> Result<()> {
     nccl::ensure(paths)
 }
 
-/// The model, imported by the project's own program, which is built for it when it is needed.
-pub fn model(paths: &Paths, build: Build) -> Result<()> {
-    model_with(paths, || swirl::build(paths, build))
+/// A model, imported by the project's own program, which is built for it when it is needed.
+pub fn model(paths: &Paths, known: Known, build: Build) -> Result<()> {
+    imported(paths, known, || swirl::build(paths, build))
 }
 
-/// The model, imported by the program that `program` answers with.
+/// The default model, imported by the program that `program` answers with.
 pub fn model_with(paths: &Paths, program: impl FnOnce() -> Result<PathBuf>) -> Result<()> {
-    if model::is_there(paths) {
-        return model::link(paths);
+    imported(paths, Known::Smollm2, program)
+}
+
+fn imported(paths: &Paths, known: Known, program: impl FnOnce() -> Result<PathBuf>) -> Result<()> {
+    if model::is_there(paths, known) {
+        return model::link(paths, known);
     }
     let program = program()?;
     let _lock = lock(&paths.cache)?;
-    model::ensure(paths, &program)
+    model::ensure(paths, known, &program)
 }
 
 /// One setup at a time works on the cache; the lock ends with the returned file.

@@ -24,7 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("judge", &["proto", "tools"]),
     ("store", &["proto"]),
     ("data", &["proto", "tools"]),
-    ("eval", &["proto"]),
+    ("eval", &["proto", "tools"]),
     (
         "actors",
         &["control", "judge", "proto", "store", "tools", "transport"],

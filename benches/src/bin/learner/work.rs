@@ -70,7 +70,9 @@ impl Work {
         let options = DialogueOptions::default();
         let played = dialogues(&questions, &options).kept;
         let mut rng = ChaCha8Rng::seed_from_u64(size.seed);
-        let vocabulary = codec.tokenizer().vocab_size() as u32;
+        // A tokenizer may have more tokens than the model (Gemma 3's has one for images).
+        let rows = model::spec_of(model)?.vocab_size as u32;
+        let vocabulary = rows.min(codec.tokenizer().vocab_size() as u32);
         let mut work = Self {
             temperature: 1.0,
             states: Vec::new(),

@@ -21,6 +21,7 @@
 //!   its actions, counted, and reported; more than the share that the plan allows ends training.
 
 mod agreement;
+mod batch;
 mod batches;
 mod judging;
 mod picker;

@@ -115,4 +115,4 @@ fn by_stratum(states: &[State], balance: StateBalance) -> BTreeMap<(usize, usize
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -3,18 +3,14 @@
 //! step. No tool runs, and nothing after the action is looked at.
 
 use super::agreement::{Agreement, Finding};
-use super::judging::{Judged, judged};
+use super::batch::{Batch, Maker};
 use super::picker::{Picker, StateBalance};
 use super::{Losses, TrainingError};
 use crate::fleet::{Fleet, FleetError, LearnerHandle};
 use crate::ports::StepReport;
 use crate::publication::Published;
-use crate::seeds;
 use control::tolerance::Tolerance;
-use proto::{
-    Completion, GenerateRequest, SamplingParams, SnapshotScope, StateGroup, Trajectory,
-    WeightVersion,
-};
+use proto::{SamplingParams, SnapshotScope, StateGroup, Trajectory};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -80,6 +76,9 @@ pub struct PolicyPlan {
     pub states_per_step: usize,
     /// Fresh actions per state.
     pub actions_per_state: u32,
+    /// Further draws of states for a batch, at most, to replace those whose actions are all rewarded
+    /// alike and teach nothing; 0: none is replaced.
+    pub refill: u32,
     /// How actions are drawn.
     pub params: SamplingParams,
     /// The tags of actions.
@@ -149,15 +148,13 @@ async fn with(
     while step < plan.steps {
         let mut began = Instant::now();
         let batch = step / plan.updates_per_batch;
-        let made = batch_of(
+        let maker = Maker {
             fleet,
             plan,
-            &mut picker,
-            batch,
-            published.version,
-            tolerance,
-        );
-        let Batch { groups, mut once } = match made.await {
+            version: published.version,
+        };
+        let made = maker.batch(&mut picker, batch, tolerance).await;
+        let Batch { groups, mut once } = match made {
             Ok(made) => made,
             Err(error) => {
                 if step > saved && !error.is_gone() && !error.is_of_weights() {
@@ -216,88 +213,6 @@ async fn save_what_there_is(learner: &LearnerHandle, step: u64) {
     }
 }
 
-/// What steps are made of.
-struct Batch {
-    groups: Vec<StateGroup>,
-    /// How it came about, by name.
-    once: Vec<(&'static str, f64)>,
-}
-
-/// Fresh actions of a batch's states, with rewards. Where every group has to be left out, other states
-/// take their place.
-async fn batch_of(
-    fleet: &Fleet,
-    plan: &PolicyPlan,
-    picker: &mut Picker<'_>,
-    batch: u64,
-    version: WeightVersion,
-    tolerance: &mut Tolerance,
-) -> Result<Batch, TrainingError> {
-    let (mut sampling, mut judging, mut left_out) = (0.0, 0.0, 0);
-    let mut draw = batch;
-    loop {
-        let mut began = Instant::now();
-        let mut lap = || {
-            let took = std::mem::replace(&mut began, Instant::now()).elapsed();
-            took.as_secs_f64()
-        };
-        let states = picker.of_batch(draw);
-        let groups = actions(fleet, plan, draw, &states).await?;
-        on_policy(&groups, version)?; // TL-3
-        sampling += lap();
-        let Judged {
-            groups,
-            well_formed,
-            unjudged,
-        } = judged(fleet, &plan.tags, &states, groups).await?;
-        judging += lap();
-        left_out += unjudged.len();
-        for (state, reason) in unjudged {
-            tracing::warn!(
-                state,
-                reason,
-                "An action cannot be judged; its state is left out."
-            );
-            if !tolerance.leave_out() {
-                return Err(TrainingError::Unjudged {
-                    left_out: tolerance.left_out(),
-                    allowed: tolerance.allowed(),
-                    state,
-                    reason,
-                });
-            }
-        }
-        if !groups.is_empty() {
-            let once = vec![
-                ("sampling_seconds", sampling),
-                ("judging_seconds", judging),
-                ("well_formed_share", well_formed),
-                ("unjudged_groups", left_out as f64),
-            ];
-            return Ok(Batch { groups, once });
-        }
-        draw += REDRAW; // Ends: each draw that is left out uses up the tolerance.
-    }
-}
-
-/// Draws of other states for a batch are numbered above all batches.
-const REDRAW: u64 = 1 << 40;
-
-/// TL-3: every action was sampled from the weights that its batch begins with.
-fn on_policy(groups: &[Vec<Completion>], expected: WeightVersion) -> Result<(), TrainingError> {
-    match groups
-        .iter()
-        .flatten()
-        .find(|completion| completion.weight_version != expected)
-    {
-        Some(stale) => Err(TrainingError::Stale {
-            expected,
-            found: stale.weight_version,
-        }),
-        None => Ok(()),
-    }
-}
-
 /// TL-4: sampler and learner speak of the same distribution.
 fn compare(agreement: &mut Agreement, report: &StepReport) -> Result<(), TrainingError> {
     if let Finding::Drifted { found, tokens } = agreement.look(&report.metrics)? {
@@ -352,23 +267,4 @@ async fn publish(
 ) -> Result<Published, FleetError> {
     let weights = learner.snapshot(step, scope).await?;
     fleet.publish(weights).await
-}
-
-/// Fresh actions of every state, all asked for at once.
-async fn actions(
-    fleet: &Fleet,
-    plan: &PolicyPlan,
-    batch: u64,
-    states: &[&State],
-) -> Result<Vec<Vec<Completion>>, FleetError> {
-    let requests = states.iter().enumerate().map(|(position, state)| {
-        let parts = ["action", &batch.to_string(), &position.to_string()];
-        GenerateRequest {
-            prompt: state.trajectory.prompt(state.step).to_vec(),
-            samples: plan.actions_per_state,
-            params: plan.params.clone(),
-            seed: seeds::derive(plan.seed, &parts),
-        }
-    });
-    fleet.sample_all(requests.collect()).await
 }

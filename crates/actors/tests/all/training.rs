@@ -96,6 +96,7 @@ pub fn plan(states: Vec<Vec<State>>, weighting: StateWeighting, steps: u64) -> P
         updates_per_batch: 1,
         states_per_step: 4,
         actions_per_state: 2,
+        refill: 0,
         params: SamplingParams {
             temperature: 1.0,
             ..SamplingParams::greedy(64, tags.close_tags())

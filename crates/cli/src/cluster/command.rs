@@ -42,7 +42,7 @@ pub async fn run(args: NodeArgs) -> Result<ExitCode> {
     let config = match &args.config {
         Some(path) => {
             let loaded = config::load(std::slice::from_ref(path), &[])?;
-            Some(config::fingerprint(&loaded.config)?)
+            Some(config::Identity::of_settings(&loaded.config)?.hash())
         }
         None => None,
     };

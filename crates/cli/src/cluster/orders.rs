@@ -11,6 +11,7 @@ use actors::remote::{Blobs, CheckpointHook, Loan};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use learner::{ComputeType, LearnerConfig};
+use model::TemplateArguments;
 use proto::Role;
 use proto::cluster::FileSet;
 use sampler::EngineConfig;
@@ -29,6 +30,8 @@ pub enum Ordered {
     Sampler {
         /// A Hugging Face directory.
         model: FileSet,
+        /// Variables for its chat template.
+        template_arguments: TemplateArguments,
         /// The type to compute in.
         dtype: ComputeType,
         /// Whether logits are computed in f32 all the same.
@@ -108,6 +111,8 @@ impl From<LearnerSettings> for LearnerConfig {
 pub struct SamplerOrder {
     /// A Hugging Face directory here.
     pub model: PathBuf,
+    /// Variables for its chat template.
+    pub template_arguments: TemplateArguments,
     /// The type to compute in.
     pub dtype: ComputeType,
     /// Whether logits are computed in f32 all the same.
@@ -326,6 +331,7 @@ impl FleetOrders {
                 let order = self.elsewhere.sampler.as_ref().with_context(none)?;
                 let ordered = Ordered::Sampler {
                     model: lender.lend_model(&order.model).await?,
+                    template_arguments: order.template_arguments.clone(),
                     dtype: order.dtype,
                     f32_head: order.f32_head,
                     max_batch: order.engine.max_batch,
@@ -460,6 +466,27 @@ mod tests {
         let travels = serde_json::to_vec(&LearnerSettings::from(here.clone())).unwrap();
         let there: LearnerSettings = serde_json::from_slice(&travels).unwrap();
         assert_eq!(LearnerConfig::from(there), here);
+    }
+
+    #[test]
+    fn a_sampler_elsewhere_writes_dialogues_as_one_here() {
+        let arguments = serde_json::json!({"enable_thinking": false, "style": {"tone": "dry"}});
+        let arguments: TemplateArguments = serde_json::from_value(arguments).unwrap();
+        let ordered = Ordered::Sampler {
+            model: FileSet::default(),
+            template_arguments: arguments.clone(),
+            dtype: ComputeType::F32,
+            max_batch: 1,
+            max_context_tokens: 1,
+            kept_sequences: 0,
+        };
+        let travels = serde_json::to_vec(&ordered).unwrap();
+        match serde_json::from_slice(&travels).unwrap() {
+            Ordered::Sampler {
+                template_arguments, ..
+            } => assert_eq!(template_arguments, arguments),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

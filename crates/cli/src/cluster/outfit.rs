@@ -3,6 +3,7 @@
 use super::orders::{JudgeOrder, Ordered};
 use super::replica::{Berth, ReplicaPort, RingOrder};
 use crate::engine::{LearnerPort, Machine};
+use crate::files::empty_folder;
 use crate::judges;
 use crate::machine_memory::{self, Demand, Learning, Load, Sampling};
 use actors::ports::EngineError;
@@ -50,6 +51,7 @@ impl Outfit {
         match serde_json::from_slice(order)? {
             Ordered::Sampler {
                 model,
+                template_arguments,
                 dtype,
                 f32_head,
                 max_batch,
@@ -76,7 +78,9 @@ impl Outfit {
                     kept_sequences,
                     ..EngineConfig::default()
                 };
-                let samplers = machine.samplers(&dir, engine, 1).await?;
+                let samplers = machine
+                    .samplers(&dir, &template_arguments, engine, 1)
+                    .await?;
                 let sampler = samplers
                     .into_iter()
                     .next()
@@ -106,7 +110,7 @@ impl Outfit {
                 fits(&start, self.machine.device, &config, demand, replicas)?;
                 let root = self.folder.join("learner").join(format!("{arm}-{epoch}"));
                 // What earlier epochs left is of no use any more: the controller has the checkpoints.
-                self.clear(&self.folder.join("learner"))?;
+                empty_folder(&self.folder.join("learner"))?;
                 if let Some((name, files)) = checkpoint {
                     pull_folder(bulk, &files, &root.join(name)).await?;
                 }
@@ -152,13 +156,6 @@ impl Outfit {
         let path = self.folder.join(name);
         crate::files::write_atomically(&path, text.as_bytes())?;
         Ok(Some(path))
-    }
-
-    fn clear(&self, folder: &Path) -> Result<()> {
-        match std::fs::remove_dir_all(folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
     }
 
     /// A folder with these files: one that was pulled before, or pulled now.

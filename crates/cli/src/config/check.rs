@@ -42,6 +42,7 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
         source("warm_start.questions", &warm.questions)?;
         at_least_one("warm_start.steps", warm.steps)?;
         at_least_one("warm_start.batch", warm.batch as u64)?;
+        tag(&warm.dialogue.tag, &config.tools)?;
     }
     if let Some(section) = &config.train {
         train(section, config.model.dtype)?;
@@ -102,6 +103,20 @@ fn tools(section: &ToolSection) -> Result<(), ConfigError> {
     at_least_one(
         "tools.limits.max_result_bytes",
         limits.max_result_bytes as u64,
+    )
+}
+
+/// Dialogues that are imitated call a tool: by its own tag, and only where it is offered.
+fn tag(tag: &str, section: &ToolSection) -> Result<(), ConfigError> {
+    let registry = Registry::builtin(&section.enabled, section.limits.clone());
+    let tags = registry.map(|registry| registry.tags());
+    ensure(
+        tags.is_ok_and(|tags| tags.tool_of(tag) == Some(data::CALCULATOR)),
+        "warm_start.dialogue.tag",
+        &format!(
+            "no tool that is offered is called by <{tag}>, so that the warm start would teach calls \
+             which nothing answers: offer the calculator in tools.enabled, and write its own tag"
+        ),
     )
 }
 

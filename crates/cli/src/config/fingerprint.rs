@@ -1,41 +1,36 @@
 //! What of a configuration a run's results depend on.
 
 use super::load::ConfigError;
-use super::sections::{ActorSection, ClusterSection, Config, JudgeSection, RolloutSection};
+use super::sections::{
+    ActorSection, ClusterSection, Config, EvaluationSection, JudgeSection, QuestionSource,
+    RolloutSection,
+};
 use judge::LlmJudgeConfig;
 use learner::LearnerConfig;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use tools::registry::Limits;
 
-/// A hash of every setting that results depend on, and of the rubrics' text. The others may differ
-/// between a run and its resumption, so that what stopped it can be mended: how many actors, how
-/// long to wait, how often to try, where the judge is, what is kept on disk.
-///
-/// # Errors
-/// When a rubric cannot be read.
-pub fn fingerprint(config: &Config) -> Result<String, ConfigError> {
-    let mut hash = Sha256::new();
-    let mut config = without_operational(config);
-    if let Some(llm) = &mut config.judge.llm {
-        let rubrics = [
-            ("judge.llm.rubric", llm.rubric.take()),
-            ("judge.llm.outcome_rubric", llm.outcome_rubric.take()),
-        ];
-        for (key, rubric) in rubrics {
-            hash.update(digest(key, rubric.as_deref())?);
-        }
-    }
-    hash.update(super::load::to_toml(&config)?);
-    Ok(hex(&hash.finalize()))
-}
-
 /// The configuration with every setting that results do not depend on at its default. A
 /// deterministic learner depends on `model.threads`: its checkpoints know that by themselves.
-fn without_operational(config: &Config) -> Config {
+pub(super) fn without_operational(config: &Config) -> Config {
     let mut config = config.clone();
+    // Trajectories keep the name that they were made under; a folder may be renamed.
+    config.run.name = String::new();
     config.run.dir = PathBuf::new();
+    config.run.skip = Vec::new();
     config.model.threads = 0;
+    // Which GPU is no matter; whether it is one, is.
+    if config.model.device.starts_with("cuda:") {
+        config.model.device = "cuda".into();
+    }
+    // What these name counts by what it holds: `Identity::with_contents`.
+    config.model.path = PathBuf::new();
+    without_path(&mut config.questions);
+    config.evaluation.overlap = EvaluationSection::default().overlap;
+    for set in &mut config.evaluation.sets {
+        without_path(&mut set.questions);
+    }
     config.actors = ActorSection::default();
     config.cluster = ClusterSection::default();
     config.tools.limits.timeout_ms = Limits::default().timeout_ms;
@@ -57,6 +52,7 @@ fn without_operational(config: &Config) -> Config {
     };
     if let Some(warm) = &mut config.warm_start {
         warm.checkpoint_every = 0;
+        without_path(&mut warm.questions);
     }
     if let Some(train) = &mut config.train {
         train.checkpoint_every = 0;
@@ -68,10 +64,25 @@ fn without_operational(config: &Config) -> Config {
     for (_, learner, _) in config.learners_mut() {
         let usual = LearnerConfig::default();
         learner.keep_last = usual.keep_last;
+        learner.keep_every = usual.keep_every;
+        learner.max_bad_steps = usual.max_bad_steps;
+        if let Some(lora) = &mut learner.lora {
+            lora.start = lora.start.take().map(|_| PathBuf::new());
+        }
+        // How a step is cut into pieces changes sums by their rounding only.
+        if !learner.deterministic {
+            learner.micro_batch_tokens = usual.micro_batch_tokens;
+            learner.loss_chunk_tokens = usual.loss_chunk_tokens;
+            learner.activation_checkpointing = usual.activation_checkpointing;
+        }
         learner.shard_optimizer = usual.shard_optimizer;
         learner.compare_replicas_every = usual.compare_replicas_every;
     }
     config
+}
+
+fn without_path(source: &mut QuestionSource) {
+    source.path = source.path.take().map(|_| PathBuf::new());
 }
 
 /// What of a judge's settings its verdicts are: those of a model, at a temperature, by rubrics. How
@@ -88,7 +99,7 @@ fn judge_results(llm: LlmJudgeConfig) -> LlmJudgeConfig {
     }
 }
 
-fn digest(key: &str, rubric: Option<&Path>) -> Result<Vec<u8>, ConfigError> {
+pub(super) fn digest(key: &str, rubric: Option<&Path>) -> Result<Vec<u8>, ConfigError> {
     let Some(path) = rubric else {
         return Ok(b"built in".to_vec());
     };
@@ -107,6 +118,7 @@ pub fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Identity;
 
     const BASE: &str = "
         [run]
@@ -131,7 +143,7 @@ mod tests {
         std::fs::write(&file, text).unwrap();
         let overrides: Vec<String> = setting.split_whitespace().map(str::to_owned).collect();
         let loaded = crate::config::load(&[file], &overrides).unwrap();
-        fingerprint(&loaded.config).unwrap()
+        Identity::of_settings(&loaded.config).unwrap().hash()
     }
 
     #[test]
@@ -152,19 +164,34 @@ mod tests {
             "judge.llm.base_url=http://h:1 judge.llm.timeout_ms=1 judge.llm.max_tries=1",
             "judge.llm.max_concurrent=1 judge.llm.requests_per_minute=3",
             "judge.llm.max_tokens=9 judge.llm.max_tokens_field=max_completion_tokens",
-            "judge.llm.use_logprobs=false judge.llm.top_logprobs=5",
+            "judge.llm.use_logprobs=false",
+            "judge.llm.top_logprobs=5",
             "judge.llm.system_message=false judge.llm.headers.x=y judge.llm.api_key_env=K",
             "judge.patience=1m judge.max_unjudged_share=0.1",
             "train.max_logprob_difference=0.3 train.checkpoint_every=3",
             "train.learner.keep_last=9 train.learner.shard_optimizer=true",
+            "train.learner.keep_every=7 train.learner.max_bad_steps=1",
+            "train.learner.compare_replicas_every=3",
+            // How a step is cut into pieces: rounding alone.
+            "train.learner.micro_batch_tokens=64 train.learner.loss_chunk_tokens=64",
+            "train.learner.activation_checkpointing=true",
+            // Where things lie, and what they are called.
+            "run.name=other model.path=m questions.path=moved.jsonl",
+            "run.skip=[\"q1\"]",
         ];
         for setting in operational {
             assert_eq!(hash(&rubric, setting), begun, "{setting}");
         }
         let results = [
             "run.seed=1",
-            "model.path=m",
+            "model.device=cuda:0",
+            "model.dtype=f32",
+            "model.template_arguments.enable_thinking=false",
             "rollout.samples=2",
+            "questions.selection.limit=3",
+            "prompt.system=<math_exp>",
+            "train.learner.gradient_wire=bf16",
+            "train.learner.lora.rank=2",
             "tools.limits.max_result_bytes=9",
             "judge.llm.model=other",
             "judge.llm.temperature=1",
@@ -175,6 +202,17 @@ mod tests {
         for setting in results {
             assert_ne!(hash(&rubric, setting), begun, "{setting}");
         }
+        let on_a_gpu = |n| hash(&rubric, &format!("model.device=cuda:{n}"));
+        assert_eq!(on_a_gpu(0), on_a_gpu(1));
+        // Bit for bit means the same pieces, too.
+        let repeatable = "model.dtype=f32 train.learner.deterministic=true";
+        assert_ne!(
+            hash(
+                &rubric,
+                &format!("{repeatable} train.learner.micro_batch_tokens=64")
+            ),
+            hash(&rubric, repeatable)
+        );
     }
 
     #[test]

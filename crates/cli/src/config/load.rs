@@ -1,10 +1,20 @@
 //! From files and command line to a checked [`Config`].
 
 use super::check::check;
-use super::sections::Config;
-use learner::{ComputeType, Schedule};
+use super::overrides::Override;
+use super::sections::{
+    ActorSection, ClusterSection, Config, EvaluationSection, JudgeSection, PromptSection,
+    RolloutSection,
+};
+use super::unused::{self, Unused};
+use judge::LlmJudgeConfig;
+use learner::{ComputeType, LearnerConfig, Schedule};
+use model::TemplateArguments;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
+
+/// How serde says that it wants text: a string, or a path.
+const WANTS_TEXT: [&str; 2] = ["expected a string", "expected path string"];
 
 /// What is wrong with a configuration. Every message names the place and what to write instead.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +57,38 @@ pub enum ConfigError {
         /// What is expected.
         message: String,
     },
+    /// Something else stands where text is wanted.
+    #[error("`{key}`: {message}: write it in quotes")]
+    WantsText {
+        /// Full path of the key.
+        key: String,
+        /// What is there, and what is expected.
+        message: String,
+    },
+    /// Settings were written that nothing looks at.
+    #[error("{}", no_effect(.settings))]
+    NoEffect {
+        /// Each with the reason.
+        settings: Vec<(String, String)>,
+    },
     /// The judge model's section.
     #[error(transparent)]
     Judge(#[from] judge::LlmSetupError),
+}
+
+/// The most settings that one error names.
+const NAMED: usize = 5;
+
+fn no_effect(settings: &[(String, String)]) -> String {
+    let named = settings.iter().take(NAMED);
+    let mut text = named
+        .map(|(key, why)| format!("`{key}` has no effect: {why}"))
+        .collect::<Vec<_>>()
+        .join("; ");
+    if let Some(more) = settings.len().checked_sub(NAMED).filter(|&more| more > 0) {
+        text += &format!("; and {more} more");
+    }
+    text + ". Remove what has no effect, or change what it depends on"
 }
 
 /// A configuration and the text it is stored as.
@@ -57,8 +96,10 @@ pub enum ConfigError {
 pub struct Loaded {
     /// The checked configuration.
     pub config: Config,
-    /// All of it as TOML, defaults included.
+    /// All of it as TOML, with the defaults of all settings that have an effect.
     pub resolved: String,
+    /// Settings that were written and have no effect here.
+    pub remarks: Vec<String>,
 }
 
 /// Reads the files, later over earlier, and puts `overrides` (`train.steps=10`) over all.
@@ -66,26 +107,29 @@ pub struct Loaded {
 /// # Errors
 /// One error, about the first thing that is wrong.
 pub fn load(files: &[PathBuf], overrides: &[String]) -> Result<Loaded, ConfigError> {
-    let mut table = Table::new();
-    for path in files {
-        merge(&mut table, read(path)?);
-    }
-    finish(table, overrides)
+    let mut table = merged(files)?;
+    let config = apply(&mut table, &read_overrides(overrides)?)?;
+    let unused = Unused::of(&config);
+    let remarks = unused.check(&table)?;
+    let effective = unused.prune(to_table(&config)?, &to_table(&with_defaults(&config))?);
+    Ok(Loaded {
+        resolved: toml::to_string_pretty(&effective).map_err(no_toml)?,
+        config,
+        remarks,
+    })
 }
 
-/// The same for other questions: those of the files are left out.
+/// The configuration of an evaluation of `questions`: those of the files are left out, and of the
+/// files' other settings those are taken that an evaluation reads.
 ///
 /// # Errors
-/// As [`load`].
+/// As [`load`], and about an override that an evaluation does not read.
 pub fn load_for(
     questions: &Path,
     files: &[PathBuf],
     overrides: &[String],
-) -> Result<Loaded, ConfigError> {
-    let mut table = Table::new();
-    for path in files {
-        merge(&mut table, read(path)?);
-    }
+) -> Result<Config, ConfigError> {
+    let mut table = merged(files)?;
     let path = Value::String(questions.display().to_string());
     let source = Table::from_iter([("path".to_owned(), path)]);
     table.insert("questions".into(), Value::Table(source));
@@ -96,26 +140,67 @@ pub fn load_for(
         run.entry("name")
             .or_insert_with(|| Value::String("eval".into()));
     }
-    finish(table, overrides)
+    let overrides = read_overrides(overrides)?;
+    let config = apply(&mut table, &overrides)?;
+    unused::of_evaluation(overrides.iter().map(Override::key))?;
+    Ok(config)
 }
 
-fn finish(mut table: Table, overrides: &[String]) -> Result<Loaded, ConfigError> {
-    for text in overrides {
-        apply(&mut table, text)?;
+fn merged(files: &[PathBuf]) -> Result<Table, ConfigError> {
+    let mut table = Table::new();
+    for path in files {
+        merge(&mut table, read(path)?);
     }
-    let mut config = parse(table)?;
+    Ok(table)
+}
+
+fn read_overrides(overrides: &[String]) -> Result<Vec<Override>, ConfigError> {
+    overrides.iter().map(|text| Override::read(text)).collect()
+}
+
+/// The configuration of a table with the settings of the command line over it, which the table has
+/// then, too.
+fn apply(table: &mut Table, overrides: &[Override]) -> Result<Config, ConfigError> {
+    for setting in overrides {
+        setting.apply(table)?;
+    }
+    let mut config = parse_with(table, overrides)?;
     resolve(&mut config);
     check(&config)?;
-    let resolved = to_toml(&config)?;
-    Ok(Loaded { config, resolved })
+    Ok(config)
 }
 
-/// The configuration as it is stored.
-pub(super) fn to_toml(config: &Config) -> Result<String, ConfigError> {
-    toml::to_string_pretty(config).map_err(|error| ConfigError::Value {
+/// The same sections with every setting at its default that may have no effect and yet be kept.
+pub(super) fn with_defaults(config: &Config) -> Config {
+    let mut config = config.clone();
+    config.prompt = PromptSection::default();
+    config.rollout = RolloutSection::default();
+    config.actors = ActorSection::default();
+    config.cluster = ClusterSection::default();
+    config.judge = JudgeSection {
+        llm: config.judge.llm.map(|_| LlmJudgeConfig::default()),
+        ..JudgeSection::default()
+    };
+    config.evaluation = EvaluationSection {
+        sets: config.evaluation.sets,
+        ..EvaluationSection::default()
+    };
+    for (_, learner, _) in config.learners_mut() {
+        *learner = LearnerConfig::default();
+    }
+    config
+}
+
+/// The configuration as a table, every default included.
+pub(super) fn to_table(config: &Config) -> Result<Table, ConfigError> {
+    Table::try_from(config).map_err(no_toml)
+}
+
+fn no_toml(error: toml::ser::Error) -> ConfigError {
+    ConfigError::Value {
         key: "configuration".into(),
         message: format!("cannot be written as TOML: {error}"),
-    })
+    }
 }
 
 /// Fills in what follows from other settings where it was not given.
@@ -157,36 +242,51 @@ fn merge(base: &mut Table, over: Table) {
     }
 }
 
-/// Puts `a.b.c=value` into the table. The value is read as TOML, and as a plain string where that
-/// fails, so that paths need no quotes.
-fn apply(table: &mut Table, text: &str) -> Result<(), ConfigError> {
-    let bad = || ConfigError::Override {
-        text: text.to_owned(),
-    };
-    let (key, value) = text.split_once('=').ok_or_else(bad)?;
-    let mut path: Vec<&str> = key.trim().trim_start_matches("--").split('.').collect();
-    let last = path.pop().filter(|last| !last.is_empty()).ok_or_else(bad)?;
-    let value = format!("v = {value}")
-        .parse::<Table>()
-        .ok()
-        .and_then(|mut parsed| parsed.remove("v"))
-        .unwrap_or_else(|| Value::String(value.to_owned()));
-    let mut here = table;
-    for part in path {
-        let next = here
-            .entry(part)
-            .or_insert_with(|| Value::Table(Table::new()));
-        here = next.as_table_mut().ok_or_else(bad)?;
+/// Variables for a chat template, each as `name=value`.
+///
+/// # Errors
+/// One is not written like that, or names what the dialogue itself sets.
+pub fn template_arguments(texts: &[String]) -> Result<TemplateArguments, ConfigError> {
+    let mut table = Table::new();
+    for text in texts {
+        Override::read(text)?.apply(&mut table)?;
     }
-    here.insert(last.to_owned(), value);
-    Ok(())
+    serde::Deserialize::deserialize(Value::Table(table)).map_err(|error: toml::de::Error| {
+        ConfigError::Value {
+            key: "--template-argument".into(),
+            message: error.message().to_owned(),
+        }
+    })
+}
+
+/// Reads the table. Where a setting wants text and the command line gave it what TOML takes for a
+/// number, a date or a truth value, its text is meant.
+fn parse_with(table: &mut Table, overrides: &[Override]) -> Result<Config, ConfigError> {
+    loop {
+        return match parse(table.clone()) {
+            Err(ConfigError::WantsText { key, .. }) if as_text(table, overrides, &key) => continue,
+            read => read,
+        };
+    }
+}
+
+/// The last of several settings of one key is the one that counts.
+fn as_text(table: &mut Table, overrides: &[Override], key: &str) -> bool {
+    let mut latest = overrides.iter().rev();
+    latest.any(|setting| setting.apply_as_text(table, key))
 }
 
 fn parse(table: Table) -> Result<Config, ConfigError> {
     serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
         let path = error.path().to_string();
         let message = error.inner().message().to_owned();
-        unknown_key(&path, &message).unwrap_or(ConfigError::Value { key: path, message })
+        if let Some(error) = unknown_key(&path, &message) {
+            return error;
+        }
+        match WANTS_TEXT.iter().any(|wanted| message.ends_with(wanted)) {
+            true => ConfigError::WantsText { key: path, message },
+            false => ConfigError::Value { key: path, message },
+        }
     })
 }
 
@@ -248,6 +348,16 @@ mod tests {
                 "[rollout]\nsamples = \"two\"\n",
                 &[],
                 "`rollout.samples`: invalid type: string \"two\", expected u32",
+            ),
+            (
+                "[model.template_arguments]\nmessages = \"x\"\n",
+                &[],
+                "`model.template_arguments`: `messages` is set by the dialogue or the tokenizer: choose one of the template's other variables",
+            ),
+            (
+                "",
+                &["model.template_arguments=3"],
+                "`model.template_arguments`: invalid type: integer `3`, expected a map",
             ),
             (
                 "",
@@ -457,8 +567,11 @@ mod tests {
         let warm = "[warm_start]\nsteps = 9\nbatch = 1\nquestions.path = \"q\"\n";
         let repeatable = ["model.dtype=bf16", "warm_start.learner.deterministic=true"];
         assert_eq!(learner(warm, &repeatable).dtype, F32);
-        for (schedule, total, expected) in [("constant", 0, 0), ("cosine", 0, 9), ("linear", 4, 4)]
-        {
+        assert_eq!(
+            learner(warm, &["warm_start.learner.schedule=constant"]).total_steps,
+            0
+        );
+        for (schedule, total, expected) in [("cosine", 0, 9), ("linear", 4, 4)] {
             let settings = [
                 format!("warm_start.learner.schedule={schedule}"),
                 format!("warm_start.learner.total_steps={total}"),
@@ -466,6 +579,58 @@ mod tests {
             let found = learner(warm, &settings.each_ref().map(String::as_str)).total_steps;
             assert_eq!(found, expected, "{schedule} {total}");
         }
+    }
+
+    #[test]
+    fn text_on_the_command_line_needs_no_quotes_whatever_it_looks_like() {
+        let cases = [
+            ("run.name=20261130", "run", "name", "20261130"),
+            ("run.name=0x1F", "run", "name", "0x1F"),
+            ("run.name=1e5", "run", "name", "1e5"),
+            ("run.name=1_000", "run", "name", "1_000"),
+            ("run.name=2026-11-30", "run", "name", "2026-11-30"),
+            ("run.name=true", "run", "name", "true"),
+            ("run.name=nan", "run", "name", "nan"),
+            ("run.name=0042", "run", "name", "0042"),
+            ("--run.name= 7 ", "run", "name", "7"),
+            ("run.name='7'", "run", "name", "7"),
+            ("run.dir=2026", "run", "dir", "2026"),
+            ("model.path=3", "model", "path", "3"),
+            ("cluster.certs=2026-11-30", "cluster", "certs", "2026-11-30"),
+            ("cluster.listen=7400", "cluster", "listen", "7400"),
+            ("prompt.system=1", "prompt", "system", "1"),
+        ];
+        for (setting, section, key, expected) in cases {
+            let loaded = with("", &[setting]).unwrap_or_else(|e| panic!("{setting}: {e}"));
+            let written: Table = loaded.resolved.parse().unwrap();
+            assert_eq!(written[section][key].as_str(), Some(expected), "{setting}");
+        }
+        let twice = with("", &["run.name=1", "run.name=2"]).unwrap();
+        assert_eq!(twice.config.run.name, "2");
+        let listed = "questions.selection.ids=[7, \"a\", 2026-11-30, 0x1F, true]";
+        let selection = with("", &[listed, "questions.selection.split=1"]).unwrap();
+        let selection = selection.config.questions.selection;
+        let ids: Vec<String> = selection.ids.unwrap().into_iter().map(|id| id.0).collect();
+        assert_eq!(ids, ["7", "a", "2026-11-30", "0x1F", "true"]);
+        assert_eq!(selection.split.as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn what_is_no_text_in_a_file_is_to_be_put_in_quotes() {
+        let error = with("[judge.llm]\nmodel = 7\n", &[]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`judge.llm.model`: invalid type: integer `7`, expected a string: write it in quotes"
+        );
+        let error = with("", &["run.name=[1]"]).unwrap_err().to_string();
+        assert!(error.contains("`run.name`: invalid type"), "{error}");
+        let error = with("", &["run.seed=1\nrun.name=\"b\""])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("`run.seed`: invalid type: string"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -529,5 +694,27 @@ mod tests {
             }
         }
         assert!(names.len() >= 2, "{names:?}");
+    }
+
+    /// Values of every type of TOML reach the template, and what is stored says the same again.
+    #[test]
+    fn template_arguments_are_of_any_type() {
+        let section = "[model.template_arguments]\nenable_thinking = false\nn = 3\nx = 0.5\n\
+                       list = [1, \"a\"]\nday = 2024-07-26\nstyle = { tone = \"dry\" }\n";
+        let loaded = with(section, &["model.template_arguments.word=yes please"]).unwrap();
+        let arguments = &loaded.config.model.template_arguments;
+        let found = serde_json::to_value(arguments).unwrap();
+        let expected = serde_json::json!({"enable_thinking": false, "n": 3, "x": 0.5,
+            "list": [1, "a"], "day": "2024-07-26", "style": {"tone": "dry"}, "word": "yes please"});
+        assert_eq!(found, expected);
+        let again: Config = toml::from_str(&loaded.resolved).unwrap();
+        assert_eq!(again.model.template_arguments, *arguments);
+        let texts = ["enable_thinking=false", "word=yes please"].map(str::to_owned);
+        let given = template_arguments(&texts).unwrap();
+        assert_eq!(
+            serde_json::to_value(given).unwrap(),
+            serde_json::json!({"enable_thinking": false, "word": "yes please"})
+        );
+        assert!(template_arguments(&["bos_token=x".to_owned()]).is_err());
     }
 }

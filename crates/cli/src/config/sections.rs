@@ -7,7 +7,8 @@ use data::{DialogueOptions, Selection, WordMathConfig};
 use judge::LlmJudgeConfig;
 use judge::filter::{Filter, StateFilter};
 use learner::{ComputeType, LearnerConfig};
-use proto::Role;
+use model::TemplateArguments;
+use proto::{QuestionId, Role};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -69,6 +70,14 @@ impl Config {
         [warm, train, imitation].into_iter().flatten()
     }
 
+    /// How many samplers there will be, as far as that is known before they are there.
+    pub fn expected_samplers(&self) -> usize {
+        match self.cluster.is_here(Role::Sampler) {
+            true => self.actors.samplers,
+            false => self.cluster.wait_for.sampler.max(1),
+        }
+    }
+
     /// The same to be changed, with the section's number of steps.
     pub fn learners_mut(
         &mut self,
@@ -95,6 +104,10 @@ pub struct RunSection {
     /// Every random choice follows from it.
     #[serde(default)]
     pub seed: u64,
+    /// Ids of questions that are left out wherever they occur: in generation, training and
+    /// evaluations. For those that nothing can be had of; the report names them.
+    #[serde(default)]
+    pub skip: Vec<QuestionId>,
 }
 
 fn default_runs() -> PathBuf {
@@ -124,6 +137,10 @@ pub struct ModelSection {
     pub device: String,
     /// Threads of libtorch on a CPU, at most 1024; 0 takes one per core.
     pub threads: usize,
+    /// Variables for the chat template, such as `enable_thinking = false`, of any type. A template
+    /// may leave them unread.
+    #[serde(skip_serializing_if = "TemplateArguments::is_empty")]
+    pub template_arguments: TemplateArguments,
     /// The tags around a section in which the model thinks: nothing in it is an action, and nothing
     /// in it ends sampling. `[]`: the model has no such sections.
     pub thinking_tags: Vec<String>,
@@ -147,18 +164,22 @@ impl Default for ModelSection {
             f32_head: false,
             device: "auto".into(),
             threads: 0,
+            template_arguments: TemplateArguments::default(),
             thinking_tags: vec!["<think>".into(), "</think>".into()],
         }
     }
 }
 
-/// What the model is told before the question.
+/// What the model is told before the question. Both messages are minijinja templates in which `tools`
+/// are the tools that are offered: `{{ tools }}` describes them, and `{% for tool in tools %}` has
+/// `tool.name`, `tag`, `description`, `purpose`, `example` and `arguments` of each.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PromptSection {
     /// The system message.
     pub system: String,
-    /// The system message where no tool is offered.
+    /// The system message where no tool is offered: in evaluations without tools, and everywhere
+    /// where `tools.enabled` is empty.
     pub system_without_tools: String,
 }
 
@@ -166,9 +187,10 @@ impl Default for PromptSection {
     fn default() -> Self {
         Self {
             system: "Solve the problem one step at a time. In each turn do exactly one thing. \
-                     Either calculate, like this: <math_exp>12*3</math_exp>, and you will be told \
-                     the result. Or, once you know it, give the final number, like this: \
-                     <answer>36</answer>"
+                     Either {% for tool in tools %}{{ tool.purpose }}, like this: \
+                     {{ tool.example }}, {% if not loop.last %}or {% endif %}{% endfor %}and you \
+                     will be told the result. Or, once you know it, give the final number, like \
+                     this: <answer>36</answer>"
                 .into(),
             system_without_tools: "Solve the problem. Think step by step, then give the final \
                                    number, like this: <answer>36</answer>"
@@ -413,6 +435,10 @@ pub struct TrainSection {
     pub states_per_step: usize,
     /// Fresh actions per state.
     pub actions_per_state: u32,
+    /// States whose actions are all rewarded alike teach nothing: others are drawn in their place, up
+    /// to this many times a batch (dynamic sampling). 0: they stay.
+    #[serde(default)]
+    pub refill: u32,
     /// Temperature of fresh actions. Top-p and top-k are off here: the learner's log-probabilities
     /// are those of the full distribution.
     #[serde(default = "default_temperature")]
@@ -502,6 +528,23 @@ pub struct EvaluationSection {
     pub base: bool,
     /// Also measure every model with no tool.
     pub without_tools: bool,
+    /// What becomes of a run whose evaluation sets have questions that its training or warm start
+    /// has, too.
+    pub overlap: OverlapPolicy,
+}
+
+/// What becomes of a run that measures on questions which it trains on. Texts are compared without
+/// case, punctuation and the width of blanks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OverlapPolicy {
+    /// It is refused, for one with the same text or the same id.
+    #[default]
+    Refuse,
+    /// It is refused for one with the same text; ids of different files may coincide.
+    SameIds,
+    /// It goes on, and the report says how many they are.
+    Allow,
 }
 
 impl Default for EvaluationSection {
@@ -514,6 +557,7 @@ impl Default for EvaluationSection {
             max_action_tokens: 96,
             base: true,
             without_tools: false,
+            overlap: OverlapPolicy::default(),
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use super::{Run, generate, preflight};
 use crate::cluster::{Elsewhere, JudgeOrder, LearnerOrder, SamplerOrder};
-use crate::config::{TrainSection, WarmStartSection};
+use crate::config::{Config, TrainSection, WarmStartSection};
 use crate::engine::{ChatTurns, LearnerPort};
 use crate::judges;
 use crate::machine_memory::{self, Load};
 use crate::progress::Progress;
-use crate::questions;
+use crate::prompt;
 use actors::ports::StepReport;
 use actors::training::{self, PolicyPlan, State, SupervisedPlan};
 use actors::{Controller, Fleet, FleetPlan, Judges};
@@ -37,8 +37,7 @@ pub fn swirl(seed: u64) -> String {
 }
 
 /// Every arm that a configuration trains, in the order of the report.
-pub fn names(run: &Run) -> Vec<String> {
-    let config = &run.config;
+pub fn names(config: &Config) -> Vec<String> {
     let warm = config.warm_start.iter().map(|_| WARM_START.to_owned());
     let imitation = config.imitation.iter().map(|_| IMITATION.to_owned());
     let seeds = config
@@ -71,9 +70,9 @@ pub async fn warm_start(run: &Run) -> Result<()> {
 }
 
 fn dialogues(run: &Run, section: &WarmStartSection) -> Result<Vec<SftSample>> {
-    let questions = questions::load(&section.questions)?;
+    let questions = &run.sources.warm_start;
     let turns = turns(run)?;
-    let dialogues = data::dialogue::dialogues(&questions, &section.dialogue);
+    let dialogues = data::dialogue::dialogues(questions, &section.dialogue);
     tracing::info!(
         questions = questions.len(),
         dialogues = dialogues.kept.len(),
@@ -165,7 +164,7 @@ async fn supervised(
     let fleet = controller.fleet().clone();
     let done = steps_done(&fleet).await?;
     run.rewind(arm, done);
-    let mut progress = Progress::new(arm, plan.steps, done);
+    let mut progress = Progress::new(arm, plan.steps, done, 1, &run.overview);
     loop {
         training::supervised(&fleet, &plan, |report| {
             run.record(arm, report);
@@ -202,7 +201,7 @@ async fn policy_steps(run: &Run, arm: &str, fleet: &Fleet, mut plan: PolicyPlan)
     let done = steps_done(fleet).await?;
     run.rewind(arm, done);
     plan.unjudged_before = run.metrics().sum(arm, UNJUDGED_GROUPS)? as u64;
-    let mut progress = Progress::new(arm, plan.steps, done);
+    let mut progress = Progress::new(arm, plan.steps, done, 1, &run.overview);
     loop {
         training::policy(fleet, &plan, |report| {
             run.record(arm, report);
@@ -251,10 +250,13 @@ async fn policy_fleet(
     let engine = policy_engine(run, section);
     if run.is_here(Role::Sampler) {
         let (model, count) = (run.start_model(), run.config.actors.samplers);
-        fleet.samplers = run.machine.samplers(&model, engine, count).await?;
+        let arguments = &run.config.model.template_arguments;
+        let samplers = run.machine.samplers(&model, arguments, engine, count);
+        fleet.samplers = samplers.await?;
     } else {
         elsewhere.sampler = Some(SamplerOrder {
             model: run.start_model(),
+            template_arguments: run.config.model.template_arguments.clone(),
             dtype: run.config.model.dtype,
             f32_head: run.config.model.f32_head,
             engine,
@@ -297,7 +299,7 @@ fn registry(run: &Run) -> Result<Arc<Registry>> {
 /// The dialogues of the model that the run starts from; every arm's are alike.
 fn turns(run: &Run) -> Result<ChatTurns> {
     let model = &run.config.model;
-    ChatTurns::load(&model.path, model, &run.config.prompt.system)
+    ChatTurns::load(&model.path, model, &prompt::system(&run.config, true)?)
 }
 
 fn tags(run: &Run) -> Result<ActionTags> {
@@ -319,6 +321,7 @@ fn policy_plan(
         updates_per_batch: section.updates_per_batch,
         states_per_step: section.states_per_step,
         actions_per_state: section.actions_per_state,
+        refill: section.refill,
         params: SamplingParams {
             temperature: section.temperature,
             top_p: 1.0,

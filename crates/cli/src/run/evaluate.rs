@@ -2,8 +2,7 @@
 
 use super::generate::{Rollouts, refuse_failures, roll_out};
 use super::{Run, arms};
-use crate::config::WITHOUT_TOOLS;
-use crate::questions;
+use crate::config::{Config, WITHOUT_TOOLS};
 use anyhow::Result;
 use std::path::PathBuf;
 
@@ -14,8 +13,6 @@ pub const BASE: &str = "base";
 pub struct Evaluation {
     /// The model's arm.
     pub arm: String,
-    /// The model's directory.
-    pub model: PathBuf,
     /// The set's name, marked where no tool is offered.
     pub set: String,
     /// Index of the set in the configuration.
@@ -24,27 +21,36 @@ pub struct Evaluation {
     pub with_tools: bool,
 }
 
+impl Evaluation {
+    /// Its name in progress lines.
+    pub fn title(&self) -> String {
+        format!("{} on {}", self.arm, self.set)
+    }
+
+    /// The model's directory.
+    fn model(&self, run: &Run) -> PathBuf {
+        match self.arm == BASE {
+            true => run.config.model.path.clone(),
+            false => run.folder.model(&self.arm),
+        }
+    }
+}
+
 /// Every evaluation of a run, in the order of the report.
-pub fn plan(run: &Run) -> Vec<Evaluation> {
-    let base = (BASE.to_owned(), run.config.model.path.clone());
-    let bases = run.config.evaluation.base.then_some(base).into_iter();
-    let trained = arms::names(run).into_iter().map(|arm| {
-        let model = run.folder.model(&arm);
-        (arm, model)
-    });
-    let models: Vec<(String, PathBuf)> = bases.chain(trained).collect();
-    let tools: &[bool] = match run.config.evaluation.without_tools {
+pub fn plan(config: &Config) -> Vec<Evaluation> {
+    let base = config.evaluation.base.then(|| BASE.to_owned());
+    let arms: Vec<String> = base.into_iter().chain(arms::names(config)).collect();
+    let tools: &[bool] = match config.evaluation.without_tools {
         true => &[true, false],
         false => &[true],
     };
     let mut evaluations = Vec::new();
-    for (index, set) in run.config.evaluation.sets.iter().enumerate() {
+    for (index, set) in config.evaluation.sets.iter().enumerate() {
         for &with_tools in tools {
-            for (arm, model) in &models {
+            for arm in &arms {
                 let suffix = if with_tools { "" } else { WITHOUT_TOOLS };
                 evaluations.push(Evaluation {
                     arm: arm.clone(),
-                    model: model.clone(),
                     set: format!("{}{suffix}", set.name),
                     index,
                     with_tools,
@@ -57,18 +63,17 @@ pub fn plan(run: &Run) -> Vec<Evaluation> {
 
 /// Runs every evaluation; those on disk are not repeated.
 pub async fn all(run: &Run) -> Result<()> {
-    for evaluation in plan(run) {
+    for evaluation in plan(&run.config) {
         let settings = &run.config.evaluation;
-        let set = &settings.sets[evaluation.index];
         let report = roll_out(
             &run.config,
             &run.machine,
             run.head.as_ref(),
             Rollouts {
-                title: &format!("{} on {}", evaluation.arm, evaluation.set),
-                model: &evaluation.model,
+                title: &evaluation.title(),
+                model: &evaluation.model(run),
                 store: &run.folder.evaluation(&evaluation.arm, &evaluation.set),
-                questions: questions::load(&set.questions)?,
+                questions: run.sources.sets[evaluation.index].clone(),
                 samples: settings.samples,
                 temperature: settings.temperature,
                 top_p: 1.0,
@@ -77,6 +82,7 @@ pub async fn all(run: &Run) -> Result<()> {
                 max_action_tokens: settings.max_action_tokens,
                 with_tools: evaluation.with_tools,
                 seed: run.config.run.seed,
+                overview: &run.overview,
             },
         )
         .await?;

@@ -7,8 +7,8 @@ use crate::console;
 use crate::engine::{ChatTurns, Machine};
 use crate::judges;
 use crate::machine_memory;
-use crate::progress::Progress;
-use crate::questions;
+use crate::progress::{Overview, Progress};
+use crate::prompt;
 use actors::{Controller, FleetPlan, RolloutPlan, RolloutReport};
 use anyhow::{Context, Result, bail};
 use control::ledger::LedgerConfig;
@@ -24,6 +24,9 @@ use store::TrajectoryStore;
 use tokio::sync::watch;
 use tools::parser::{ActionTags, MalformedPolicies, MalformedPolicy};
 use tools::registry::Registry;
+
+/// The title of stage 1 in progress lines.
+pub const TRAJECTORIES: &str = "trajectories";
 
 /// How a set of questions is rolled out.
 pub struct Rollouts<'a> {
@@ -51,6 +54,8 @@ pub struct Rollouts<'a> {
     pub with_tools: bool,
     /// Seed of all draws.
     pub seed: u64,
+    /// The run that this is a piece of.
+    pub overview: &'a Overview,
 }
 
 /// Generates the trajectories of a run.
@@ -61,10 +66,10 @@ pub async fn trajectories(run: &Run) -> Result<()> {
         &run.machine,
         run.head.as_ref(),
         Rollouts {
-            title: "trajectories",
+            title: TRAJECTORIES,
             model: &run.start_model(),
             store: &run.folder.trajectories(),
-            questions: questions::load(&run.config.questions)?,
+            questions: run.sources.questions.clone(),
             samples: settings.samples,
             temperature: settings.temperature,
             top_p: settings.top_p,
@@ -73,6 +78,7 @@ pub async fn trajectories(run: &Run) -> Result<()> {
             max_action_tokens: settings.max_action_tokens,
             with_tools: true,
             seed: run.config.run.seed,
+            overview: &run.overview,
         },
     )
     .await?;
@@ -86,9 +92,11 @@ pub fn refuse_failures(report: &RolloutReport) -> Result<()> {
     };
     bail!(
         "{} of {} items failed for good, the first, {item}, with: {reason}. Nothing is lost: mend \
-         the cause and go on with --resume",
+         the cause and go on with --resume, or leave such questions out for good with --resume \
+         'run.skip=[{:?}]', which the report repeats",
         report.failed.len(),
-        report.stored + report.failed.len() as u64
+        report.stored + report.failed.len() as u64,
+        item.question.0,
     )
 }
 
@@ -123,7 +131,14 @@ pub async fn roll_out(
         0
     };
     let fleet = FleetPlan {
-        samplers: machine.samplers(rollouts.model, engine, samplers).await?,
+        samplers: machine
+            .samplers(
+                rollouts.model,
+                &config.model.template_arguments,
+                engine,
+                samplers,
+            )
+            .await?,
         registry: here(Role::Tool).then_some(registry),
         tool_executors: config.actors.tools,
         judges: match here(Role::Judge) {
@@ -137,6 +152,7 @@ pub async fn roll_out(
     let elsewhere = Elsewhere {
         sampler: (!here(Role::Sampler)).then(|| SamplerOrder {
             model: rollouts.model.to_owned(),
+            template_arguments: config.model.template_arguments.clone(),
             dtype: config.model.dtype,
             f32_head: config.model.f32_head,
             engine,
@@ -150,7 +166,10 @@ pub async fn roll_out(
     };
     let controller = Controller::start(Head::extend(head, fleet, elsewhere)).await?;
     let total = plan.questions.len() as u64 * u64::from(plan.samples);
-    let progress = Progress::new(rollouts.title, total, store.len() as u64);
+    let at_once = u64::from(config.rollout.items_per_sampler)
+        .saturating_mul(config.expected_samplers() as u64);
+    let done = store.len() as u64;
+    let progress = Progress::new(rollouts.title, total, done, at_once, rollouts.overview);
     let ended = watched(controller.rollouts(plan, store), receiver, progress).await;
     controller.stop().await;
     let (report, mut store) = ended?;
@@ -173,11 +192,8 @@ fn rollout_plan(
     tags: ActionTags,
     progress: watch::Sender<actors::Progress>,
 ) -> Result<RolloutPlan> {
-    let system = match rollouts.with_tools {
-        true => &config.prompt.system,
-        false => &config.prompt.system_without_tools,
-    };
-    let turns = ChatTurns::load(rollouts.model, &config.model, system)?;
+    let system = prompt::system(config, rollouts.with_tools)?;
+    let turns = ChatTurns::load(rollouts.model, &config.model, &system)?;
     let tags = tags.with_thinking(turns.thinking().cloned());
     Ok(RolloutPlan {
         run: config.run.name.as_str().into(),
@@ -267,7 +283,7 @@ pub struct Filtered {
 /// # Errors
 /// When a filter leaves too little for the training that is to follow.
 pub fn filter(run: &Run) -> Result<()> {
-    let all = stored(&run.folder.trajectories())?;
+    let all = trajectories_of(run)?;
     let judges = judges::build(&run.config.judge, &run.config.tools.enabled)?;
     let judge = judges.process.name();
     let yields = Filter::ALL
@@ -331,7 +347,7 @@ pub fn imitated(run: &Run, section: &ImitationSection) -> Result<Vec<Trajectory>
 /// # Errors
 /// When there are fewer than `filter.limit`.
 pub fn kept(run: &Run, keep: Filter, key: &str) -> Result<Vec<Trajectory>> {
-    let mut all = stored(&run.folder.trajectories())?;
+    let mut all = trajectories_of(run)?;
     let judges = judges::build(&run.config.judge, &run.config.tools.enabled)?;
     all.retain(|trajectory| filter::keep(trajectory, judges.process.name(), keep));
     match run.config.filter.limit {
@@ -339,6 +355,13 @@ pub fn kept(run: &Run, keep: Filter, key: &str) -> Result<Vec<Trajectory>> {
             .with_context(|| format!("{key} = {:?} leaves too few for filter.limit", keep.name())),
         None => Ok(all),
     }
+}
+
+/// The trajectories of stage 1, by item, without those of questions that are left out by now.
+fn trajectories_of(run: &Run) -> Result<Vec<Trajectory>> {
+    let mut all = stored(&run.folder.trajectories())?;
+    all.retain(|trajectory| !run.config.run.skip.contains(&trajectory.item.question));
+    Ok(all)
 }
 
 /// Every trajectory of a store, by item.

@@ -3,21 +3,27 @@
 
 mod arms;
 mod evaluate;
+mod gains;
 pub mod generate;
+mod outline;
+mod overlap;
 pub mod preflight;
 pub mod report;
 mod state;
 pub mod unjudged;
 
 use crate::cluster::{Elsewhere, Head};
-use crate::config::{self, Config, Loaded};
+use crate::config::{Config, Identity, Loaded};
 use crate::console;
 use crate::engine::Machine;
 use crate::folder::{Claim, Reuse, RunFolder};
 use crate::metrics::MetricsFile;
+use crate::progress::Overview;
+use crate::questions::{Skipped, Sources};
 use actors::FleetPlan;
 use anyhow::{Context, Result};
 use control::phases::{Phase, RunState};
+use overlap::Overlap;
 use proto::Role;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -32,6 +38,14 @@ pub struct Run {
     pub machine: Machine,
     /// Where nodes join, if there are any.
     pub head: Option<Head>,
+    /// The questions, without those that `run.skip` names.
+    pub sources: Sources,
+    /// What `run.skip` left out.
+    pub skipped: Vec<Skipped>,
+    /// Questions that are trained on and measured on, where that is allowed.
+    pub overlaps: Vec<Overlap>,
+    /// How far the run is.
+    pub overview: Overview,
     metrics: Mutex<MetricsFile>,
 }
 
@@ -85,26 +99,36 @@ impl Run {
 /// # Errors
 /// The first failure. Everything finished before it is kept: mend the cause and resume.
 pub async fn run(loaded: &Loaded, reuse: Reuse) -> Result<report::Report> {
-    let hash = config::fingerprint(&loaded.config)?;
-    let claim = Claim::on(loaded.config.run.folder(), reuse)?;
+    let config = &loaded.config;
+    let claim = Claim::on(config.run.folder(), reuse)?;
+    let all = Sources::load(config)?;
+    let settings = Identity::of_settings(config)?;
+    let nodes_hash = settings.hash();
+    let identity = settings.with_contents(config, &all)?;
     // A run that cannot be resumed is refused before minutes are spent.
     let begun = match claim.resumes() {
-        true => state::stored(claim.path(), &hash)?,
+        true => state::stored(claim.path(), &identity)?,
         false => None,
     };
-    let due = state::due(&loaded.config, begun.as_ref());
-    let machine = preflight::all(&loaded.config, &due).await?;
+    let due = state::due(config, begun.as_ref());
+    let (sources, skipped) = all.without(&config.run.skip, config)?;
+    let overlaps = preflight::offline(config, &sources)?;
+    let machine = preflight::all(config, &due).await?;
     // Wrong certificates and a port that is taken are no reason to make or to clean a folder.
-    let head = Head::start(&loaded.config, &hash, claim.path())?;
+    let head = Head::start(config, &nodes_hash, claim.path())?;
     let folder = claim.open()?;
-    let mut state = state::begin(&folder, loaded, &hash)?;
+    let mut state = state::begin(&folder, loaded, &identity)?;
     crate::logs::to_file(&folder.logs()).context("cannot write the log")?;
     let metrics = MetricsFile::open(folder.path()).context("cannot open metrics.jsonl")?;
     let run = Run {
-        config: loaded.config.clone(),
+        config: config.clone(),
+        overview: Overview::of(outline::of(config, &sources, &state)),
         folder,
         machine,
         head,
+        sources,
+        skipped,
+        overlaps,
         metrics: Mutex::new(metrics),
     };
     if let Some(head) = &run.head

@@ -1,10 +1,13 @@
 //! What would stop a run later, found before a folder is made or an hour is spent.
 
+use super::overlap::{self, Overlap};
 use crate::config::{Config, TrainSection};
+use crate::console;
 use crate::engine::{ChatTurns, Machine};
 use crate::judges;
 use crate::machine_memory::{self, Demand, Learning, Load, Sampling};
-use crate::questions;
+use crate::prompt;
+use crate::questions::Sources;
 use crate::usage::UsageError;
 use anyhow::Result;
 use control::phases::Phase;
@@ -16,34 +19,31 @@ use tools::registry::Registry;
 /// The phases in which steps or answers are judged.
 const JUDGED: [Phase; 3] = [Phase::Generate, Phase::Train, Phase::Evaluate];
 
-/// All that can be asked without the device, the model and the judge's endpoint: every question
-/// source, the judges' keys and rubrics.
+/// All that can be asked without the device, the model and the judge's endpoint: prompts, questions
+/// that are trained on and measured on, the judges' keys and rubrics. Returns the overlaps that the
+/// configuration lets pass.
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn offline(config: &Config) -> Result<()> {
-    let warm_start = config.warm_start.iter().map(|warm| &warm.questions);
-    let sets = config.evaluation.sets.iter().map(|set| &set.questions);
-    for source in std::iter::once(&config.questions)
-        .chain(warm_start)
-        .chain(sets)
-    {
-        questions::load(source)?;
+pub fn offline(config: &Config, sources: &Sources) -> Result<Vec<Overlap>> {
+    for remark in prompt::check(config)? {
+        console::remark(format_args!("warning: {remark}"));
     }
+    let overlaps = overlap::check(config, sources)?;
     judges::build(&config.judge, &config.tools.enabled)?;
-    Ok(())
+    Ok(overlaps)
 }
 
-/// [`offline`], and then the device, the model, and what the phases that are `due` need: memory, and
-/// the judge's endpoint.
+/// After [`offline`]: the device, the model, and what the phases that are `due` need: memory, and the
+/// judge's endpoint.
 ///
 /// # Errors
 /// The first thing that is wrong.
 pub async fn all(config: &Config, due: &[Phase]) -> Result<Machine> {
-    offline(config)?;
     let machine = Machine::new(&config.model)?;
     let spec = model::spec_of(&config.model.path)?;
-    let turns = ChatTurns::load(&config.model.path, &config.model, &config.prompt.system)?;
+    let system = prompt::system(config, true)?;
+    let turns = ChatTurns::load(&config.model.path, &config.model, &system)?;
     let registry = Registry::builtin(&config.tools.enabled, config.tools.limits.clone())?;
     turns.shows(&registry.tags().with_thinking(turns.thinking().cloned()))?;
     contexts(config, &spec)?;

@@ -1,18 +1,23 @@
 //! What a run shows: a table per question set, the filters' yields, and what to know of the judge.
 
+use super::gains::{Evaluated, Gain, gain_over, mean_of_seeds};
 use super::generate::{Filtered, stored};
+use super::overlap::Overlap;
 use super::{Run, arms, evaluate, unjudged};
 use crate::folder::RunFolder;
 use crate::judges;
+use crate::questions::Skipped;
 use anyhow::{Context, Result};
-use eval::{Scores, Summary, Table, compare, summarise};
-use proto::Trajectory;
+use eval::{OverSeeds, Scores, Summary, Table};
+use eval::{compare, over_seeds, summarise};
+use proto::{QuestionId, Trajectory};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt::Write as _;
+use std::path::Path;
 
 /// Decides the resamples of the intervals of differences.
-const BOOTSTRAP_SEED: u64 = 0;
+pub(super) const BOOTSTRAP_SEED: u64 = 0;
 
 /// A report as it lies in `report.json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,25 +43,12 @@ pub struct SetReport {
     pub markdown: String,
     /// Rows and differences as data.
     pub table: Value,
+    /// SWiRL's accuracy over all seeds, where there are several.
+    #[serde(default)]
+    pub seeds: Option<OverSeeds>,
     /// SWiRL's gain, over all seeds, over the model it started from and over imitation.
     #[serde(default)]
     pub gains: Vec<Gain>,
-}
-
-/// Accuracy gained, over all seeds.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Gain {
-    /// The model it is compared with.
-    pub over: String,
-    /// Seeds trained.
-    pub seeds: usize,
-    /// Mean difference in accuracy.
-    pub mean: f64,
-    /// Smallest and largest difference of a seed.
-    pub range: [f64; 2],
-    /// 95 % interval of the mean difference: bootstrap over questions, each question's answers
-    /// averaged over the seeds.
-    pub interval: [f64; 2],
 }
 
 impl Report {
@@ -76,32 +68,14 @@ impl Report {
         }
         for set in &self.sets {
             let _ = writeln!(text, "{}\n\n{}", set.set, table(set));
+            if let Some(seeds) = &set.seeds {
+                let _ = writeln!(text, "{}\n", mean_of_seeds(seeds));
+            }
             for gain in &set.gains {
                 let _ = writeln!(text, "{}\n", gain.sentence());
             }
         }
         text
-    }
-}
-
-impl Gain {
-    fn sentence(&self) -> String {
-        let points = |share: f64| format!("{:+.1}", 100.0 * share);
-        let seeds = match self.seeds {
-            1 => "one seed".to_owned(),
-            seeds => format!(
-                "mean of {seeds} seeds, from {} to {}",
-                points(self.range[0]),
-                points(self.range[1])
-            ),
-        };
-        format!(
-            "SWiRL over {}: {} points [{}, {}] ({seeds})",
-            self.over,
-            points(self.mean),
-            points(self.interval[0]),
-            points(self.interval[1]),
-        )
     }
 }
 
@@ -149,13 +123,15 @@ fn notes(run: &Run, filtered: &Filtered) -> Result<Vec<String>> {
             judges.process.name()
         ));
     }
+    notes.extend(skipped_note(&run.config.run.skip, &run.skipped));
+    notes.extend(run.overlaps.iter().map(overlap_note));
     if filtered.unjudged > 0 {
         notes.push(format!(
             "{} trajectories are left out of training, for the judge gave no verdict on them.",
             filtered.unjudged
         ));
     }
-    for arm in arms::names(run) {
+    for arm in arms::names(&run.config) {
         let states = run.metrics().sum(&arm, arms::UNJUDGED_GROUPS)?;
         if states > 0.0 {
             notes.push(format!(
@@ -187,15 +163,48 @@ fn adapter_notes(run: &Run) -> Result<Vec<String>> {
     Ok(notes)
 }
 
-struct Evaluated {
-    arm: String,
-    trajectories: Vec<Trajectory>,
+fn skipped_note(skip: &[QuestionId], skipped: &[Skipped]) -> Option<String> {
+    if skipped.is_empty() {
+        return None;
+    }
+    let from = skipped
+        .iter()
+        .map(|s| format!("{} of {} in {}", s.left_out, s.questions, s.source));
+    let names = skip.iter().map(|id| format!("`{id}`"));
+    Some(format!(
+        "run.skip left questions out ({}): {}.",
+        names.collect::<Vec<_>>().join(", "),
+        from.collect::<Vec<_>>().join(", ")
+    ))
+}
+
+fn overlap_note(overlap: &Overlap) -> String {
+    let same_text = overlap.shared.iter().filter(|s| s.same_text).count();
+    let same_id = overlap.shared.len() - same_text;
+    let mut what = Vec::new();
+    if same_text > 0 {
+        what.push(format!(
+            "{same_text} of {} questions of {:?} were trained on, too",
+            overlap.questions, overlap.set
+        ));
+    }
+    if same_id > 0 {
+        what.push(format!(
+            "{same_id} of {} questions of {:?} share their id, not their text, with one that was \
+             trained on",
+            overlap.questions, overlap.set
+        ));
+    }
+    format!("{} (evaluation.overlap allows it).", what.join("; "))
 }
 
 fn sets(run: &Run, notes: &mut Vec<String>) -> Result<Vec<SetReport>> {
     let mut sets: Vec<(String, Vec<Evaluated>)> = Vec::new();
-    for evaluation in evaluate::plan(run) {
-        let trajectories = stored(&run.folder.evaluation(&evaluation.arm, &evaluation.set))?;
+    for evaluation in evaluate::plan(&run.config) {
+        let trajectories = kept(
+            run,
+            &run.folder.evaluation(&evaluation.arm, &evaluation.set),
+        )?;
         let evaluated = Evaluated {
             arm: evaluation.arm,
             trajectories,
@@ -215,20 +224,37 @@ fn sets(run: &Run, notes: &mut Vec<String>) -> Result<Vec<SetReport>> {
             ));
         }
     }
-    sets.into_iter()
-        .map(|(set, arms)| set_report(run, set, &arms))
+    let compared = sets.iter().map(|(_, arms)| compared(run, arms));
+    let mut tables = compared.collect::<Result<Vec<Table>>>()?;
+    // All tests of the report are one family.
+    Table::adjust(&mut tables);
+    let both = sets.into_iter().zip(tables);
+    both.map(|((set, arms), table)| set_report(run, set, &arms, &table))
         .collect()
 }
 
-fn set_report(run: &Run, set: String, arms: &[Evaluated]) -> Result<SetReport> {
+/// The trajectories of a store without those of questions that are left out.
+fn kept(run: &Run, folder: &Path) -> Result<Vec<Trajectory>> {
+    let mut all = stored(folder)?;
+    all.retain(|trajectory| !run.config.run.skip.contains(&trajectory.item.question));
+    Ok(all)
+}
+
+/// The model that training started from.
+fn start(run: &Run) -> &'static str {
+    match run.config.warm_start {
+        Some(_) => arms::WARM_START,
+        None => evaluate::BASE,
+    }
+}
+
+/// Every model, and what those that came later gained over the one that training started from.
+fn compared(run: &Run, arms: &[Evaluated]) -> Result<Table> {
     let mut table = Table::new();
     for arm in arms {
         table = table.row(&arm.arm, summarise(&arm.trajectories)?);
     }
-    let from = match run.config.warm_start {
-        Some(_) => arms::WARM_START,
-        None => evaluate::BASE,
-    };
+    let from = start(run);
     if let Some(start) = arms.iter().find(|arm| arm.arm == from) {
         let before = Scores::of(&start.trajectories)?;
         let later = |arm: &&Evaluated| arm.arm != from && arm.arm != evaluate::BASE;
@@ -237,6 +263,10 @@ fn set_report(run: &Run, set: String, arms: &[Evaluated]) -> Result<SetReport> {
             table = table.comparison(from, &arm.arm, paired);
         }
     }
+    Ok(table)
+}
+
+fn set_report(run: &Run, set: String, arms: &[Evaluated], table: &Table) -> Result<SetReport> {
     let seeds = run.config.train.as_ref().map(|train| &train.seeds);
     let trained: Vec<String> = seeds
         .into_iter()
@@ -248,68 +278,63 @@ fn set_report(run: &Run, set: String, arms: &[Evaluated]) -> Result<SetReport> {
     let mut gains = Vec::new();
     if !swirl.is_empty() {
         for other in others {
-            if other.arm == from || other.arm == arms::IMITATION {
+            if other.arm == start(run) || other.arm == arms::IMITATION {
                 gains.push(gain_over(other, &swirl)?);
             }
         }
     }
+    let seeds = match swirl.len() {
+        0 | 1 => None,
+        _ => {
+            let shares = swirl
+                .iter()
+                .map(|arm| Ok(Scores::of(&arm.trajectories)?.shares()));
+            over_seeds(&shares.collect::<Result<Vec<_>>>()?, BOOTSTRAP_SEED)
+        }
+    };
     Ok(SetReport {
         set,
         plain: table.plain(),
         markdown: table.markdown(),
-        table: serde_json::to_value(&table)?,
+        table: serde_json::to_value(table)?,
+        seeds,
         gains,
-    })
-}
-
-/// What the models of all seeds, one or more, gained over `other`.
-fn gain_over(other: &Evaluated, seeds: &[&Evaluated]) -> Result<Gain> {
-    let before = Scores::of(&other.trajectories)?;
-    let mut differences: Vec<Vec<f64>> = Vec::new();
-    for seed in seeds {
-        let after = Scores::of(&seed.trajectories)?;
-        before.check_same_ids(&after)?;
-        let pairs = after.shares().into_iter().zip(before.shares());
-        differences.push(pairs.map(|(a, b)| a - b).collect());
-    }
-    let mean_of = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-    let by_question: Vec<f64> = (0..before.questions())
-        .map(|i| differences.iter().map(|d| d[i]).sum::<f64>() / differences.len() as f64)
-        .collect();
-    let by_seed: Vec<f64> = differences.iter().map(|d| mean_of(d)).collect();
-    let interval = eval::bootstrap_mean(&by_question, BOOTSTRAP_SEED)
-        .context("an evaluation without a question")?;
-    let least = by_seed.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = by_seed.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    Ok(Gain {
-        over: other.arm.clone(),
-        seeds: by_seed.len(),
-        mean: interval.estimate,
-        range: [least, most],
-        interval: [interval.low, interval.high],
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::overlap::Shared;
     use super::*;
 
     #[test]
-    fn a_gain_tells_how_many_seeds_it_comes_from() {
-        let gain = |seeds, range| Gain {
-            over: "imitation".into(),
-            seeds,
-            mean: 0.014,
-            range,
-            interval: [-0.004, 0.032],
+    fn notes_tell_what_was_left_out_and_what_is_on_both_sides() {
+        let skipped = Skipped {
+            source: "questions".into(),
+            questions: 220,
+            left_out: 2,
         };
         assert_eq!(
-            gain(1, [0.014; 2]).sentence(),
-            "SWiRL over imitation: +1.4 points [-0.4, +3.2] (one seed)"
+            skipped_note(&["q1".into(), "q2".into()], &[skipped]).unwrap(),
+            "run.skip left questions out (`q1`, `q2`): 2 of 220 in questions."
         );
+        assert_eq!(skipped_note(&[], &[]), None);
+        let shared = |same_text| Shared {
+            id: "q".into(),
+            source: "questions",
+            id_there: "q".into(),
+            same_text,
+        };
+        let overlap = Overlap {
+            set: "held out".into(),
+            questions: 10,
+            shared: vec![shared(true), shared(true), shared(false)],
+        };
         assert_eq!(
-            gain(3, [0.01, 0.02]).sentence(),
-            "SWiRL over imitation: +1.4 points [-0.4, +3.2] (mean of 3 seeds, from +1.0 to +2.0)"
+            overlap_note(&overlap),
+            "2 of 10 questions of \"held out\" were trained on, too; 1 of 10 questions of \"held \
+             out\" share their id, not their text, with one that was trained on \
+             (evaluation.overlap allows it)."
         );
     }
 }

@@ -24,7 +24,7 @@ use tools::registry::Registry;
 /// verdict is a result here.
 pub async fn run(arguments: TryJudgeArgs) -> Result<()> {
     let files = std::slice::from_ref(&arguments.config);
-    let config = config::load_for(Path::new(""), files, &arguments.set)?.config;
+    let config = config::load_for(Path::new(""), files, &arguments.set)?;
     if arguments.stdin {
         return replies(&config, &arguments);
     }

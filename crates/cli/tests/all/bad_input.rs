@@ -100,7 +100,12 @@ fn configuration_and_files() {
                 2,
                 "did you mean `calculator`?",
             ),
-            case("missing model", &set("model.path=nowhere"), 1, "nowhere"),
+            case(
+                "missing model",
+                &set("model.path=nowhere"),
+                2,
+                "`model.path`: cannot read nowhere",
+            ),
             case("unknown device", &set("model.device=cuda:7"), 2, "cuda:7"),
             case(
                 "more context than the model has",
@@ -225,6 +230,19 @@ fn dry_runs() {
             ],
             "is not set",
         ),
+        (
+            &["tools.enabled=[]"],
+            "`warm_start.dialogue.tag`: no tool that is offered is called by <math_exp>",
+        ),
+        (
+            &["warm_start.learner.kl.coefficient=0.1"],
+            "`warm_start.learner.kl.coefficient` has no effect",
+        ),
+        (
+            &["prompt.system={{ tool }}"],
+            "`prompt.system` cannot be rendered",
+        ),
+        (&["run.skip=[\"x\"]"], "`run.skip` names `x`"),
         (
             &[
                 "judge.process=llm",

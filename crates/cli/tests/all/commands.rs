@@ -69,6 +69,10 @@ fn trying_one_thing() {
     };
     assert!(try_(&["answer", "-8", "-8"]).starts_with("equal"));
     assert!(try_(&["answer", "8", "-8"]).starts_with("not equal"));
+    assert_eq!(
+        try_(&["answer", "1.5 hours", "It takes $15."]),
+        "not equal\nkey:    quantity 1.5 hour\nanswer: money 15 dollar\n"
+    );
     assert_eq!(try_(&["tool", "calculator", "48/2"]), "24\n");
     assert_eq!(
         try_(&["action", "<math_exp>1+1</math_exp>"]),
@@ -95,6 +99,11 @@ fn trying_rows_of_stdin() {
         .map(|line| line["equal"].as_bool())
         .collect();
     assert_eq!(equal, [Some(true), Some(false), None]);
+    let read = tried(&["try", "answer", "--stdin"], "3 1/2\t\\frac{7}{2}\n");
+    assert_eq!(
+        (&read[0]["equal"], &read[0]["key"]["type"]),
+        (&true.into(), &"number".into())
+    );
     let rows = "calculator\t48/2\tx\ncalculator\t48/\nabacus\t1\n";
     let told = tried(&["try", "tool", "--stdin"], rows);
     assert_eq!(told[0]["result"], "24");

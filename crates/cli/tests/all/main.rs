@@ -11,6 +11,8 @@ mod commands;
 #[cfg(test)]
 mod replicas;
 #[cfg(test)]
+mod resume;
+#[cfg(test)]
 mod run;
 #[cfg(test)]
 mod support;

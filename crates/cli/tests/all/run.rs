@@ -87,7 +87,9 @@ fn a_run_ends_with_a_report_and_refuses_its_folder_twice() {
         dir.path(),
         &["run", "c.toml", "--resume", "-s", "train.steps=9"],
     );
-    assert_eq!(other.status.code(), Some(2), "{}", text(&other.stderr));
+    let stderr = text(&other.stderr);
+    assert_eq!(other.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("`train.steps` was 4 and is 9"), "{stderr}");
     assert_eq!(stored(), begun_with, "a refused resumption changes nothing");
 
     let mended = ["run", "c.toml", "--resume", "--json", "rollout.max_tries=7"];

@@ -1,10 +1,13 @@
 //! Import of GGUF files (llama.cpp's format, <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>)
 //! into Hugging Face folders.
 //!
-//! Llama, Qwen2 and Qwen3 with byte-level BPE. Gemma is refused: its GGUF files hold a
-//! SentencePiece vocabulary without the merges that `tokenizer.json` needs.
+//! Llama, Qwen2 and Qwen3, Gemma 2 and Gemma 3; vocabularies of byte-level BPE and of
+//! SentencePiece's BPE.
 
+mod byte_level;
+mod header;
 mod metadata;
+mod sentence_piece;
 mod tensors;
 mod vocabulary;
 
@@ -49,6 +52,14 @@ pub enum ImportError {
         /// What is wrong, and what would be supported.
         problem: String,
     },
+    /// The folder that the tokenizer is to be taken from holds another one.
+    #[error("{}: {problem}: give the folder of the model's own tokenizer", path.display())]
+    OtherTokenizer {
+        /// Its `tokenizer.json`.
+        path: PathBuf,
+        /// What differs.
+        problem: String,
+    },
     /// The metadata describe no model that can be built.
     #[error(transparent)]
     Model(#[from] LoadError),
@@ -72,25 +83,39 @@ pub struct ImportReport {
     pub stored_as: Vec<(String, usize)>,
 }
 
-/// Imports a GGUF file as a Hugging Face folder with bf16 weights: what the models were trained
-/// in. Quantised values that bf16 cannot hold are rounded; [`import_gguf_as`] keeps them in f32.
+/// How a file is imported.
+#[derive(Debug, Clone)]
+pub struct ImportOptions {
+    /// The type of the weights: `BFloat16`, `Half` or `Float`.
+    pub kind: Kind,
+    /// A Hugging Face folder to take tokenizer and chat template from, in the place of those that
+    /// follow from the file's vocabulary. Both must give the same texts the same ids.
+    pub tokenizer: Option<PathBuf>,
+}
+
+impl Default for ImportOptions {
+    /// bf16, what the models were trained in. Quantised values that bf16 cannot hold are rounded.
+    fn default() -> Self {
+        Self {
+            kind: Kind::BFloat16,
+            tokenizer: None,
+        }
+    }
+}
+
+/// Imports a GGUF file as a Hugging Face folder.
 ///
 /// # Errors
 /// See [`ImportError`]. `out` appears complete or not at all, and must not exist before.
-pub fn import_gguf(gguf: &Path, out: &Path) -> Result<ImportReport, ImportError> {
-    import_gguf_as(gguf, out, Kind::BFloat16)
-}
-
-/// As [`import_gguf`], with weights of type `kind`: `BFloat16`, `Half` or `Float`.
-///
-/// # Errors
-/// As [`import_gguf`].
-pub fn import_gguf_as(gguf: &Path, out: &Path, kind: Kind) -> Result<ImportReport, ImportError> {
-    let io = |source| ImportError::Io {
-        path: gguf.to_owned(),
-        source,
-    };
-    let mut file = BufReader::new(File::open(gguf).map_err(io)?);
+pub fn import_gguf(
+    gguf: &Path,
+    out: &Path,
+    options: &ImportOptions,
+) -> Result<ImportReport, ImportError> {
+    let kind = options.kind;
+    let mut file = open(gguf)?;
+    header::check(gguf, &mut file)?;
+    let mut file = open(gguf)?;
     let content = Content::read(&mut file).map_err(|error| ImportError::Damaged {
         path: gguf.to_owned(),
         problem: first_line(&error),
@@ -100,10 +125,10 @@ pub fn import_gguf_as(gguf: &Path, out: &Path, kind: Kind) -> Result<ImportRepor
     let config = metadata::config(&metadata, tied, kind)?;
     let spec = spec_from_config(gguf, &config)?;
     let slots = slots(&spec);
-    tensors::check(gguf, &content, &slots)?;
+    tensors::check(gguf, &content, &slots, &spec)?;
     let folder = Folder::begin(out)?;
     folder.write_json("config.json", &config)?;
-    vocabulary::write(&metadata, &folder)?;
+    vocabulary::write(&metadata, &folder, options.tokenizer.as_deref())?;
     let mut stored = Vec::new();
     for slot in &slots {
         for part in &slot.parts {
@@ -122,6 +147,14 @@ pub fn import_gguf_as(gguf: &Path, out: &Path, kind: Kind) -> Result<ImportRepor
         vocab_size: spec.vocab_size as usize,
         stored_as: tensors::types(&content),
     })
+}
+
+fn open(path: &Path) -> Result<BufReader<File>, ImportError> {
+    let file = File::open(path).map_err(|source| ImportError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(BufReader::new(file))
 }
 
 /// candle adds a back trace to its messages.

@@ -10,7 +10,7 @@ use std::path::Path;
 use tch::Tensor;
 
 /// Roles within a layer: Hugging Face, GGUF.
-const LAYER: [(&str, &str); 11] = [
+const LAYER: [(&str, &str); 10] = [
     ("input_layernorm", "attn_norm"),
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
@@ -18,14 +18,22 @@ const LAYER: [(&str, &str); 11] = [
     ("self_attn.o_proj", "attn_output"),
     ("self_attn.q_norm", "attn_q_norm"),
     ("self_attn.k_norm", "attn_k_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
     ("mlp.gate_proj", "ffn_gate"),
     ("mlp.up_proj", "ffn_up"),
     ("mlp.down_proj", "ffn_down"),
 ];
 
+/// Norms behind attention: it goes into the feed-forward layer, or into the sum where that has norms
+/// of its own (Gemma).
+const PLAIN_NORMS: [(&str, &str); 1] = [("post_attention_layernorm", "ffn_norm")];
+const GEMMA_NORMS: [(&str, &str); 3] = [
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("pre_feedforward_layernorm", "ffn_norm"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
+];
+
 /// The GGUF name of a checkpoint key.
-fn gguf_name(key: &str) -> Option<String> {
+fn gguf_name(key: &str, spec: &DecoderSpec) -> Option<String> {
     match key {
         "model.embed_tokens.weight" => return Some("token_embd.weight".to_owned()),
         "model.norm.weight" => return Some("output_norm.weight".to_owned()),
@@ -34,12 +42,21 @@ fn gguf_name(key: &str) -> Option<String> {
     }
     let (layer, rest) = key.strip_prefix("model.layers.")?.split_once('.')?;
     let (role, what) = rest.rsplit_once('.')?;
-    let (_, name) = LAYER.iter().find(|(hf, _)| *hf == role)?;
+    let norms: &[_] = match spec.post_norms {
+        true => &GEMMA_NORMS,
+        false => &PLAIN_NORMS,
+    };
+    let (_, name) = LAYER.iter().chain(norms).find(|(hf, _)| *hf == role)?;
     Some(format!("blk.{layer}.{name}.{what}"))
 }
 
 /// Checks that the file has every tensor the model needs and no other, before anything is written.
-pub(super) fn check(path: &Path, content: &Content, slots: &[Slot]) -> Result<(), ImportError> {
+pub(super) fn check(
+    path: &Path,
+    content: &Content,
+    slots: &[Slot],
+    spec: &DecoderSpec,
+) -> Result<(), ImportError> {
     let problem = |key: &str, problem: &str| ImportError::Unsupported {
         path: path.to_owned(),
         key: key.to_owned(),
@@ -47,7 +64,8 @@ pub(super) fn check(path: &Path, content: &Content, slots: &[Slot]) -> Result<()
     };
     let mut needed = BTreeSet::new();
     for part in slots.iter().flat_map(|slot| &slot.parts) {
-        let name = gguf_name(&part.key).ok_or_else(|| problem(&part.key, "has no GGUF name"))?;
+        let name =
+            gguf_name(&part.key, spec).ok_or_else(|| problem(&part.key, "has no GGUF name"))?;
         if !content.tensor_infos.contains_key(&name) {
             return Err(problem(
                 &name,
@@ -82,7 +100,7 @@ pub(super) fn read<R: Read + Seek>(
     shape: &[i64],
     spec: &DecoderSpec,
 ) -> Result<Tensor, ImportError> {
-    let name = gguf_name(key).expect("check() has found a name for every key");
+    let name = gguf_name(key, spec).expect("check() has found a name for every key");
     let damaged = |problem: String| ImportError::Damaged {
         path: path.to_owned(),
         problem: format!("tensor {name}: {problem}"),
@@ -102,6 +120,10 @@ pub(super) fn read<R: Read + Seek>(
         .and_then(|flat| flat.to_vec1())
         .map_err(|error| damaged(first_line(&error)))?;
     let tensor = Tensor::from_slice(&values).view(shape);
+    if spec.norm_plus_one && key.ends_with("norm.weight") {
+        // llama.cpp has no norm that adds one by itself: its converter has added it.
+        return Ok(tensor - 1.0);
+    }
     let heads = match spec.model_type.as_str() {
         "llama" if key.contains("self_attn.q_proj") => spec.heads,
         "llama" if key.contains("self_attn.k_proj") => spec.kv_heads,

@@ -1,30 +1,71 @@
 //! The tokenizer of a GGUF file as the files that `transformers` and `tokenizers` read.
 
-use super::ImportError;
 use super::metadata::Metadata;
+use super::{ImportError, byte_level, sentence_piece};
 use crate::save::Folder;
 use candle_core::quantized::gguf_file::Value;
 use serde_json::{Value as Json, json};
+use std::path::Path;
 
 /// GGUF's token types (`llama_token_type`): what `tokenizer.json` calls special.
-const CONTROL: i64 = 3;
+pub(super) const CONTROL: i64 = 3;
 /// Added, but part of ordinary text.
-const USER_DEFINED: i64 = 4;
-
-/// How text is split before merging, by `tokenizer.ggml.pre`.
-struct Splitting {
-    normalizer: Json,
-    pre_tokenizer: Json,
-    /// A whole word that is a token is taken before any merge.
-    ignore_merges: bool,
-}
+pub(super) const USER_DEFINED: i64 = 4;
 
 /// Writes `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`,
-/// `generation_config.json` and the chat template.
-pub(super) fn write(metadata: &Metadata, folder: &Folder) -> Result<(), ImportError> {
+/// `generation_config.json` and the chat template; all but the last but one are copied from `source`
+/// where it is given.
+pub(super) fn write(
+    metadata: &Metadata,
+    folder: &Folder,
+    source: Option<&Path>,
+) -> Result<(), ImportError> {
     let tokens = strings(metadata, "tokenizer.ggml.tokens")?;
-    folder.write_json("tokenizer.json", &tokenizer(metadata, &tokens)?)?;
-    let special = special_tokens(metadata, &tokens)?;
+    write_generation(metadata, folder)?;
+    match source {
+        Some(source) => copy(&tokens, folder, source),
+        None => write_own(metadata, &tokens, folder),
+    }
+}
+
+/// Files of a tokenizer.
+const FILES: [&str; 7] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+/// Copies the tokenizer of a folder, once it is sure that it gives the file's ids.
+fn copy(tokens: &[&str], folder: &Folder, source: &Path) -> Result<(), ImportError> {
+    let path = source.join("tokenizer.json");
+    let other = |problem: String| ImportError::OtherTokenizer {
+        path: path.clone(),
+        problem,
+    };
+    let tokenizer = tokenizers::Tokenizer::from_file(&path)
+        .map_err(|error| other(format!("it is no tokenizer ({error})")))?;
+    for (id, token) in (0..).zip(tokens) {
+        let found = tokenizer.id_to_token(id).unwrap_or_default();
+        // llama.cpp writes some runs of spaces as spaces, SentencePiece all as ▁.
+        if found != *token && found != token.replace(' ', sentence_piece::SPACE) {
+            return Err(other(format!(
+                "its token {id} is {found:?}, that of the file is {token:?}"
+            )));
+        }
+    }
+    for name in FILES {
+        folder.copy(source, name)?;
+    }
+    Ok(())
+}
+
+fn write_own(metadata: &Metadata, tokens: &[&str], folder: &Folder) -> Result<(), ImportError> {
+    folder.write_json("tokenizer.json", &tokenizer(metadata, tokens)?)?;
+    let special = special_tokens(metadata, tokens)?;
     folder.write_json("special_tokens_map.json", &Json::Object(special.clone()))?;
     let mut config = json!({
         "add_prefix_space": false,
@@ -39,6 +80,10 @@ pub(super) fn write(metadata: &Metadata, folder: &Folder) -> Result<(), ImportEr
         config["chat_template"] = template.into();
     }
     folder.write_json("tokenizer_config.json", &config)?;
+    Ok(())
+}
+
+fn write_generation(metadata: &Metadata, folder: &Folder) -> Result<(), ImportError> {
     let mut generation = json!({ "_from_model_config": true });
     for (name, key) in [
         ("bos_token_id", "bos"),
@@ -48,6 +93,13 @@ pub(super) fn write(metadata: &Metadata, folder: &Folder) -> Result<(), ImportEr
         if let Some(id) = metadata.int(&format!("tokenizer.ggml.{key}_token_id")) {
             generation[name] = id.into();
         }
+    }
+    // The end of a turn, where it is another token than the end of a text.
+    let turn = metadata.int("tokenizer.ggml.eot_token_id");
+    if let (Some(turn), Some(text)) = (turn, generation["eos_token_id"].as_i64())
+        && turn != text
+    {
+        generation["eos_token_id"] = json!([text, turn]);
     }
     folder.write_json("generation_config.json", &generation)?;
     Ok(())
@@ -61,72 +113,50 @@ fn context_length(metadata: &Metadata) -> Option<i64> {
 }
 
 fn tokenizer(metadata: &Metadata, tokens: &[&str]) -> Result<Json, ImportError> {
-    let model = metadata.must(
-        "tokenizer.ggml.model",
-        metadata.text("tokenizer.ggml.model"),
-    )?;
-    if model != "gpt2" {
-        let problem = format!("is {model}; only byte-level BPE (gpt2) is supported");
-        return Err(metadata.unsupported("tokenizer.ggml.model", problem));
-    }
-    let splitting = splitting(metadata)?;
-    let vocabulary: serde_json::Map<String, Json> = tokens
-        .iter()
-        .enumerate()
-        .map(|(id, token)| ((*token).to_owned(), id.into()))
-        .collect();
-    if vocabulary.len() != tokens.len() {
-        return Err(metadata.unsupported("tokenizer.ggml.tokens", "names a token twice"));
-    }
-    let merges: Vec<Json> = strings(metadata, "tokenizer.ggml.merges")?
-        .into_iter()
-        .map(|merge| match merge.split_once(' ') {
-            Some((left, right)) => Ok(json!([left, right])),
-            None => Err(metadata.unsupported("tokenizer.ggml.merges", format!("holds {merge:?}"))),
-        })
-        .collect::<Result<_, _>>()?;
-    Ok(json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added_tokens(metadata, tokens)?,
-        "normalizer": splitting.normalizer,
-        "pre_tokenizer": splitting.pre_tokenizer,
-        "post_processor": null,
-        "decoder": byte_level(false),
-        "model": {
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": null,
-            "continuing_subword_prefix": null,
-            "end_of_word_suffix": null,
-            "fuse_unk": false,
-            "byte_fallback": false,
-            "ignore_merges": splitting.ignore_merges,
-            "vocab": vocabulary,
-            "merges": merges,
-        },
-    }))
+    const KEY: &str = "tokenizer.ggml.model";
+    let mut tokenizer = match metadata.must(KEY, metadata.text(KEY))?.as_str() {
+        "gpt2" => byte_level::tokenizer(metadata, tokens)?,
+        "llama" => sentence_piece::tokenizer(metadata, tokens)?,
+        other => {
+            let problem = format!(
+                "is {other}; only byte-level BPE (gpt2) and SentencePiece's BPE (llama) are supported"
+            );
+            return Err(metadata.unsupported(KEY, problem));
+        }
+    };
+    tokenizer["added_tokens"] = added_tokens(metadata, tokens)?.into();
+    Ok(tokenizer)
 }
 
-fn added_tokens(metadata: &Metadata, tokens: &[&str]) -> Result<Vec<Json>, ImportError> {
+/// The types of the tokens (`llama_token_type`).
+pub(super) fn types(metadata: &Metadata, count: usize) -> Result<Vec<i64>, ImportError> {
     const KEY: &str = "tokenizer.ggml.token_type";
     let types = metadata.must(KEY, metadata.array(KEY))?;
-    if types.len() != tokens.len() {
-        let problem = format!("has {} entries for {} tokens", types.len(), tokens.len());
+    if types.len() != count {
+        let problem = format!("has {} entries for {count} tokens", types.len());
         return Err(metadata.unsupported(KEY, problem));
     }
     let number = |value: &Value| match value {
         Value::I32(n) => i64::from(*n),
         other => other.to_u64().map_or(0, |n| n as i64),
     };
-    let added = types.iter().map(number).zip(tokens).enumerate();
+    Ok(types.iter().map(number).collect())
+}
+
+fn added_tokens(metadata: &Metadata, tokens: &[&str]) -> Result<Vec<Json>, ImportError> {
+    let types = types(metadata, tokens.len())?;
+    let spaces = metadata.text("tokenizer.ggml.model").as_deref() == Some("llama");
+    let added = types.into_iter().zip(tokens).enumerate();
     Ok(added
         .filter(|(_, (kind, _))| [CONTROL, USER_DEFINED].contains(kind))
         .map(|(id, (kind, token))| {
+            let content = match spaces && kind == USER_DEFINED {
+                true => token.replace(' ', sentence_piece::SPACE),
+                false => (*token).to_owned(),
+            };
             json!({
                 "id": id,
-                "content": token,
+                "content": content,
                 "single_word": false,
                 "lstrip": false,
                 "rstrip": false,
@@ -135,51 +165,6 @@ fn added_tokens(metadata: &Metadata, tokens: &[&str]) -> Result<Vec<Json>, Impor
             })
         })
         .collect())
-}
-
-fn splitting(metadata: &Metadata) -> Result<Splitting, ImportError> {
-    const KEY: &str = "tokenizer.ggml.pre";
-    // The expressions by which Llama 3 and Qwen2 were trained; they differ in runs of digits.
-    let split = |digits: &str| {
-        let pattern = format!(
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-        );
-        let split = json!({
-            "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false
-        });
-        json!({ "type": "Sequence", "pretokenizers": [split, byte_level(false)] })
-    };
-    match metadata.text(KEY).as_deref() {
-        Some("smollm") => {
-            let digits = json!({ "type": "Digits", "individual_digits": true });
-            Ok(Splitting {
-                normalizer: Json::Null,
-                pre_tokenizer: json!({ "type": "Sequence", "pretokenizers": [digits, byte_level(true)] }),
-                ignore_merges: false,
-            })
-        }
-        Some("qwen2") => Ok(Splitting {
-            normalizer: json!({ "type": "NFC" }),
-            pre_tokenizer: split(r"\p{N}"),
-            ignore_merges: false,
-        }),
-        Some("llama-bpe") => Ok(Splitting {
-            normalizer: Json::Null,
-            pre_tokenizer: split(r"\p{N}{1,3}"),
-            ignore_merges: true,
-        }),
-        other => {
-            let problem = format!(
-                "is {}, not smollm, qwen2 or llama-bpe",
-                other.unwrap_or("missing")
-            );
-            Err(metadata.unsupported(KEY, problem))
-        }
-    }
-}
-
-fn byte_level(use_regex: bool) -> Json {
-    json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex })
 }
 
 fn special_tokens(
@@ -208,7 +193,7 @@ fn special_tokens(
     Ok(special)
 }
 
-fn strings<'a>(metadata: &Metadata<'a>, key: &str) -> Result<Vec<&'a str>, ImportError> {
+pub(super) fn strings<'a>(metadata: &Metadata<'a>, key: &str) -> Result<Vec<&'a str>, ImportError> {
     let values = metadata.must(key, metadata.array(key))?;
     let texts = values
         .iter()

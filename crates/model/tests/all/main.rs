@@ -3,9 +3,15 @@
 #[cfg(test)]
 mod checkpoints;
 #[cfg(test)]
+mod configurations;
+#[cfg(test)]
+mod gguf;
+#[cfg(test)]
 mod parity;
 #[cfg(test)]
 mod snapshots;
+#[cfg(test)]
+mod special;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

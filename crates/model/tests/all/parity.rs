@@ -12,7 +12,7 @@ const ARCHITECTURES: [&str; 5] = ["llama", "qwen2", "qwen3", "gemma2", "gemma3_t
 const TOLERANCE: f64 = 1e-4;
 
 /// Ids `[B, T]` (i64) and the logits `[B, T, V]` that `transformers` gives them.
-fn expected(dir: &Path) -> (Tensor, Tensor) {
+pub fn expected(dir: &Path) -> (Tensor, Tensor) {
     let tensors = Tensor::read_safetensors(dir.join("expected.safetensors")).unwrap();
     let find = |name: &str| {
         tensors
@@ -32,7 +32,7 @@ fn positions(ids: &Tensor) -> Tensor {
     Tensor::arange(length, (Kind::Int64, Device::Cpu)).expand([batch, length], false)
 }
 
-fn logits(decoder: &Decoder, ids: &Tensor, visibility: Visibility) -> Tensor {
+pub fn logits(decoder: &Decoder, ids: &Tensor, visibility: Visibility) -> Tensor {
     let positions = positions(ids);
     let mut attention = FullAttention::new(visibility, &positions);
     tch::no_grad(|| decoder.logits(&decoder.forward(ids, &positions, &mut attention)))
@@ -44,7 +44,7 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
 }
 
 #[track_caller]
-fn assert_close(a: &Tensor, b: &Tensor, what: &str) {
+pub fn assert_close(a: &Tensor, b: &Tensor, what: &str) {
     let difference = largest_difference(a, b);
     assert!(
         difference < TOLERANCE,
@@ -110,6 +110,62 @@ fn adapters_that_cannot_be_used_are_refused_by_what_is_odd() {
     for (key, value, words) in [
         ("use_dora", json!(true), "`use_dora` is true"),
         ("use_rslora", json!(true), "`use_rslora` is true"),
+        ("lora_bias", json!(true), "`lora_bias` is true"),
+        ("fan_in_fan_out", json!(true), "`fan_in_fan_out` is true"),
+        ("alpha_pattern", json!({"q_proj": 4}), "`alpha_pattern` is"),
+        (
+            "layer_replication",
+            json!([[0, 4], [2, 4]]),
+            "`layer_replication` is [[0,4],[2,4]]",
+        ),
+        (
+            "layers_to_transform",
+            json!([0]),
+            "`layers_to_transform` is [0]",
+        ),
+        (
+            "layers_to_transform",
+            json!(0),
+            "`layers_to_transform` is 0",
+        ),
+        ("exclude_modules", json!(["k_proj"]), "`exclude_modules` is"),
+        (
+            "target_parameters",
+            json!(["mlp.experts.down_proj"]),
+            "`target_parameters` is",
+        ),
+        (
+            "trainable_token_indices",
+            json!([3]),
+            "`trainable_token_indices` is [3]",
+        ),
+        (
+            "modules_to_save",
+            json!(["lm_head"]),
+            "`modules_to_save` is",
+        ),
+        (
+            "alora_invocation_tokens",
+            json!([7]),
+            "`alora_invocation_tokens` is [7]",
+        ),
+        ("use_qalora", json!(true), "`use_qalora` is true"),
+        ("megatron_config", json!({"a": 1}), "`megatron_config` is"),
+        ("a_key_of_tomorrow", json!(1), "`a_key_of_tomorrow` is 1"),
+        (
+            "init_lora_weights",
+            json!("pissa"),
+            "`init_lora_weights` is \"pissa\"",
+        ),
+        (
+            "init_lora_weights",
+            json!("pissa_niter_16"),
+            "path_initial_model_for_weight_conversion",
+        ),
+        ("init_lora_weights", json!("olora"), "`init_lora_weights`"),
+        ("init_lora_weights", json!("corda"), "`init_lora_weights`"),
+        ("init_lora_weights", json!("loftq"), "`init_lora_weights`"),
+        ("init_lora_weights", json!("lora_ga"), "`init_lora_weights`"),
         ("bias", json!("all"), "`bias` is"),
         ("rank_pattern", json!({"q_proj": 4}), "`rank_pattern` is"),
         ("peft_type", json!("IA3"), "`peft_type` is"),
@@ -133,6 +189,40 @@ fn adapters_that_cannot_be_used_are_refused_by_what_is_odd() {
         .unwrap();
         let error = load_adapter(dir.path(), &spec).unwrap_err().to_string();
         assert!(error.contains(words), "{key}: {error}");
+    }
+}
+
+/// What says how an adapter began, or how it was trained, does not change what it is.
+#[test]
+fn adapters_that_leave_the_weights_as_they_are_load() {
+    let folder = fixture("llama");
+    let spec = spec_of(&folder).unwrap();
+    let plain = crate::support::json(&folder.join("adapter/adapter_config.json"));
+    let (lora, _) = load_adapter(&folder.join("adapter"), &spec).unwrap();
+    for (key, value) in [
+        ("init_lora_weights", json!(true)),
+        ("init_lora_weights", json!(null)),
+        ("init_lora_weights", json!("gaussian")),
+        ("init_lora_weights", json!("eva")),
+        ("init_lora_weights", json!("orthogonal")),
+        ("eva_config", json!({"rho": 2.0})),
+        ("lora_dropout", json!(0.1)),
+        ("bias", json!("none")),
+        ("rank_pattern", json!({})),
+        ("layer_replication", json!(null)),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = plain.clone();
+        config[key] = value.clone();
+        std::fs::write(dir.path().join("adapter_config.json"), config.to_string()).unwrap();
+        let weights = "adapter_model.safetensors";
+        std::fs::copy(
+            folder.join("adapter").join(weights),
+            dir.path().join(weights),
+        )
+        .unwrap();
+        let (found, _) = load_adapter(dir.path(), &spec).unwrap();
+        assert_eq!(found, lora, "{key} = {value}");
     }
 }
 
@@ -247,28 +337,6 @@ fn the_language_model_of_a_multimodal_gemma3_is_found() {
             &expected,
             prefix,
         );
-    }
-}
-
-#[test]
-fn imported_gguf_files_give_the_logits_of_their_dequantised_weights() {
-    for name in ["llama", "qwen2", "qwen3"] {
-        let source = fixture(&format!("gguf_{name}"));
-        let dir = tempfile::tempdir().unwrap();
-        let out = dir.path().join("imported");
-        let report = model::import_gguf_as(&source.join("model.gguf"), &out, Kind::Float).unwrap();
-        assert_eq!(
-            (report.architecture.as_str(), report.vocab_size),
-            (name, 128)
-        );
-        let decoder = load(&out, Device::Cpu, Kind::Float).unwrap();
-        let (ids, expected) = expected(&source);
-        assert_close(&logits(&decoder, &ids, Visibility::Causal), &expected, name);
-        let codec = model::TurnCodec::load(&out).unwrap();
-        let text = codec
-            .tokenizer()
-            .decode(&codec.prompt(None, "the thing"), false);
-        assert_eq!(text, "<|user|>the thing<|end|><|model|>");
     }
 }
 

@@ -13,15 +13,16 @@ use num_traits::{One, Pow, Signed, ToPrimitive, Zero};
 pub const ROOT_DIGITS: u32 = 30;
 
 /// The largest denominator of a fractional exponent.
-pub(crate) const MAX_ROOT: u32 = 32;
+pub const MAX_ROOT: u32 = 32;
 
 /// `round(x, digits)` takes digits within this distance of zero.
 pub(crate) const MAX_ROUND_DIGITS: u32 = 64;
 
-pub(crate) type Value = Result<Rational, CalcError>;
+/// A value, or why there is none.
+pub type Value = Result<Rational, CalcError>;
 
 /// A value whose numerator and denominator are within the bound.
-pub(crate) fn bounded(value: Rational) -> Value {
+pub fn bounded(value: Rational) -> Value {
     let bits = value.numer().bits().max(value.denom().bits());
     if bits > MAX_BITS {
         Err(CalcError::TooLarge)
@@ -30,7 +31,8 @@ pub(crate) fn bounded(value: Rational) -> Value {
     }
 }
 
-pub(crate) fn divide(left: &Rational, right: &Rational) -> Value {
+/// The quotient.
+pub fn divide(left: &Rational, right: &Rational) -> Value {
     if right.is_zero() {
         return Err(CalcError::DivisionByZero);
     }
@@ -48,7 +50,7 @@ pub(crate) fn modulo(left: &Rational, right: &Rational) -> Value {
 }
 
 /// `base` to a whole or fractional power.
-pub(crate) fn power(base: &Rational, exponent: &Rational) -> Value {
+pub fn power(base: &Rational, exponent: &Rational) -> Value {
     let degree = exponent.denom().to_u32().filter(|n| *n <= MAX_ROOT);
     let degree = degree.ok_or(CalcError::Exponent(MAX_ROOT))?;
     let raised = whole_power(base, exponent.numer())?;
@@ -98,7 +100,7 @@ fn whole_power(base: &Rational, exponent: &BigInt) -> Value {
 
 /// The real root of `degree` 2 to [`MAX_ROOT`], exact where it is a fraction, otherwise cut
 /// at [`ROOT_DIGITS`] significant digits or more.
-pub(crate) fn root(value: &Rational, degree: u32) -> Value {
+pub fn root(value: &Rational, degree: u32) -> Value {
     if value.is_negative() && degree.is_even() {
         return Err(CalcError::NegativeRoot);
     }
@@ -121,7 +123,8 @@ fn power_unchecked(base: &Rational, exponent: u32) -> Rational {
     Pow::pow(base, exponent)
 }
 
-pub(crate) fn factorial(value: &Rational) -> Value {
+/// The factorial of a whole number from 0 to [`MAX_FACTORIAL`].
+pub fn factorial(value: &Rational) -> Value {
     let n = whole(value, "factorial")?;
     let n = n
         .to_u32()

@@ -38,8 +38,13 @@ pub enum CalcError {
          that separates arguments and leave commas out of numbers"
     )]
     AmbiguousComma(String),
-    /// A word that is neither a function, a constant nor a unit after a number.
-    #[error("the name `{name}` is not known{}; use numbers only", hint(.nearest))]
+    /// A word that is neither a function, an operator, a constant nor, after a number, a unit or noun
+    /// of the list.
+    #[error(
+        "the name `{name}` is not known{}; write numbers and operators only, as in 48/2, and put \
+         * between factors",
+        hint(.nearest)
+    )]
     UnknownName {
         /// The word.
         name: String,

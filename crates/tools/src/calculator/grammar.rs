@@ -195,7 +195,7 @@ impl<'a> Parser<'a> {
 }
 
 /// π to 50 decimals.
-fn pi() -> Rational {
+pub fn pi() -> Rational {
     let digits = "314159265358979323846264338327950288419716939937510";
     let numerator = num_bigint::BigInt::parse_bytes(digits.as_bytes(), 10);
     let power = num_traits::Pow::pow(num_bigint::BigInt::from(10), 50u32);

@@ -4,8 +4,8 @@ use super::CalcError;
 use super::functions::{Function, TABLE};
 use super::words::{self, Word};
 use crate::nearest::nearest;
-use crate::number::Rational;
 use crate::number::literal::{Grouping, digits, scan_literal};
+use crate::number::{Rational, is_currency, is_minus, mixed_part, scale_suffix, scan_magnitude};
 
 /// What an expression is made of.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,6 +93,11 @@ impl Lexer<'_> {
         };
         if c.is_ascii_digit() || c == '.' {
             self.number()?;
+        } else if let Some(fraction) = scan_magnitude(self.rest()) {
+            let value = fraction
+                .value
+                .expect("a fraction of one character has a value");
+            self.push(Token::Number(value), fraction.len);
         } else if words::starts_word(c) {
             self.word()?;
         } else {
@@ -106,7 +111,7 @@ impl Lexer<'_> {
         let doubled = self.rest()[len..].starts_with(c);
         match c {
             '+' => self.push(Token::Plus, len),
-            '-' | '−' | '–' => self.push(Token::Minus, len),
+            _ if is_minus(c) || c == '—' => self.push(Token::Minus, len),
             '*' if doubled => self.power(2)?,
             '*' | '×' | '·' | '⋅' | '∙' | '✕' => self.push(Token::Times, len),
             '/' if doubled => self.push(Token::DivideFloor, 2),
@@ -125,7 +130,7 @@ impl Lexer<'_> {
             }
             ',' if self.parens.last() == Some(&true) => self.push(Token::Comma, len),
             ',' => return Err(CalcError::StrayComma),
-            '$' | '€' | '£' | '¥' if self.beside_amount(len) => self.at += len,
+            '$' | '€' | '£' | '¥' | '₹' if self.beside_amount(len) => self.at += len,
             _ => return Err(CalcError::UnexpectedCharacter(c)),
         }
         Ok(())
@@ -168,8 +173,8 @@ impl Lexer<'_> {
         if !self.after_operand() || called || words::meaning(word) != Word::Unit {
             return false;
         }
-        self.at = self.text.len() - tail.len() + word.len();
-        self.after_unit = true;
+        let end = self.text.len() - tail.len() + word.len();
+        self.unit(end - self.at);
         true
     }
 
@@ -202,8 +207,29 @@ impl Lexer<'_> {
                 &self.rest()[..literal.len],
             )));
         };
+        if let Some((len, fraction)) = self.mixed_part(literal.len, literal.plain) {
+            self.push(Token::Number(value + fraction), literal.len + len);
+            return Ok(());
+        }
+        let money = self.text[..self.at].trim_end().ends_with(is_currency);
         self.push(Token::Number(value), literal.len + stop);
+        if let Some((len, factor)) = scale_suffix(self.rest(), true).filter(|_| money) {
+            self.push(Token::Scale(factor), len);
+        }
         Ok(())
+    }
+
+    /// ` 1/2` of `3 1/2`, and how long it is. In `2/3 1/2` the 3 belongs to a quotient.
+    fn mixed_part(&self, whole_len: usize, plain: bool) -> Option<(usize, Rational)> {
+        let taken = matches!(
+            self.out.last(),
+            Some(Token::Divide | Token::DivideFloor | Token::Power)
+        );
+        if taken || !plain {
+            return None;
+        }
+        let (len, mut parts) = mixed_part(&self.rest()[whole_len..])?;
+        Some((len, parts.pop()?))
     }
 
     /// Whether a literal read without separators would be longer with them.
@@ -228,6 +254,7 @@ impl Lexer<'_> {
         let tail = &self.rest()[len..];
         let called = tail.trim_start().starts_with(['(', '[']);
         match words::meaning(&word) {
+            Word::Unknown if called => return Err(unknown_function(lower)),
             Word::Token(Token::Raised(n)) => self.raised(n, len)?,
             Word::Token(Token::Modulo) if called && !self.after_operand() => {
                 self.push(Token::Function(Function::Mod), len);
@@ -246,13 +273,21 @@ impl Lexer<'_> {
                 let cent = words::follow_up(&lower, tail);
                 self.push(Token::Percent, len + cent);
             }
-            Word::Unit if self.after_operand() => {
-                self.at += len;
-                self.after_unit = true;
-            }
+            Word::Unit if self.after_operand() => self.unit(len),
+            _ if words::is_ordinal_ending(&lower) && self.glued_to_number() => self.unit(len),
             _ => return Err(unknown_name(word)),
         }
         Ok(())
+    }
+
+    /// Passes over a unit.
+    fn unit(&mut self, len: usize) {
+        self.at += len;
+        self.after_unit = true;
+    }
+
+    fn glued_to_number(&self) -> bool {
+        self.text[..self.at].ends_with(|c: char| c.is_ascii_digit())
     }
 
     /// Whether what stands `len` bytes ahead starts an operand without a sign.

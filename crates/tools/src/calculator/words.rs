@@ -3,6 +3,7 @@
 use super::functions::Function;
 use super::lexer::Token;
 use crate::number::{integer, scale_word};
+use crate::units::{Base, is_unit_word, measure};
 
 /// The meaning of a word.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,13 +13,13 @@ pub(crate) enum Word {
     /// `x`, alone or before digits: multiplication where it stands between operands.
     Times,
     Function(Function),
-    /// To be ignored after an operand.
+    /// To be ignored after an operand: it is in the list of units and nouns.
     Unit,
-    /// Mathematical meaning that the calculator does not have, or a likely variable.
-    Reserved,
+    /// Everything else: ignoring it could change the value.
+    Unknown,
 }
 
-/// Words that are no units: ignoring them would silently change the value.
+/// Words of the list of units and nouns that mean something in an expression.
 const RESERVED: [&str; 18] = [
     "e",
     "half",
@@ -40,32 +41,48 @@ const RESERVED: [&str; 18] = [
     "power",
 ];
 
-/// The letters that stand for a unit when alone; every other single letter is a variable.
-const UNIT_LETTERS: &str = "mgslhdtcp";
-
 /// Whether a word can start with this character.
 pub(crate) fn starts_word(c: char) -> bool {
     c.is_alphabetic() || c == '°'
 }
 
-/// The word that `text` starts with; empty where there is none. A multiplication sign `x` that is
-/// glued to digits is a word of its own.
+/// The word that `text` starts with; empty where there is none. Digits end it (`10mod3`, `2h30m`),
+/// except for the power of a unit (`m2`, `cm³`) and the parts of a name (`x_1`).
 pub(crate) fn word_at(text: &str) -> &str {
     if !text.starts_with(starts_word) {
         return "";
     }
-    let glued = text.starts_with(['x', 'X']) && text[1..].starts_with(|c: char| c.is_ascii_digit());
-    let part = |c: char| starts_word(c) || c.is_ascii_digit() || matches!(c, '²' | '³' | '_');
-    let end = text.find(|c| !part(c)).unwrap_or(text.len());
-    if glued { &text[..1] } else { &text[..end] }
+    let end = text.find(|c| !starts_word(c)).unwrap_or(text.len());
+    let tail = &text[end..];
+    let part = |c: char| c.is_alphanumeric() || c == '_';
+    if tail.starts_with('_') {
+        let name = tail.find(|c| !part(c)).unwrap_or(tail.len());
+        return &text[..end + name];
+    }
+    let power = tail.chars().next().filter(|c| "23²³".contains(*c));
+    let alone = |c: char| !tail[c.len_utf8()..].starts_with(part);
+    match power {
+        Some(c) if is_length(&text[..end]) && alone(c) => &text[..end + c.len_utf8()],
+        _ => &text[..end],
+    }
 }
 
-/// What a word means, whatever its case.
+/// Whether areas and volumes are written as powers of this unit.
+fn is_length(word: &str) -> bool {
+    measure(word).is_some_and(|unit| unit.dimension.iter().eq([(&Base::Length, &1)]))
+}
+
+/// What a word means, whatever its case; units and the letters of scales are told apart by it.
 pub(crate) fn meaning(word: &str) -> Word {
+    match word {
+        "M" => return Word::Token(Token::Scale(integer(1_000_000))),
+        "B" => return Word::Token(Token::Scale(integer(1_000_000_000))),
+        _ => {}
+    }
     let lower = word.to_lowercase();
     let token = match lower.as_str() {
         "x" => return Word::Times,
-        "" => return Word::Reserved,
+        "" => return Word::Unknown,
         "pi" | "π" => Token::Pi,
         "plus" => Token::Plus,
         "minus" => Token::Minus,
@@ -80,22 +97,27 @@ pub(crate) fn meaning(word: &str) -> Word {
             if let Some(factor) = scale_word(other) {
                 return Word::Token(Token::Scale(factor));
             }
-            return other_word(other);
+            return other_word(word, other);
         }
     };
     Word::Token(token)
 }
 
-fn other_word(word: &str) -> Word {
-    if let Some(function) = Function::named(word) {
+fn other_word(word: &str, lower: &str) -> Word {
+    if let Some(function) = Function::named(lower) {
         return Word::Function(function);
     }
-    let variable = word.chars().count() == 1 && !UNIT_LETTERS.contains(word) && word != "°";
-    if variable || RESERVED.contains(&word) {
-        Word::Reserved
-    } else {
+    let unit = word.trim_end_matches(['2', '3', '²', '³']);
+    if is_unit_word(unit) && !RESERVED.contains(&lower) {
         Word::Unit
+    } else {
+        Word::Unknown
     }
+}
+
+/// The ending of an ordinal, which is dropped where it is glued to a number: `1/5th of 60`.
+pub(crate) fn is_ordinal_ending(word: &str) -> bool {
+    matches!(word, "th" | "st" | "nd" | "rd")
 }
 
 /// The bytes of the second word of `divided by`, `multiplied by` and `per cent`, its blank included;

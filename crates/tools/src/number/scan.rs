@@ -109,12 +109,44 @@ pub(crate) fn scale_word(word: &str) -> Option<Rational> {
     Some(Rational::from_integer(factor.into()))
 }
 
-pub(crate) fn is_sign(c: char) -> bool {
-    matches!(c, '+' | '-' | '−')
+/// The factor that follows a number, and how many bytes it takes: `k`, `M` and `B`, also after a
+/// blank, or a scale word after a blank or hyphen. `money` says that the number is an amount of
+/// money, where `m`, `mn`, `bn` and `tn` are scales, too.
+pub fn scale_suffix(rest: &str, money: bool) -> Option<(usize, Rational)> {
+    let tail = rest.strip_prefix([' ', '\u{a0}', '-']).unwrap_or(rest);
+    let blank = rest.len() - tail.len();
+    let end = tail
+        .find(|c: char| !c.is_alphanumeric())
+        .unwrap_or(tail.len());
+    let word = &tail[..end];
+    let thousands = match word {
+        "k" | "K" => Some(1),
+        "M" => Some(2),
+        "B" => Some(3),
+        "m" | "mn" | "mm" | "MM" if money => Some(2),
+        "b" | "bn" if money => Some(3),
+        "T" | "t" | "tn" if money => Some(4),
+        _ => None,
+    };
+    if let Some(power) = thousands.filter(|_| !rest.starts_with('-')) {
+        return Some((blank + end, integer(BigInt::from(1_000).pow(power))));
+    }
+    scale_word(&word.to_lowercase()).map(|factor| (blank + end, factor))
 }
 
-pub(crate) fn is_currency(c: char) -> bool {
-    matches!(c, '$' | '€' | '£' | '¥' | '¢')
+/// Whether this is a plus or minus sign, in any of its typographic forms.
+pub fn is_sign(c: char) -> bool {
+    c == '+' || is_minus(c)
+}
+
+/// Whether this is a minus sign, or a dash that is written for one.
+pub fn is_minus(c: char) -> bool {
+    matches!(c, '-' | '−' | '–' | '‒' | '‐' | '‑' | '﹣' | '－' | '⁻')
+}
+
+/// Whether this is a sign of currency.
+pub fn is_currency(c: char) -> bool {
+    matches!(c, '$' | '€' | '£' | '¥' | '¢' | '₹')
 }
 
 /// Whether a sign right after this character is an operator or a hyphen.
@@ -228,47 +260,116 @@ impl<'a> Cursor<'a> {
 
     /// The proper fraction of a mixed number: its parts and then its value.
     fn mixed_part(&mut self) -> Option<Vec<Rational>> {
-        let start = self.at;
-        let blank = self.eat_blank();
-        if let Some(fraction) = self.peek().and_then(vulgar_fraction) {
-            self.eat(|_| true);
-            return Some(vec![fraction]);
-        }
-        let proper = || -> Option<Vec<Rational>> {
-            let numerator =
-                scan_literal(self.rest(), Grouping::Off).filter(|l| blank && l.plain)?;
-            self.at += numerator.len;
-            let denominator = self.denominator()?;
-            let numerator = numerator.value.filter(|n| *n < denominator)?;
-            let fraction = &numerator / &denominator;
-            Some(vec![numerator, denominator, fraction])
-        }();
-        if proper.is_none() {
-            self.at = start;
-        }
-        proper
+        let (len, parts) = mixed_part(self.rest())?;
+        self.at += len;
+        Some(parts)
     }
 
-    /// `%`, `percent`, `per cent`, `million` …; `k` only for amounts of money, where it is not a
-    /// unit or a name.
+    /// `%`, `percent`, `per cent`, or a scale.
     fn scale(&mut self, currency: bool) -> Option<Rational> {
         if self.eat_suffix(|c| c == '%') {
             return scale_word("percent");
         }
-        let rest = self.rest();
-        let tail = rest.strip_prefix([' ', '\u{a0}', '-']).unwrap_or(rest);
-        let blank = rest.len() - tail.len();
-        let word: String = tail.chars().take_while(|c| c.is_alphabetic()).collect();
-        let lower = word.to_lowercase();
-        let (len, factor) = match lower.as_str() {
-            "k" if currency && blank == 0 => (1, Some(Rational::from_integer(1_000.into()))),
-            "per" if starts_with_word(&tail[word.len()..], " cent") => (8, scale_word("percent")),
-            other => (word.len(), scale_word(other)),
-        };
-        let factor = factor?;
-        self.at += blank + len;
+        let (len, factor) =
+            per_cent(self.rest()).or_else(|| scale_suffix(self.rest(), currency))?;
+        self.at += len;
         Some(factor)
     }
+}
+
+/// The proper fraction that makes a mixed number of the whole number before it, `½` or ` 1/2`: how
+/// many bytes it takes, its parts, and last its value.
+pub(crate) fn mixed_part(rest: &str) -> Option<(usize, Vec<Rational>)> {
+    let tail = rest.strip_prefix([' ', '\u{a0}']).unwrap_or(rest);
+    let blank = rest.len() - tail.len();
+    if let Some((c, fraction)) = tail
+        .chars()
+        .next()
+        .and_then(|c| Some((c, vulgar_fraction(c)?)))
+    {
+        return Some((blank + c.len_utf8(), vec![fraction]));
+    }
+    if blank == 0 {
+        return None;
+    }
+    let plain = |text| scan_literal(text, Grouping::Off).filter(|literal| literal.plain);
+    let numerator = plain(tail)?;
+    let below = tail[numerator.len..].strip_prefix(['/', '⁄'])?;
+    let denominator = plain(below)?;
+    let end = &below[denominator.len..];
+    if end.starts_with('/') || continues_number(end) {
+        return None;
+    }
+    let (above, below) = (numerator.value?, denominator.value?);
+    if below.is_zero() || above >= below {
+        return None;
+    }
+    let fraction = &above / &below;
+    Some((rest.len() - end.len(), vec![above, below, fraction]))
+}
+
+/// Whether digits go on: `1/2.5`, `1/2,5`.
+fn continues_number(tail: &str) -> bool {
+    let mut chars = tail.chars();
+    matches!(chars.next(), Some('.' | ',')) && chars.next().is_some_and(|c| c.is_ascii_digit())
+}
+
+/// An unsigned number without currency, scale or bar of a fraction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Magnitude {
+    /// How many bytes of the text it takes.
+    pub len: usize,
+    /// `None` for a literal beyond 400 digits or an exponent beyond 1,000.
+    pub value: Option<Rational>,
+    /// How many decimals are written.
+    pub places: u32,
+    /// Digits only, thousands separators aside.
+    pub whole: bool,
+}
+
+/// The decimal, vulgar fraction or mixed number that `text` starts with: `1,234.5`, `½`, `3 1/2`.
+pub fn scan_magnitude(text: &str) -> Option<Magnitude> {
+    let first = text.chars().next()?;
+    if let Some(fraction) = vulgar_fraction(first) {
+        return Some(Magnitude {
+            len: first.len_utf8(),
+            value: Some(fraction),
+            places: 0,
+            whole: false,
+        });
+    }
+    let literal = scan_literal(text, Grouping::Thousands)?;
+    let written = &text[..literal.len];
+    let exponent = written.contains(['e', 'E']);
+    let decimals = written.split_once('.').filter(|_| !exponent);
+    let whole = decimals.is_none() && !exponent;
+    if literal.plain
+        && let Some((len, parts)) = mixed_part(&text[literal.len..])
+    {
+        let fraction = parts.last().expect("the value comes last").clone();
+        return Some(Magnitude {
+            len: literal.len + len,
+            value: literal.value.map(|value| value + fraction),
+            places: 0,
+            whole: false,
+        });
+    }
+    Some(Magnitude {
+        len: literal.len,
+        value: literal.value,
+        places: decimals.map_or(0, |(_, after)| after.len() as u32),
+        whole,
+    })
+}
+
+/// ` per cent`.
+fn per_cent(rest: &str) -> Option<(usize, Rational)> {
+    let tail = rest.strip_prefix([' ', '\u{a0}', '-']).unwrap_or(rest);
+    let found = tail
+        .get(..3)
+        .is_some_and(|start| start.eq_ignore_ascii_case("per"))
+        && starts_with_word(&tail[3..], " cent");
+    found.then(|| Some((rest.len() - tail.len() + 8, scale_word("percent")?)))?
 }
 
 /// Whether `text` starts with `word` and the word ends there.

@@ -42,6 +42,83 @@ pub fn number_words(text: &str) -> Vec<Rational> {
     reader.out
 }
 
+/// The cardinal or fraction in words that a list of words in lower case starts with, and how many
+/// of them it takes: `twenty`, `five`, `cats` gives 25 and 2. Also `half`, `a dozen`, `two thirds`
+/// and `one and a half`; no ordinals, and no `twice` or `pair`.
+pub fn cardinal(words: &[&str]) -> Option<(Rational, usize)> {
+    let class = |at: usize| words.get(at).map_or(Word::Other, |word| classify(word));
+    let mut at = usize::from(class(0) == Word::Article);
+    let (mut total, mut current, mut last) = (0u64, 0u64, None);
+    loop {
+        let joined =
+            class(at) == Word::And && matches!(last, Some(Word::Multiplier(_) | Word::Group(_)));
+        let word = class(at + usize::from(joined));
+        match (word, last) {
+            (Word::Unit(n), Some(Word::Tens(_))) if (1..10).contains(&n) && !joined => current += n,
+            (Word::Unit(n) | Word::Tens(n), None | Some(Word::Multiplier(_) | Word::Group(_))) => {
+                current = current.saturating_add(n);
+            }
+            (Word::Multiplier(n), _) if !joined => current = current.max(1).saturating_mul(n),
+            (Word::Group(n), _) if !joined => {
+                total = total.saturating_add(current.max(1).saturating_mul(n));
+                current = 0;
+            }
+            _ => break,
+        }
+        at += 1 + usize::from(joined);
+        last = Some(word);
+    }
+    let whole = last.map(|_| integer(total.saturating_add(current)));
+    let article = class(0) == Word::Article;
+    if let Some((part, taken)) =
+        fraction_after(&words[at.min(words.len())..], whole.is_some(), article)
+    {
+        let part = match (&whole, taken) {
+            (Some(whole), 1) => whole * part,
+            (Some(whole), _) => whole + part,
+            (None, _) => return Some(half_of(part, words, at + taken)),
+        };
+        return Some((part, at + taken));
+    }
+    // `a` and `an` alone are no number, and an article before a plain cardinal is none of its own.
+    whole.map(|whole| (whole, at))
+}
+
+/// `half`, `half an`, `half a dozen`: what it comes to, and how many words it takes.
+fn half_of(half: Rational, words: &[&str], taken: usize) -> (Rational, usize) {
+    let class = |at: usize| words.get(at).map_or(Word::Other, |word| classify(word));
+    match (class(taken), class(taken + 1)) {
+        (Word::Article, Word::Multiplier(n) | Word::Group(n)) => (half * integer(n), taken + 2),
+        (Word::Article, _) => (half, taken + 1),
+        _ => (half, taken),
+    }
+}
+
+/// `thirds` of `two thirds`, `and a half` of `one and a half`, or `half` by itself.
+fn fraction_after(words: &[&str], after_whole: bool, article: bool) -> Option<(Rational, usize)> {
+    let class = |at: usize| words.get(at).map_or(Word::Other, |word| classify(word));
+    let skipped = match (class(0), class(1)) {
+        (Word::And, Word::Article | Word::Unit(1)) if after_whole => 2,
+        (Word::And, _) if after_whole => 1,
+        _ => 0,
+    };
+    let Word::Fraction(denominator) = class(skipped) else {
+        return None;
+    };
+    let word = words[skipped];
+    // `third` by itself, or after a number, is an ordinal.
+    let plural = word.ends_with('s') || word == "halves";
+    let is_half = denominator == 2 || denominator == 4 && word.starts_with("quarter");
+    let allowed = match (after_whole, skipped) {
+        // `a third` by itself, or of something
+        (false, _) if article => matches!(words.get(1), None | Some(&"of")) || word == "half",
+        (false, _) => word == "half",
+        (true, 0) => plural || is_half || words.len() == 1,
+        (true, _) => true,
+    };
+    allowed.then(|| (Rational::new(1.into(), denominator.into()), skipped + 1))
+}
+
 /// A cardinal in the making: `total` of closed groups, `current` of the open one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cardinal {
@@ -254,7 +331,43 @@ fn classify(word: &str) -> Word {
 
 #[cfg(test)]
 mod tests {
-    use super::number_words;
+    use super::{cardinal, number_words};
+
+    #[test]
+    fn cardinals_at_the_start_of_words() {
+        for (text, value, taken) in [
+            ("two", "2", 1),
+            ("twenty five cats", "25", 2),
+            ("three hundred and two", "302", 4),
+            ("two thousand five hundred twelve", "2512", 5),
+            ("a dozen eggs", "12", 2),
+            ("one half", "1/2", 2),
+            ("half an hour", "1/2", 2),
+            ("half a dozen eggs", "6", 3),
+            ("half of it", "1/2", 1),
+            ("a third of it", "1/3", 2),
+            ("two thirds of it", "2/3", 2),
+            ("three quarters", "3/4", 2),
+            ("one and a half hours", "3/2", 4),
+            ("two and three", "2", 1),
+            ("one million", "1000000", 2),
+            ("zero cents", "0", 1),
+        ] {
+            let words: Vec<&str> = text.split(' ').collect();
+            let (found, count) = cardinal(&words).expect(text);
+            assert_eq!(
+                (found.to_string().as_str(), count),
+                (value, taken),
+                "{text}"
+            );
+        }
+        for text in [
+            "", "a", "an hour", "third", "and two", "second", "twice", "cats",
+        ] {
+            let words: Vec<&str> = text.split(' ').collect();
+            assert_eq!(cardinal(&words), None, "{text}");
+        }
+    }
 
     #[test]
     fn words_with_their_readings() {

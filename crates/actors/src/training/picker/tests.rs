@@ -49,7 +49,10 @@ fn trajectory(name: usize, solution: usize, steps: usize) -> Trajectory {
     }
 }
 
-fn plan(trajectories: &[(usize, usize)], balance: StateBalance) -> PolicyPlan {
+pub(in crate::training) fn plan(
+    trajectories: &[(usize, usize)],
+    balance: StateBalance,
+) -> PolicyPlan {
     let trajectories = trajectories.iter().enumerate();
     PolicyPlan {
         states: states_of(
@@ -61,6 +64,7 @@ fn plan(trajectories: &[(usize, usize)], balance: StateBalance) -> PolicyPlan {
         updates_per_batch: 1,
         states_per_step: 4,
         actions_per_state: 1,
+        refill: 0,
         params: SamplingParams::greedy(1, Vec::new()),
         tags: ActionTags::new([]),
         seed: 3,
