@@ -1,6 +1,7 @@
 //! The handles to all actors of a run, and what they are made of.
 
 use crate::cluster::Engagement;
+use crate::newest::Newest;
 use crate::patience::{Patience, Sign, Unanswered};
 use crate::pool::{CallError, MemberId, Pool};
 use crate::ports::{EngineError, Generator, LearnerFault, StepReport, Trainer};
@@ -12,7 +13,7 @@ use crate::workers::{
 use futures::{FutureExt, TryFutureExt};
 use judge::{JudgeError, Obstacle, OutcomeJudge, ProcessJudge, Ruling, StepContext};
 use proto::{
-    Completion, GenerateRequest, Question, SftSample, StateGroup, ToolCall, Verdict,
+    Completion, GenerateRequest, Question, SftSample, SnapshotScope, StateGroup, ToolCall, Verdict,
     WeightSnapshot, WeightVersion,
 };
 use ractor::ActorRef;
@@ -179,7 +180,7 @@ pub struct Fleet {
     pub(crate) restarts: Arc<RestartCounts>,
     /// The weights that every sampler serves that is asked for anything; none before the first
     /// publication. Held while they change and while a sampler is taken in, so that none misses any.
-    pub(crate) published: Arc<tokio::sync::Mutex<Option<WeightSnapshot>>>,
+    pub(crate) published: Arc<tokio::sync::Mutex<Newest>>,
     /// The epoch of the group of learners that stands, or stood last.
     pub(crate) epoch: Arc<AtomicU32>,
     /// What is told of learners on other nodes, where there may be some.
@@ -370,10 +371,15 @@ impl LearnerHandle {
             .await
     }
 
-    /// The learner's weights after its `step` steps. Their version says of which group they are.
-    pub async fn snapshot(&self, step: u64) -> Result<WeightSnapshot, FleetError> {
+    /// So much of the learner's weights after its `step` steps. Their version says of which group they
+    /// are.
+    pub async fn snapshot(
+        &self,
+        step: u64,
+        scope: SnapshotScope,
+    ) -> Result<WeightSnapshot, FleetError> {
         let version = self.version(step);
-        self.ask(|port| LearnerMessage::Snapshot(version, port))
+        self.ask(|port| LearnerMessage::Snapshot(version, scope, port))
             .await
     }
 

@@ -9,8 +9,8 @@ use crate::ports::{EngineError, Generator, LearnerFault, StepReport, Trainer};
 use judge::{JudgeError, Ruling, StepContext};
 use proto::chunks::Pulled;
 use proto::{
-    Completion, GenerateRequest, Question, SftSample, StateGroup, ToolCall, WeightSnapshot,
-    WeightVersion,
+    Completion, GenerateRequest, Question, SftSample, SnapshotScope, StateGroup, ToolCall,
+    WeightSnapshot, WeightVersion,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use std::path::PathBuf;
@@ -193,7 +193,7 @@ pub(crate) enum LearnerMessage {
     StepsDone(LearnerPort<u64>),
     Supervised(Vec<SftSample>, LearnerPort<StepReport>),
     Policy(Vec<StateGroup>, LearnerPort<StepReport>),
-    Snapshot(WeightVersion, LearnerPort<WeightSnapshot>),
+    Snapshot(WeightVersion, SnapshotScope, LearnerPort<WeightSnapshot>),
     Checkpoint(LearnerPort<PathBuf>),
     Export(PathBuf, LearnerPort<()>),
 }
@@ -231,8 +231,8 @@ impl Actor for Learner {
                 answer(port, engine.supervised_step(batch).await);
             }
             LearnerMessage::Policy(batch, port) => answer(port, engine.policy_step(batch).await),
-            LearnerMessage::Snapshot(version, port) => {
-                answer(port, said(engine.snapshot(version).await));
+            LearnerMessage::Snapshot(version, scope, port) => {
+                answer(port, said(engine.snapshot(version, scope).await));
             }
             LearnerMessage::Checkpoint(port) => answer(port, said(engine.checkpoint().await)),
             LearnerMessage::Export(folder, port) => {

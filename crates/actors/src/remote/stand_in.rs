@@ -189,8 +189,9 @@ impl PassOn for ReplicaMessage {
                 let request = EngineRequest::Policy(epoch, batch);
                 ask::<StepReport, _>(engine, request, limit, port, refused);
             }
-            Self::Snapshot(version, port) => {
-                bring(engine, EngineRequest::Snapshot(version), port, snapshot);
+            Self::Snapshot(version, scope, port) => {
+                let request = EngineRequest::Snapshot(version, scope);
+                bring(engine, request, port, snapshot);
             }
             Self::Checkpoint(epoch, port) => {
                 bring(engine, EngineRequest::Checkpoint(epoch), port, checkpoint);
