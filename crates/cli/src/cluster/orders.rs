@@ -476,6 +476,7 @@ mod tests {
             model: FileSet::default(),
             template_arguments: arguments.clone(),
             dtype: ComputeType::F32,
+            f32_head: true,
             max_batch: 1,
             max_context_tokens: 1,
             kept_sequences: 0,
@@ -483,8 +484,10 @@ mod tests {
         let travels = serde_json::to_vec(&ordered).unwrap();
         match serde_json::from_slice(&travels).unwrap() {
             Ordered::Sampler {
-                template_arguments, ..
-            } => assert_eq!(template_arguments, arguments),
+                template_arguments,
+                f32_head,
+                ..
+            } => assert_eq!((template_arguments, f32_head), (arguments, true)),
             other => panic!("{other:?}"),
         }
     }
