@@ -202,6 +202,19 @@ fn several_are_named_at_once() {
     }
 }
 
+#[test]
+fn what_has_one_reason_is_one_remark() {
+    let settings = ["cluster.replicas=2", "cluster.wait_for.sampler=3"];
+    let loaded = read("", &settings).unwrap();
+    assert_eq!(
+        loaded.remarks,
+        [
+            "`cluster.replicas`, `cluster.wait_for.sampler` have no effect: cluster.listen is not \
+             set, so that there are no nodes"
+        ]
+    );
+}
+
 /// Settings that always have an effect where their section is there.
 const ALWAYS: [&str; 39] = [
     "run",
