@@ -333,21 +333,31 @@ impl Unused {
     pub(super) fn check(&self, written: &Table) -> Result<Vec<String>, ConfigError> {
         let mut keys = Vec::new();
         leaves("", written, &mut keys);
-        let mut remarks = Vec::new();
+        let mut remarked: Vec<(&str, Vec<String>)> = Vec::new();
         let mut refused = Vec::new();
-        for key in &keys {
-            match self.find(key) {
-                Some((Weight::Refused, why)) => refused.push((key.clone(), why.clone())),
+        for key in keys {
+            match self.find(&key) {
+                Some((Weight::Refused, why)) => refused.push((key, why.clone())),
                 Some((Weight::Remarked, why)) => {
-                    remarks.push(format!("`{key}` has no effect: {why}"));
+                    match remarked
+                        .iter_mut()
+                        .find(|(known, _)| *known == why.as_str())
+                    {
+                        Some((_, same)) => same.push(key),
+                        None => remarked.push((why.as_str(), vec![key])),
+                    }
                 }
                 None => {}
             }
         }
-        match refused.is_empty() {
-            true => Ok(remarks),
-            false => Err(ConfigError::NoEffect { settings: refused }),
+        if !refused.is_empty() {
+            return Err(ConfigError::NoEffect { settings: refused });
         }
+        let remark = |(why, keys): (&str, Vec<String>)| {
+            let have = if keys.len() > 1 { "have" } else { "has" };
+            format!("`{}` {have} no effect: {why}", keys.join("`, `"))
+        };
+        Ok(remarked.into_iter().map(remark).collect())
     }
 
     /// A table of effective settings: without those that nothing looks at, and without the defaults

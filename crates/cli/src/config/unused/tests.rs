@@ -173,8 +173,12 @@ fn us_1_what_is_written_and_has_no_effect_is_named() {
     assert!(cases().len() > 70);
     for case in cases() {
         let row = case.settings.join(" ");
-        let named = format!("`{}` has no effect", case.key());
-        let says = |text: &str| text.contains(&named) && text.contains(case.says);
+        let named = format!("`{}`", case.key());
+        let says = |text: &str| {
+            [named.as_str(), "no effect", case.says]
+                .iter()
+                .all(|part| text.contains(part))
+        };
         match (read(&case.sections, &case.settings), &case.fate) {
             (Err(error), Refused) => assert!(says(&error.to_string()), "{row}: {error}"),
             (Ok(loaded), Remarked) => {
@@ -202,6 +206,19 @@ fn several_are_named_at_once() {
     ] {
         assert!(error.contains(key), "{key}: {error}");
     }
+}
+
+#[test]
+fn what_has_one_reason_is_one_remark() {
+    let settings = ["cluster.replicas=2", "cluster.wait_for.sampler=3"];
+    let loaded = read("", &settings).unwrap();
+    assert_eq!(
+        loaded.remarks,
+        [
+            "`cluster.replicas`, `cluster.wait_for.sampler` have no effect: cluster.listen is not \
+             set, so that there are no nodes"
+        ]
+    );
 }
 
 /// Settings that always have an effect where their section is there.
