@@ -78,6 +78,7 @@ class Batch:
     logprobs: list  # under the policy in training, the leaf of every gradient
     old: list  # under the policy that sampled
     ref: list  # under the reference
+    rollout: list  # as the engine that sampled said, where `old` is recomputed
     rewards: list  # one list per group
 
     @property
@@ -120,7 +121,8 @@ def draw_batch():
     logprobs = [[round(rng.uniform(-3.5, -0.2), 6) for _ in range(n)] for n in lengths]
     old = [[draw_near(rng, x) for x in tokens] for tokens in logprobs]
     ref = [[draw_near(rng, x) for x in tokens] for tokens in logprobs]
-    batch = Batch(logprobs, old, ref, rewards)
+    rollout = [[draw_near(rng, x) for x in tokens] for tokens in old]
+    batch = Batch(logprobs, old, ref, rollout, rewards)
     check_coverage(batch)
     return batch
 
@@ -352,6 +354,49 @@ def importance_cases(batch):
             {"rollout_is": "token", "rollout_is_threshold": threshold},
             inputs,
             {"weights": unpad(weights, batch.lengths)},
+        )
+
+
+def decoupled_cases(batch):
+    """The clip on recomputed old log-probabilities, with weights for what the engine said beside it."""
+    function = core_algos.compute_policy_loss_vanilla
+    plans = (("truncated", str(IS_THRESHOLD)), ("masked", f"0.5_{IS_THRESHOLD}"))
+    for name, threshold in plans:
+        weights, _ = compute_rollout_correction_weights(
+            pad(batch.old) - pad(batch.rollout),
+            batch.mask(),
+            rollout_is="token",
+            rollout_is_threshold=threshold,
+        )
+        logprobs = leaf(batch.logprobs)
+        advantages = batch.advantages()
+        loss, _ = function(
+            old_log_prob=pad(batch.old),
+            log_prob=logprobs,
+            advantages=advantages.unsqueeze(-1) * batch.mask(),
+            response_mask=batch.mask(),
+            loss_agg_mode="token-mean",
+            config=actor_config(CLIP_LOW, CLIP_HIGH, DUAL_CLIP, None),
+            rollout_is_weights=weights,
+        )
+        yield case(
+            f"decoupled_{name}",
+            "verl",
+            function,
+            {
+                "clip_low": CLIP_LOW,
+                "clip_high": CLIP_HIGH,
+                "dual_clip": DUAL_CLIP,
+                "rollout_is_threshold": threshold,
+                "loss_agg_mode": "token-mean",
+            },
+            {
+                "logprobs": batch.logprobs,
+                "old_logprobs": batch.old,
+                "rollout_logprobs": batch.rollout,
+                "advantages": advantages.tolist(),
+            },
+            {"loss": loss.item(), "gradients": gradients(loss, logprobs, batch.lengths)},
         )
 
 
@@ -650,6 +695,7 @@ def all_cases():
     yield from reinforce_cases(batch)
     yield from kl_cases(batch)
     yield from importance_cases(batch)
+    yield from decoupled_cases(batch)
     yield from grpo_cases(batch)
     yield from dpo_cases()
     yield from sft_cases()

@@ -1,17 +1,19 @@
 //! The handles to all actors of a run, and what they are made of.
 
 use crate::cluster::Engagement;
+use crate::newest::Newest;
 use crate::patience::{Patience, Sign, Unanswered};
 use crate::pool::{CallError, MemberId, Pool};
 use crate::ports::{EngineError, Generator, LearnerFault, StepReport, Trainer};
 use crate::replicas::GroupMessage;
 use crate::workers::{
     Caller, JudgeMessage, LearnerMessage, LearnerPort, RulingPort, SamplerMessage, ToolMessage,
+    Waiting,
 };
 use futures::{FutureExt, TryFutureExt};
 use judge::{JudgeError, Obstacle, OutcomeJudge, ProcessJudge, Ruling, StepContext};
 use proto::{
-    Completion, GenerateRequest, Question, SftSample, StateGroup, ToolCall, Verdict,
+    Completion, GenerateRequest, Question, SftSample, SnapshotScope, StateGroup, ToolCall, Verdict,
     WeightSnapshot, WeightVersion,
 };
 use ractor::ActorRef;
@@ -178,7 +180,7 @@ pub struct Fleet {
     pub(crate) restarts: Arc<RestartCounts>,
     /// The weights that every sampler serves that is asked for anything; none before the first
     /// publication. Held while they change and while a sampler is taken in, so that none misses any.
-    pub(crate) published: Arc<tokio::sync::Mutex<Option<WeightSnapshot>>>,
+    pub(crate) published: Arc<tokio::sync::Mutex<Newest>>,
     /// The epoch of the group of learners that stands, or stood last.
     pub(crate) epoch: Arc<AtomicU32>,
     /// What is told of learners on other nodes, where there may be some.
@@ -258,7 +260,7 @@ impl Fleet {
     /// # Errors
     /// When there is none; [`FleetError::obstacle`] says whether others can be had.
     pub async fn judge_step(&self, context: StepContext) -> Result<Verdict, FleetError> {
-        self.verdict(|port| JudgeMessage::Step(Box::new(context.clone()), port))
+        self.verdict(|waiting, port| JudgeMessage::Step(Box::new(context.clone()), waiting, port))
             .await
     }
 
@@ -271,15 +273,16 @@ impl Fleet {
         question: &Question,
         answer: Option<&str>,
     ) -> Result<Verdict, FleetError> {
-        self.verdict(|port| {
-            JudgeMessage::Outcome(Box::new(question.clone()), answer.map(str::to_owned), port)
+        self.verdict(|waiting, port| {
+            let (question, answer) = (Box::new(question.clone()), answer.map(str::to_owned));
+            JudgeMessage::Outcome(question, answer, waiting, port)
         })
         .await
     }
 
     async fn verdict(
         &self,
-        message: impl Fn(RulingPort) -> JudgeMessage + Send + Sync,
+        message: impl Fn(Waiting, RulingPort) -> JudgeMessage + Send + Sync,
     ) -> Result<Verdict, FleetError> {
         let call = || {
             let ruling = self.ruling(&message);
@@ -297,8 +300,10 @@ impl Fleet {
     /// What a judge says, asked once.
     pub(crate) async fn ruling(
         &self,
-        message: impl Fn(RulingPort) -> JudgeMessage,
+        message: impl Fn(Waiting, RulingPort) -> JudgeMessage,
     ) -> Result<Ruling, FleetError> {
+        let caller = Caller::new();
+        let message = |port| message(caller.waiting(), port);
         Ok(self.judges.call(message, SERVICE_LIMIT).await??)
     }
 
@@ -366,10 +371,15 @@ impl LearnerHandle {
             .await
     }
 
-    /// The learner's weights after its `step` steps. Their version says of which group they are.
-    pub async fn snapshot(&self, step: u64) -> Result<WeightSnapshot, FleetError> {
+    /// So much of the learner's weights after its `step` steps. Their version says of which group they
+    /// are.
+    pub async fn snapshot(
+        &self,
+        step: u64,
+        scope: SnapshotScope,
+    ) -> Result<WeightSnapshot, FleetError> {
         let version = self.version(step);
-        self.ask(|port| LearnerMessage::Snapshot(version, port))
+        self.ask(|port| LearnerMessage::Snapshot(version, scope, port))
             .await
     }
 

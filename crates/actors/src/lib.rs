@@ -22,6 +22,7 @@ mod blocking;
 pub mod cluster;
 mod controller;
 mod fleet;
+mod newest;
 pub mod node;
 mod patience;
 mod pool;

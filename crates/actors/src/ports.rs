@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use proto::cluster::{Place, Standing};
 use proto::{
-    Completion, GenerateRequest, Question, SftSample, StateGroup, WeightSnapshot, WeightVersion,
+    Completion, GenerateRequest, Question, SftSample, SnapshotScope, StateGroup, WeightSnapshot,
+    WeightVersion,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -75,8 +76,12 @@ pub trait Trainer: Send + Sync + 'static {
     /// One policy-gradient step over the whole batch; in a group of replicas, over its share.
     async fn policy_step(&self, batch: Vec<StateGroup>) -> Result<StepReport, LearnerFault>;
 
-    /// The current weights, complete and checksummed.
-    async fn snapshot(&self, version: WeightVersion) -> Result<WeightSnapshot, EngineError>;
+    /// So much of the current weights, checksummed.
+    async fn snapshot(
+        &self,
+        version: WeightVersion,
+        scope: SnapshotScope,
+    ) -> Result<WeightSnapshot, EngineError>;
 
     /// Writes a checkpoint that training can be resumed from.
     async fn checkpoint(&self) -> Result<PathBuf, EngineError>;

@@ -5,8 +5,11 @@
 //! - **PU-2 (the slowest is not waited for).** Samplers of other nodes that take much longer than half
 //!   of all (`control::publication`) follow by themselves, and come back when they serve what is newest
 //!   then.
+//! - **PU-3 (adapters after their base).** A snapshot of adapters alone goes to samplers that hold the
+//!   weights they belong to; one that joins is given these first.
 
 use crate::fleet::{ENGINE_LIMIT, Fleet, FleetError};
+use crate::newest::Serves;
 use crate::pool::{CallError, Home, MemberId, Pool};
 use crate::ports::EngineError;
 use crate::workers::SamplerMessage;
@@ -43,6 +46,8 @@ pub struct Published {
     pub samplers: usize,
     /// Samplers that follow by themselves.
     pub behind: usize,
+    /// Bytes of the snapshot.
+    pub snapshot_bytes: u64,
     /// What it took to bring the weights to the others, all of them together.
     pub pulled: Pulled,
     /// How long it took.
@@ -54,12 +59,15 @@ impl Fleet {
     /// that take much longer are asked for nothing until they do, as those that join later.
     ///
     /// # Errors
-    /// When a sampler refuses the weights, or none can come.
+    /// When a sampler refuses the weights, none can come, or they are adapters of weights that were not
+    /// published.
     pub async fn publish(&self, weights: WeightSnapshot) -> Result<Published, FleetError> {
         let version = weights.manifest.version;
         let members = {
             let mut published = self.published.lock().await;
-            *published = Some(weights.clone());
+            if !published.put(weights.clone()) {
+                return Err(EngineError(WITHOUT_BASE.to_owned()).into());
+            }
             self.samplers.ids()
         };
         let began = Instant::now();
@@ -106,7 +114,8 @@ impl Fleet {
         if left > 0 {
             let samplers = left;
             tracing::info!(samplers, %version, "Samplers are behind: they follow by themselves.");
-            tokio::spawn(follow(self.clone(), behind, deliveries, version));
+            let serves = Serves::of(&weights);
+            tokio::spawn(follow(self.clone(), behind, deliveries, serves));
         }
         match failure {
             Some(error) => return Err(error),
@@ -116,6 +125,7 @@ impl Fleet {
             version,
             samplers: self.sampler_count(),
             behind: left,
+            snapshot_bytes: weights.bytes.len() as u64,
             pulled,
             seconds: began.elapsed().as_secs_f64(),
         };
@@ -124,23 +134,21 @@ impl Fleet {
     }
 }
 
+const WITHOUT_BASE: &str = "adapters were to be published without the weights they belong to";
+
 /// Takes samplers that were left behind in again, once they have what they were sent.
 async fn follow(
     fleet: Fleet,
     mut behind: BTreeMap<MemberId, ActorRef<SamplerMessage>>,
     mut deliveries: Deliveries,
-    version: WeightVersion,
+    serves: Serves,
 ) {
     while let Some(Ok((id, served))) = deliveries.join_next().await {
         let Some(sampler) = behind.remove(&id) else {
             continue;
         };
         match served {
-            Ok(Ok(_)) => drop(tokio::spawn(catch_up(
-                fleet.clone(),
-                sampler,
-                Some(version),
-            ))),
+            Ok(Ok(_)) => drop(tokio::spawn(catch_up(fleet.clone(), sampler, Some(serves)))),
             Ok(Err(error)) => give_up(&sampler, &error),
             Err(CallError::Gone { .. }) => {}
             Err(error) => give_up(&sampler, &error),
@@ -152,21 +160,19 @@ async fn follow(
 pub(crate) async fn catch_up(
     fleet: Fleet,
     sampler: ActorRef<SamplerMessage>,
-    mut serves: Option<WeightVersion>,
+    mut serves: Option<Serves>,
 ) {
     loop {
-        let newest = {
+        let weights = {
             let published = fleet.published.lock().await;
-            let version = published.as_ref().map(|weights| weights.manifest.version);
-            if version == serves {
+            let Some(next) = published.next(serves) else {
                 fleet.samplers.insert(sampler, Home::Elsewhere);
                 return;
-            }
-            published.clone()
+            };
+            next.clone()
         };
         // What is published meanwhile is not waited for by anybody, and comes next.
-        let Some(weights) = newest else { return };
-        serves = Some(weights.manifest.version);
+        serves = Some(Serves::of(&weights));
         let publish = |port| SamplerMessage::Publish(weights, port);
         match ractor::call!(sampler, publish) {
             Ok(Ok(_)) => {}
@@ -185,8 +191,8 @@ fn give_up(sampler: &ActorRef<SamplerMessage>, reason: &dyn std::fmt::Display) {
 mod tests {
     use super::*;
     use crate::fleet::RestartCounts;
+    use crate::newest::tests::{adapted, weights};
     use crate::patience::Patience;
-    use proto::WeightManifest;
     use ractor::{Actor, ActorProcessingErr};
     use std::sync::atomic::AtomicU32;
     use std::sync::{Arc, Mutex};
@@ -240,16 +246,21 @@ mod tests {
         }
     }
 
-    fn weights(version: u64) -> WeightSnapshot {
-        WeightSnapshot {
-            manifest: Arc::new(WeightManifest {
-                version: WeightVersion(version),
-                tensors: Vec::new(),
-                adapter: None,
-                checksum: 0,
-            }),
-            bytes: Arc::default(),
-        }
+    /// PU-3: one that joins gets the base and then the adapters; the others were sent these alone.
+    #[tokio::test(start_paused = true)]
+    async fn pu_3_a_sampler_that_joins_gets_the_base_first() {
+        let fleet = fleet();
+        let (early, log) = sampler(1).await;
+        fleet.samplers.insert(early, Home::Elsewhere);
+        fleet.publish(adapted(1, 7, true)).await.unwrap();
+        fleet.publish(adapted(2, 7, false)).await.unwrap();
+        let (late, late_log) = sampler(1).await;
+        tokio::spawn(catch_up(fleet.clone(), late, None));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        fleet.publish(adapted(3, 7, false)).await.unwrap();
+        assert_eq!(*log.lock().unwrap(), [1, 2, 3]);
+        assert_eq!(*late_log.lock().unwrap(), [1, 2, 3]);
+        assert!(fleet.publish(adapted(4, 8, false)).await.is_err());
     }
 
     async fn sampler(seconds: u64) -> (ActorRef<SamplerMessage>, Log) {

@@ -20,7 +20,7 @@ const CPU_BLOCK_ROWS: i64 = 8;
 /// What turns a hidden state into a distribution.
 #[derive(Debug, Clone, Copy)]
 pub struct Head<'a> {
-    /// Output matrix, `[V, H]`.
+    /// Output matrix, `[V, H]`. Hidden states are converted to its type.
     pub weight: &'a Tensor,
     /// Logits become `cap · tanh(logit / cap)`, where the model has that.
     pub softcap: Option<f64>,
@@ -37,13 +37,14 @@ pub struct Scores {
     pub entropies: Vec<f64>,
 }
 
-/// Log-probabilities of `targets` under `hidden` (`[P, H]`, in the type of the head's matrix).
+/// Log-probabilities of `targets` under `hidden` (`[P, H]`).
 /// Targets are in the order of their rows. No gradient.
 pub fn score(hidden: &Tensor, head: Head, targets: &[Target], chunk_rows: i64) -> Scores {
     let mut scores = Scores::default();
     no_grad(|| {
         for (start, rows) in spans(hidden.size()[0], chunk_rows) {
-            let logits = hidden.narrow(0, start, rows).matmul(&head.weight.tr()); // [C, V]
+            let chunk = hidden.narrow(0, start, rows).to_kind(head.weight.kind());
+            let logits = chunk.matmul(&head.weight.tr()); // [C, V]
             for (first, rows) in spans(rows, block_rows(hidden.device(), chunk_rows)) {
                 let block =
                     Block::new(&logits.narrow(0, first, rows), head, start + first, targets);
@@ -73,7 +74,7 @@ pub struct Pull {
 }
 
 /// Carries a loss back: `pull(i, drawn)` gives its derivatives at `targets[i]`. Returns the loss's
-/// gradient by `hidden` (`[P, H]`) and what [`score`] returns; adds the gradient by the output matrix to `weight_gradient` (`[V, H]`, f32 or
+/// gradient by `hidden` (`[P, H]`, in its type) and what [`score`] returns; adds the gradient by the output matrix to `weight_gradient` (`[V, H]`, f32 or
 /// wider) if there is one.
 pub fn backward(
     hidden: &Tensor,
@@ -88,7 +89,7 @@ pub fn backward(
     let gradient = hidden.empty_like();
     no_grad(|| {
         for (start, rows) in spans(hidden.size()[0], chunk_rows) {
-            let chunk = hidden.narrow(0, start, rows);
+            let chunk = hidden.narrow(0, start, rows).to_kind(head.weight.kind());
             let logits = chunk.matmul(&head.weight.tr()); // [C, V]
             for (first, rows) in spans(rows, block_rows(hidden.device(), chunk_rows)) {
                 let mut place = logits.narrow(0, first, rows);
@@ -379,6 +380,33 @@ mod tests {
         (0..at.len())
             .map(|i| (moved(i, step) - moved(i, -step)) / (2.0 * step))
             .collect()
+    }
+
+    /// Hidden states in bf16 below a head in f32: nothing but the hidden states is rounded.
+    #[test]
+    fn a_head_in_f32_rounds_no_logits() {
+        let hidden = matrix(&numbers(ROWS * WIDTH, 0.9), WIDTH).to_kind(Kind::BFloat16);
+        let weight = (matrix(&numbers(VOCABULARY * WIDTH, 2.3), WIDTH) * 20.0).to_kind(Kind::Float);
+        let scores = |hidden: &Tensor, weight: &Tensor| {
+            let head = Head {
+                weight,
+                softcap: None,
+                temperature: 1.0,
+            };
+            let mut sum = GradientSum::new(weight.zeros_like().to_kind(Kind::Float));
+            let targets = targets();
+            let (gradient, scores) =
+                backward(hidden, head, &targets, 2, Some(&mut sum), |_, _| Pull {
+                    by_logprob: -1.0,
+                    by_entropy: 0.0,
+                });
+            assert_eq!(gradient.kind(), hidden.kind());
+            scores
+        };
+        let exact = scores(&hidden.to_kind(Kind::Float), &weight);
+        assert_eq!(scores(&hidden, &weight), exact);
+        let rounded = scores(&hidden, &weight.to_kind(Kind::BFloat16));
+        assert_ne!(rounded, exact);
     }
 
     #[test]

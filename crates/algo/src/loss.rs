@@ -142,7 +142,8 @@ pub fn cross_entropy(logprob: f64) -> TokenLoss {
     }
 }
 
-/// How a policy gradient treats actions that other weights sampled.
+/// How a policy gradient treats actions that another distribution `μ` sampled: older weights, or the
+/// same ones computed otherwise. `π` is the policy, or under [`Surrogate::Clipped`] `π_old`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub enum Importance {
     /// As if they were on-policy: the ratio is 1.
@@ -186,8 +187,10 @@ pub enum Surrogate {
     #[default]
     Reinforce,
     /// Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347), with
-    /// `r = π(a) / μ(a)`: `−min(r · A, clip(r, 1 − low, 1 + high) · A)`. A `high` above `low` is the
-    /// asymmetric form (DAPO, arXiv 2503.14476). It carries its own ratio: no importance weight.
+    /// `r = π(a) / π_old(a)`: `−w · min(r · A, clip(r, 1 − low, 1 + high) · A)`. A `high` above `low`
+    /// is the asymmetric form (DAPO, arXiv 2503.14476). Where `π_old` is not the sampler's `μ`, the
+    /// importance weight `w` of `π_old / μ`, held constant, corrects what lies between the two
+    /// (decoupled PPO, Hilton et al. 2021, arXiv 2110.00641); it does not touch the clip.
     Clipped {
         /// How far the ratio may fall; in [0, 1).
         low: f64,
@@ -214,12 +217,20 @@ pub enum Clip {
 }
 
 impl Surrogate {
+    /// The importance weight of a token, and whether a bound changed it.
+    pub fn importance(self, token: PolicyToken, importance: Importance) -> (f64, bool) {
+        match self {
+            Self::Reinforce => importance.weight(token.logprob, token.behaviour),
+            Self::Clipped { .. } => importance.weight(token.old, token.behaviour),
+        }
+    }
+
     /// The loss of a token without KL and entropy, and what was clipped.
     fn loss(self, token: PolicyToken, importance: Importance) -> (TokenLoss, Clip) {
         let advantage = token.advantage;
+        let (weight, _) = self.importance(token, importance);
         match self {
             Self::Reinforce => {
-                let (weight, _) = importance.weight(token.logprob, token.behaviour);
                 let pull = weight * advantage;
                 let loss = TokenLoss {
                     value: -pull * token.logprob,
@@ -229,11 +240,11 @@ impl Surrogate {
                 (loss, Clip::None)
             }
             Self::Clipped { low, high, dual } => {
-                let ratio = bounded_exp(token.logprob - token.behaviour);
+                let ratio = bounded_exp(token.logprob - token.old);
                 let bounds = (1.0 - low, 1.0 + high);
                 let held = |value: f64, clip| {
                     let loss = TokenLoss {
-                        value: -value * advantage,
+                        value: -weight * value * advantage,
                         ..TokenLoss::default()
                     };
                     (loss, clip)
@@ -243,9 +254,10 @@ impl Surrogate {
                     _ if advantage > 0.0 && ratio > bounds.1 => held(bounds.1, Clip::High),
                     _ if advantage < 0.0 && ratio < bounds.0 => held(bounds.0, Clip::Low),
                     _ => {
+                        let value = -weight * ratio * advantage;
                         let loss = TokenLoss {
-                            value: -ratio * advantage,
-                            derivative: -ratio * advantage, // dr / d log π = r
+                            value,
+                            derivative: value, // dr / d log π = r
                             by_entropy: 0.0,
                         };
                         (loss, Clip::None)
@@ -261,7 +273,10 @@ impl Surrogate {
 pub struct PolicyToken {
     /// log π(a), in nats: under the weights being trained.
     pub logprob: f64,
-    /// log μ(a): under the weights that sampled it.
+    /// log π_old(a): what [`Surrogate::Clipped`] holds π near. The trainer's own, under the weights
+    /// that the batch began with, or the sampler's.
+    pub old: f64,
+    /// log μ(a): what the sampler said when it drew the token.
     pub behaviour: f64,
     /// log π_ref(a), where a KL term needs it.
     pub reference: Option<f64>,
@@ -276,7 +291,7 @@ pub struct PolicyToken {
 pub struct PolicyOptions {
     /// What is made of advantages.
     pub surrogate: Surrogate,
-    /// Treatment of stale actions under [`Surrogate::Reinforce`].
+    /// Treatment of actions that the sampler drew from another distribution.
     pub importance: Importance,
     /// Weight of the KL term in the loss; without effect for [`KlTerm::K1Reward`], which is in the
     /// reward already.
@@ -388,6 +403,7 @@ mod tests {
                 let at = |logprob| {
                     let token = PolicyToken {
                         logprob,
+                        old: -1.0,
                         behaviour: -1.0,
                         reference: Some(reference),
                         advantage,
@@ -476,6 +492,7 @@ mod tests {
     fn kl_in_the_reward_is_not_in_the_loss_too() {
         let token = PolicyToken {
             logprob: -1.0,
+            old: -1.0,
             behaviour: -1.0,
             reference: Some(-3.0),
             advantage: 0.0,

@@ -65,7 +65,7 @@ fn close(name: &str, found: &[f64], expected: &[f64]) {
 
 #[test]
 fn every_case_is_checked() {
-    assert_eq!(cases().len(), 3 + 12 + 4 + 3 + 2 + 8 + 2 + 2 + 1);
+    assert_eq!(cases().len(), 3 + 12 + 4 + 3 + 2 + 2 + 8 + 2 + 2 + 1);
 }
 
 #[test]
@@ -101,6 +101,8 @@ fn policy(
 ) -> Outcome {
     let (logprobs, old) = (rows(&inputs["logprobs"]), rows(&inputs["old_logprobs"]));
     let reference = inputs.get("ref_logprobs").map(rows);
+    let sampled = inputs.get("rollout_logprobs").map(rows);
+    let sampled = sampled.as_ref().unwrap_or(&old);
     let advantages = list(&inputs["advantages"]);
     let counts = GlobalCounts {
         tokens: tokens.unwrap_or_else(|| logprobs.iter().map(Vec::len).sum()),
@@ -121,7 +123,8 @@ fn policy(
         for (index, logprob) in row.iter().enumerate() {
             let token = PolicyToken {
                 logprob: *logprob,
-                behaviour: old[sample][index],
+                old: old[sample][index],
+                behaviour: sampled[sample][index],
                 reference: reference.as_ref().map(|r| r[sample][index]),
                 advantage: advantages[sample],
                 entropy: 0.0,
@@ -186,6 +189,32 @@ fn clipped_losses_are_those_of_verl() {
                 number(&expected["clip_fraction_lower"]),
             ],
         );
+    });
+}
+
+#[test]
+fn clipped_losses_on_recomputed_old_logprobs_are_those_of_verl() {
+    each(&["decoupled_"], 2, |name, case| {
+        let settings = &case["settings"];
+        let importance = match name {
+            "decoupled_truncated" => Importance::Truncated { cap: 2.0 },
+            "decoupled_masked" => Importance::Masked {
+                floor: 0.5,
+                cap: 2.0,
+            },
+            other => panic!("no such loss: {other}"),
+        };
+        let options = PolicyOptions {
+            surrogate: Surrogate::Clipped {
+                low: number(&settings["clip_low"]),
+                high: number(&settings["clip_high"]),
+                dual: settings["dual_clip"].as_f64(),
+            },
+            importance,
+            ..Default::default()
+        };
+        let found = policy(&case["inputs"], options, verl_mode(settings), None);
+        found.check(name, &case["expected"]);
     });
 }
 
@@ -282,6 +311,7 @@ fn kl_estimates_are_those_of_verl() {
             .map(|(logprob, reference)| {
                 let token = PolicyToken {
                     logprob,
+                    old: logprob,
                     behaviour: logprob,
                     reference: Some(reference),
                     advantage: 0.0,

@@ -364,6 +364,17 @@ pub enum ModelCommand {
         #[arg(long, value_name = "DIR")]
         tokenizer: Option<PathBuf>,
     },
+    /// Add a trained model's adapters to the weights they belong to, for programs that want them so.
+    Merge {
+        /// A directory that training of adapters left.
+        dir: PathBuf,
+        /// The Hugging Face directory to write.
+        #[arg(long)]
+        out: PathBuf,
+        /// The type to store. A small update is lost in part in 16 bits; how much is left is said.
+        #[arg(long, value_enum, default_value_t)]
+        dtype: StoredType,
+    },
     /// Describe a model directory, and how its chat template writes a dialogue down.
     Info {
         /// A Hugging Face directory.
@@ -373,6 +384,18 @@ pub enum ModelCommand {
         #[arg(long = "template-argument", value_name = "NAME=VALUE")]
         template_arguments: Vec<String>,
     },
+}
+
+/// A type that weights are stored in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum StoredType {
+    /// 32 bits: nothing is lost.
+    #[default]
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half precision.
+    F16,
 }
 
 /// `swirl certs …`

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use learner::{CheckpointError, ComputeType, Learner, StepError, StepMetrics};
 use model::{DeviceHandle, DeviceThread, TemplateArguments, Tokenizer, TurnCodec};
 use proto::{
-    Completion, GenerateRequest, Question, SftSample, StateGroup, Thinking, WeightSnapshot,
-    WeightVersion,
+    Completion, GenerateRequest, Question, SftSample, SnapshotScope, StateGroup, Thinking,
+    WeightSnapshot, WeightVersion,
 };
 use sampler::{Engine, EngineConfig, SamplerHandle};
 use std::path::{Path, PathBuf};
@@ -27,6 +27,8 @@ pub struct Machine {
     pub device: Device,
     /// The type the sampler and the reference compute in.
     pub kind: Kind,
+    /// Whether samplers compute logits in f32 all the same.
+    pub f32_head: bool,
     handle: DeviceHandle,
 }
 
@@ -48,14 +50,16 @@ impl Machine {
         Ok(Self {
             device,
             kind,
+            f32_head: section.f32_head,
             handle: thread.handle(),
         })
     }
 
     /// The same device, to compute in another type.
-    pub fn computing_in(&self, dtype: ComputeType) -> Self {
+    pub fn computing_in(&self, dtype: ComputeType, f32_head: bool) -> Self {
         Self {
             kind: dtype.kind(self.device),
+            f32_head,
             ..self.clone()
         }
     }
@@ -87,12 +91,15 @@ impl Machine {
         config: EngineConfig,
     ) -> Result<SamplerHandle> {
         let (dir, device, kind) = (dir.to_owned(), self.device, self.kind);
-        let arguments = arguments.clone();
+        let (arguments, f32_head) = (arguments.clone(), self.f32_head);
         let engine = self
             .handle
             .run(move || -> Result<Engine> {
                 let tokenizer = Arc::new(Tokenizer::load_with(&dir, &arguments)?);
-                let decoder = model::load(&dir, device, kind)?;
+                let mut decoder = model::load(&dir, device, kind)?;
+                if f32_head {
+                    decoder.widen_head();
+                }
                 Ok(Engine::new(decoder, tokenizer, WeightVersion(0), config)?)
             })
             .await??;
@@ -281,8 +288,12 @@ impl Trainer for LearnerPort {
         self.step(move |learner| learner.rl_step(&batch)).await
     }
 
-    async fn snapshot(&self, version: WeightVersion) -> Result<WeightSnapshot, EngineError> {
-        self.with(move |learner| Ok(learner.snapshot(version)))
+    async fn snapshot(
+        &self,
+        version: WeightVersion,
+        scope: SnapshotScope,
+    ) -> Result<WeightSnapshot, EngineError> {
+        self.with(move |learner| Ok(learner.snapshot(version, scope)))
             .await
     }
 

@@ -31,6 +31,8 @@ pub struct Sampling {
     pub context_tokens: u64,
     /// The type of weights and caches.
     pub kind: Kind,
+    /// Whether the output matrix is there in f32, too.
+    pub f32_head: bool,
 }
 
 /// A learner.
@@ -97,6 +99,11 @@ fn sampling_bytes(spec: &DecoderSpec, load: Sampling) -> u64 {
     let element = load.kind.elt_size_in_bytes() as u64;
     let weights = parameters(spec).saturating_mul(element);
     let width = |size: i64| u64::try_from(size).unwrap_or(u64::MAX);
+    let head = match load.f32_head && load.kind != Kind::Float {
+        true => product([4, width(spec.vocab_size), width(spec.hidden_size), 1]),
+        false => 0,
+    };
+    let weights = weights.saturating_add(head);
     let keys = product([
         spec.layers.len() as u64,
         width(spec.kv_heads),
@@ -253,6 +260,7 @@ pub(crate) mod tests {
                 sequences,
                 context_tokens: 1024,
                 kind: Kind::BFloat16,
+                f32_head: false,
             }),
             learning: None,
         }

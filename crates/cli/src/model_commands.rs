@@ -1,6 +1,6 @@
-//! `swirl model …`: import and describe models.
+//! `swirl model …`: import, merge and describe models.
 
-use crate::args::ModelCommand;
+use crate::args::{ModelCommand, StoredType};
 use crate::{config, console};
 use anyhow::Result;
 use model::{DecoderSpec, ImportOptions, TemplateArguments, TurnCodec};
@@ -30,6 +30,22 @@ pub fn run(command: ModelCommand) -> Result<ExitCode> {
                 report.architecture,
                 report.parameters / 1_000_000,
                 out.display()
+            ));
+        }
+        ModelCommand::Merge { dir, out, dtype } => {
+            let kind = match dtype {
+                StoredType::F32 => Kind::Float,
+                StoredType::Bf16 => Kind::BFloat16,
+                StoredType::F16 => Kind::Half,
+            };
+            let merged = model::merge(&dir, &out, kind)?;
+            console::remark(format_args!(
+                "the adapters of {} and {}, merged in f32, are stored as {dtype:?} in {}: {:.1} % of the \
+                 update is left",
+                dir.display(),
+                merged.base.display(),
+                out.display(),
+                100.0 * merged.kept_share,
             ));
         }
         ModelCommand::Info {

@@ -1,7 +1,10 @@
 //! Every hyperparameter of a learner.
 
 use crate::lora::LoraConfig;
-use crate::objective::{ImportanceConfig, ImportanceMode, KlConfig, LossConfig, LossKind};
+use crate::objective::{
+    ImportanceConfig, ImportanceMode, KlConfig, LossConfig, LossKind, OldLogprobs,
+};
+use crate::pass::HeadOptions;
 use crate::schedule::Schedule;
 use algo::advantage::Baseline;
 use algo::loss::{Normalisation, PolicyOptions};
@@ -90,7 +93,7 @@ pub struct LearnerConfig {
     pub baseline_decay: f64,
     /// Divide advantages by the standard deviation of rewards.
     pub normalise_std: bool,
-    /// Treatment of actions that older weights sampled.
+    /// Treatment of tokens that are not as probable under the learner as they were when sampled.
     pub importance: ImportanceConfig,
     /// KL regularisation towards the start model.
     pub kl: KlConfig,
@@ -99,6 +102,10 @@ pub struct LearnerConfig {
     /// program takes it from where actions are sampled.
     #[serde(skip)]
     pub temperature: f32,
+    /// Compute logits in f32 whatever `dtype` is, as the sampler does. Not a setting of its own: the
+    /// program takes it from that of the model.
+    #[serde(skip)]
+    pub f32_head: bool,
     /// Seed of [`crate::Learner::rng`]. Not a setting of its own: the program sets it.
     #[serde(skip)]
     pub seed: u64,
@@ -154,6 +161,7 @@ impl Default for LearnerConfig {
             importance: ImportanceConfig::default(),
             kl: KlConfig::default(),
             temperature: 1.0,
+            f32_head: false,
             seed: 0,
             deterministic: false,
             max_bad_steps: 5,
@@ -295,8 +303,10 @@ impl LearnerConfig {
             (
                 "importance.mode",
                 &"not off",
-                loss.kind == LossKind::Reinforce || self.importance.mode == ImportanceMode::Off,
-                "off with this loss: ppo_clip carries the ratio itself, and dpo needs none",
+                self.importance.mode == ImportanceMode::Off || self.has_importance(),
+                "off with this loss: ppo_clip on the sampler's old log-probabilities carries the \
+                 ratio itself (loss.old_logprobs = \"recomputed\" leaves room for it), and dpo needs \
+                 none",
             ),
             (
                 "importance.floor",
@@ -359,6 +369,26 @@ impl LearnerConfig {
         }
     }
 
+    /// Whether the loss has a place for importance weights.
+    fn has_importance(&self) -> bool {
+        match self.loss.kind {
+            LossKind::Reinforce => true,
+            LossKind::PpoClip => self.loss.old_logprobs == OldLogprobs::Recomputed,
+            LossKind::Dpo => false,
+        }
+    }
+
+    /// Whether `ppo_clip` goes by the learner's own old log-probabilities.
+    pub(crate) fn recomputes_old(&self) -> bool {
+        self.loss.kind == LossKind::PpoClip && self.loss.old_logprobs == OldLogprobs::Recomputed
+    }
+
+    /// Whether updates on actions that older weights sampled are biased under these settings: nothing
+    /// then weighs or bounds what lies between the two.
+    pub fn is_biased_off_policy(&self) -> bool {
+        self.loss.kind == LossKind::Reinforce && self.importance.mode == ImportanceMode::Off
+    }
+
     /// The adapters that are trained; `None` for full fine-tuning.
     pub(crate) fn lora_spec(&self) -> Option<LoraSpec> {
         self.lora.as_ref().map(LoraConfig::spec)
@@ -372,6 +402,14 @@ impl LearnerConfig {
             kl_coefficient: self.kl.coefficient,
             kl: self.kl.term,
             entropy_coefficient: self.loss.entropy,
+        }
+    }
+
+    pub(crate) fn head_options(&self, temperature: f64) -> HeadOptions {
+        HeadOptions {
+            temperature,
+            chunk_tokens: self.loss_chunk_tokens,
+            in_f32: self.f32_head,
         }
     }
 
@@ -472,7 +510,12 @@ mod tests {
                 "loss.entropy",
             ),
             (
-                r#"{"loss": {"kind": "ppo_clip"}, "importance": {"mode": "masked"}}"#,
+                r#"{"loss": {"kind": "ppo_clip", "old_logprobs": "sampled"},
+                    "importance": {"mode": "masked"}}"#,
+                "importance.mode",
+            ),
+            (
+                r#"{"loss": {"kind": "dpo"}, "importance": {"mode": "truncated"}}"#,
                 "importance.mode",
             ),
             (r#"{"importance": {"floor": 2}}"#, "importance.floor"),

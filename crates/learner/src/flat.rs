@@ -178,6 +178,12 @@ impl FlatParameters {
         }
     }
 
+    /// The master of a trained parameter, where all of them are kept.
+    pub(crate) fn master_of(&self, name: &str) -> Option<Tensor> {
+        let entry = self.entry(name)?;
+        Some(entry.view(&self.master))
+    }
+
     /// Where the gradient of a parameter is summed; `None` if it is frozen.
     pub(crate) fn gradient_of(&self, name: &str) -> Option<Tensor> {
         let entry = self.entry(name)?;

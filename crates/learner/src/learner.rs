@@ -1,8 +1,7 @@
 //! The learner itself: what it owns, and how gradients become weights.
 
-use crate::checkpoint::CheckpointError;
 use crate::config::LearnerConfig;
-use crate::files;
+use crate::export::Base;
 use crate::flat::FlatParameters;
 use crate::layers::Gradients;
 use crate::metrics::{StepMetrics, timed};
@@ -10,6 +9,7 @@ use crate::open::Origin;
 use crate::optimizer::{AdamW, Update};
 use crate::pass::{self, PassOptions, StepError};
 use crate::rate::matrix_rate;
+use crate::reuse::LastBatch;
 use crate::schedule::Plan;
 use crate::sync::{Buckets, GradientSync};
 use algo::advantage::RewardHistory;
@@ -18,14 +18,12 @@ use algo::loss::TokenLoss;
 use algo::pack::{MicroBatch, Target};
 use collective::{CollectiveError, Communicator};
 use model::{Decoder, Parameter};
-use proto::{SftSample, StateGroup, WeightSnapshot, WeightVersion};
+use proto::{SftSample, SnapshotScope, StateGroup, WeightSnapshot, WeightVersion};
 use rand_chacha::ChaCha8Rng;
-use std::path::{Path, PathBuf};
+use std::cell::OnceCell;
+use std::path::PathBuf;
 use std::time::Instant;
 use tch::Kind;
-
-/// Where an exported folder has the adapters by themselves.
-const ADAPTER_FOLDER: &str = "adapter";
 
 /// The frozen model that the KL term compares with.
 #[derive(Debug)]
@@ -49,8 +47,11 @@ pub struct Learner {
     pub(crate) step: u64,
     pub(crate) bad_steps: u32,
     pub(crate) reward_history: RewardHistory,
+    pub(crate) last_batch: LastBatch,
     /// The Hugging Face folder whose configuration and tokenizer exports take along.
     pub(crate) source: PathBuf,
+    /// Under LoRA, once it was asked for.
+    pub(crate) base: OnceCell<Base>,
     pub(crate) communicator: Box<dyn Communicator>,
     pub(crate) buckets: Buckets,
     /// Where the optimizer's state is, until it is taken up.
@@ -92,9 +93,10 @@ impl Learner {
         self.cursor = cursor;
     }
 
-    /// The current weights in host memory, in the compute type: of no use after [`StepError::Torn`].
-    pub fn snapshot(&self, version: WeightVersion) -> WeightSnapshot {
-        model::snapshot(&self.decoder, version)
+    /// So much of the current weights in host memory, in the compute type: of no use after
+    /// [`StepError::Torn`].
+    pub fn snapshot(&self, version: WeightVersion, scope: SnapshotScope) -> WeightSnapshot {
+        model::snapshot(&self.decoder, version, scope)
     }
 
     /// The gradient that [`Learner::rl_step`] would descend, by checkpoint names, in f32, before
@@ -106,9 +108,7 @@ impl Learner {
         &mut self,
         groups: &[StateGroup],
     ) -> Result<(StepMetrics, WeightSnapshot), StepError> {
-        let history = self.reward_history;
         let metrics = self.accumulate_policy(groups)?;
-        self.reward_history = history;
         self.gather_gradient()?;
         Ok((metrics, self.take_gradient()))
     }
@@ -141,29 +141,6 @@ impl Learner {
         snapshot
     }
 
-    /// Writes the weights as a Hugging Face folder, in the compute type; under LoRA with the
-    /// adapters added, and in `adapter/` the adapters by themselves, as PEFT loads them. The folder
-    /// appears when it is complete; an older one is replaced.
-    ///
-    /// # Errors
-    /// When the folder cannot be written, or the weights are torn.
-    pub fn export(&self, folder: &Path) -> Result<(), CheckpointError> {
-        self.refuse_torn().map_err(CheckpointError::Torn)?;
-        files::write_folder(folder, |part| self.save_model(part))
-    }
-
-    pub(crate) fn save_model(&self, folder: &Path) -> Result<(), CheckpointError> {
-        let (decoder, kind) = (&self.decoder, self.decoder.kind());
-        let failed = |error| CheckpointError::Model(Box::new(error));
-        model::save(folder, &decoder.merged_parameters(), kind, &self.source).map_err(failed)?;
-        if let Some(lora) = decoder.lora() {
-            let (adapters, base) = (decoder.adapter_parameters(), &self.source);
-            let folder = folder.join(ADAPTER_FOLDER);
-            model::save_adapter(&folder, lora, adapters, Kind::Float, base).map_err(failed)?;
-        }
-        Ok(())
-    }
-
     /// The reference model, loaded on first use.
     pub(crate) fn reference(&mut self) -> Result<&Decoder, StepError> {
         if let Reference::Folder(folder) = &self.reference {
@@ -185,8 +162,7 @@ impl Learner {
         loss: impl FnMut(&Target, Drawn) -> TokenLoss,
     ) -> Result<(), StepError> {
         let options = PassOptions {
-            temperature,
-            chunk_tokens: self.config.loss_chunk_tokens,
+            head: self.config.head_options(temperature),
             recompute: self.config.activation_checkpointing,
         };
         let gradient = self.flat.gradient.shallow_clone();

@@ -25,6 +25,7 @@ mod attention;
 mod batch;
 mod checkpoint;
 mod config;
+mod export;
 mod files;
 mod flat;
 mod layers;
@@ -40,6 +41,7 @@ mod policy;
 mod preference;
 mod rate;
 mod replica;
+mod reuse;
 mod schedule;
 mod shards;
 mod supervised;
@@ -53,7 +55,9 @@ pub use learner::Learner;
 pub use lora::LoraConfig;
 pub use memory::{BatchSize, MemoryNeed, Traffic};
 pub use metrics::{PhaseSeconds, PolicyMetrics, PreferenceMetrics, StepMetrics, SurrogateMetrics};
-pub use objective::{ImportanceConfig, ImportanceMode, KlConfig, LossConfig, LossKind};
+pub use objective::{
+    ImportanceConfig, ImportanceMode, KlConfig, LossConfig, LossKind, OldLogprobs,
+};
 pub use open::LearnerError;
 pub use pass::StepError;
 pub use schedule::Schedule;

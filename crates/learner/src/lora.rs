@@ -5,7 +5,7 @@ use model::{DecoderSpec, LoraSpec, Projection, Slot};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
 /// Low-rank adapters, trained in the place of the weights.
@@ -18,8 +18,14 @@ pub struct LoraConfig {
     pub alpha: f64,
     /// The projections of every layer that get one.
     pub targets: Vec<Projection>,
-    /// A PEFT folder to start from, of this rank, alpha and targets; fresh adapters otherwise.
+    /// A PEFT folder to start from; otherwise training goes on with the adapters of the model that it
+    /// starts from, or with fresh ones where that has none. Adapters of a smaller rank or fewer targets
+    /// become part of the larger ones.
     pub start: Option<PathBuf>,
+    /// What saved adapters say of where their base is. Not a setting: the program sets it where the base
+    /// lies elsewhere than the learner reads it.
+    #[serde(skip)]
+    pub base_name: Option<PathBuf>,
 }
 
 impl Default for LoraConfig {
@@ -29,6 +35,7 @@ impl Default for LoraConfig {
             alpha: 32.0,
             targets: Projection::ALL.to_vec(),
             start: None,
+            base_name: None,
         }
     }
 }
@@ -49,25 +56,26 @@ impl LoraConfig {
 }
 
 /// Which adapters, and their f32 tensors by [`LoraSpec::slots`]: those of the folder that the
-/// configuration names, or fresh ones, which change nothing yet.
+/// configuration names or of the model `start`, or fresh ones, which change nothing yet.
 pub(crate) fn start(
     config: &LoraConfig,
     spec: &DecoderSpec,
     seed: u64,
+    start: &Path,
 ) -> Result<(LoraSpec, Vec<Tensor>), LearnerError> {
     let lora = config.spec();
-    let Some(folder) = &config.start else {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(1); // the learner's own numbers stay what they are without adapters
-        let slots = lora.slots(spec);
-        let tensors = slots.iter().map(|slot| fresh(slot, &mut rng)).collect();
-        return Ok((lora, tensors));
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(1); // the learner's own numbers stay what they are without adapters
+    let slots = lora.slots(spec);
+    let fresh = slots.iter().map(|slot| fresh(slot, &mut rng)).collect();
+    let Some(folder) = start_folder(config, start)? else {
+        return Ok((lora, fresh));
     };
     let (found, tensors) = model::load_adapter(folder, spec)?;
-    let same_targets = |a: &LoraSpec, b: &LoraSpec| a.slots(spec) == b.slots(spec);
-    if found.alpha != lora.alpha || !same_targets(&found, &lora) {
+    let is_part = found.rank <= lora.rank && found.targets.iter().all(|t| lora.targets.contains(t));
+    if !is_part {
         return Err(LearnerError::OtherAdapter {
-            folder: folder.clone(),
+            folder: folder.to_owned(),
             rank: found.rank,
             alpha: found.alpha,
             targets: found
@@ -78,7 +86,58 @@ pub(crate) fn start(
                 .join(", "),
         });
     }
-    Ok((lora, tensors))
+    let grown = grown(&found, tensors, &lora, fresh, spec);
+    Ok((lora, grown))
+}
+
+/// Whether training starts from adapters that change something.
+pub(crate) fn starts_adapted(config: &LoraConfig, start: &Path) -> Result<bool, LearnerError> {
+    Ok(start_folder(config, start)?.is_some())
+}
+
+fn start_folder<'a>(
+    config: &'a LoraConfig,
+    start: &'a Path,
+) -> Result<Option<&'a Path>, LearnerError> {
+    let of_model = model::base_of(start)?.map(|_| start);
+    match (&config.start, of_model) {
+        (Some(named), Some(model)) => Err(LearnerError::TwoAdapters {
+            model: model.to_owned(),
+            named: named.clone(),
+        }),
+        (Some(named), None) => Ok(Some(named)),
+        (None, of_model) => Ok(of_model),
+    }
+}
+
+/// `fresh` adapters with those of `found` in them: the sum is the same, and nothing else moves yet,
+/// since a fresh `B` is zero. The scale of `found` goes into its `B`.
+fn grown(
+    found: &LoraSpec,
+    tensors: Vec<Tensor>,
+    lora: &LoraSpec,
+    fresh: Vec<Tensor>,
+    spec: &DecoderSpec,
+) -> Vec<Tensor> {
+    let scale = (found.alpha / found.rank as f64) / (lora.alpha / lora.rank as f64);
+    let slots = found.slots(spec);
+    let mut known = slots.iter().zip(tensors).peekable();
+    lora.slots(spec)
+        .iter()
+        .zip(fresh)
+        .map(|(slot, fresh)| {
+            let Some((_, tensor)) = known.next_if(|(old, _)| old.name == slot.name) else {
+                return fresh;
+            };
+            let (rank_dimension, scale) = match slot.name.ends_with("lora_b") {
+                true => (1, scale),
+                false => (0, 1.0),
+            };
+            let mut place = fresh.narrow(rank_dimension, 0, found.rank);
+            place.copy_(&(tensor * scale)); // times 1 is to the bit
+            fresh
+        })
+        .collect()
 }
 
 /// `A` uniform within ±1/√in as PEFT draws it, `B` zero.

@@ -39,7 +39,7 @@ pub struct MemoryNeed {
     pub reference: u64,
     /// What a micro-batch's forward pass keeps for its backward pass.
     pub activations: u64,
-    /// A chunk of logits, and the gradient by the output matrix.
+    /// A chunk of logits, the gradient by the output matrix, and its copy where logits are f32.
     pub logits: u64,
     /// The program itself.
     pub program: u64,
@@ -204,11 +204,16 @@ fn layer_bytes(spec: &DecoderSpec, element: u64, longest: u64) -> u64 {
 
 fn logits(spec: &DecoderSpec, config: &LearnerConfig, element: u64, is_trained: bool) -> u64 {
     let vocabulary = unsigned(spec.vocab_size);
+    let matrix = vocabulary * unsigned(spec.hidden_size);
+    let (element, copy) = match config.f32_head {
+        true => (4, if element == 4 { 0 } else { 4 * matrix }),
+        false => (element, 0),
+    };
     let chunk = (config.loss_chunk_tokens as u64).saturating_mul(vocabulary * element);
     // Six f32 tensors of a few rows on the way to the chunk's gradient.
     let rows = 6 * 8 * vocabulary * 4;
-    let output = vocabulary * unsigned(spec.hidden_size) * element;
-    chunk + rows + if is_trained { output } else { 0 }
+    let output = matrix * element;
+    chunk + rows + copy + if is_trained { output } else { 0 }
 }
 
 #[cfg(test)]
@@ -248,6 +253,8 @@ mod tests {
         assert_eq!(2 * smaller.activations, plain.activations);
         let checkpointed = need(|config| config.activation_checkpointing = true);
         assert!(checkpointed.activations < plain.activations);
+        let wide = need(|config| config.f32_head = true);
+        assert!(wide.logits > plain.logits);
         let chunked = need(|config| config.loss_chunk_tokens = 16);
         assert!(chunked.logits < plain.logits);
         let frozen = need(|config| config.freeze = vec!["embedding".into()]);

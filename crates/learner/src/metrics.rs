@@ -48,6 +48,10 @@ pub struct PolicyMetrics {
     /// Estimate k3 of KL(policy ‖ reference) in nats per token, over the tokens that were run
     /// (under `k1_reward`, actions without advantage are not); `None` without a reference.
     pub kl: Option<f64>,
+    /// Tokens that were run, whose log-probabilities of sampler and learner were compared. None where
+    /// no action has an advantage, or for a preference loss no state a pair, and nothing else in the
+    /// loss asks for a token.
+    pub compared_tokens: usize,
     /// Mean |log π − log μ| between learner and sampler, in nats, over the tokens that were run.
     pub logprob_difference_mean: f64,
     /// The largest of them. Large values on fresh actions mean that sampler and learner disagree.
@@ -66,6 +70,8 @@ pub struct SurrogateMetrics {
     pub advantage_mean: f64,
     /// Standard deviation of the advantages.
     pub advantage_std: f64,
+    /// Mean importance weight of the tokens; 1 with importance off.
+    pub importance_weight_mean: f64,
     /// Share of tokens whose importance weight was truncated or masked.
     pub importance_bounded_share: f64,
     /// Share of tokens without a pull because their probability fell below `1 − clip_low` times
@@ -191,6 +197,7 @@ impl StepMetrics {
                 ("reward_mean", policy.reward_mean),
                 ("reward_std", policy.reward_std),
                 ("zero_variance_share", policy.zero_variance_share),
+                ("compared_tokens", policy.compared_tokens as f64),
                 ("logprob_difference_mean", policy.logprob_difference_mean),
                 ("logprob_difference_max", policy.logprob_difference_max),
             ]);
@@ -198,6 +205,7 @@ impl StepMetrics {
                 values.extend([
                     ("advantage_mean", surrogate.advantage_mean),
                     ("advantage_std", surrogate.advantage_std),
+                    ("importance_weight_mean", surrogate.importance_weight_mean),
                     (
                         "importance_bounded_share",
                         surrogate.importance_bounded_share,

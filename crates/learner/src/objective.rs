@@ -23,11 +23,12 @@ impl Default for KlConfig {
     }
 }
 
-/// Whether stale actions are reweighted.
+/// Whether tokens are reweighted whose probability under the learner is not the one they were sampled
+/// with: because the weights were older, or because sampler and learner round otherwise.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ImportanceMode {
-    /// Every action counts as if the current weights had sampled it.
+    /// Every action counts as if the learner had sampled it.
     #[default]
     Off,
     /// Tokens weigh by their probability ratio, up to the cap.
@@ -41,7 +42,8 @@ pub enum ImportanceMode {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ImportanceConfig {
-    /// Off suits actions sampled from the current weights.
+    /// Off suits actions sampled from the current weights. The ratio is that of π and the sampler
+    /// with `reinforce`, of the old log-probabilities and the sampler with `ppo_clip`.
     pub mode: ImportanceMode,
     /// Smallest weight that counts under `masked`; from 0 to 1.
     pub floor: f64,
@@ -84,6 +86,18 @@ pub enum LossKind {
     Dpo,
 }
 
+/// Where the old log-probabilities of `ppo_clip` come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OldLogprobs {
+    /// The learner's own, under the weights that the batch began with: what rounds otherwise in the
+    /// sampler is not clipped. They come out of the first update of a batch, and cost no pass.
+    #[default]
+    Recomputed,
+    /// The sampler's.
+    Sampled,
+}
+
 /// The loss of policy steps.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -97,6 +111,8 @@ pub struct LossConfig {
     /// `ppo_clip`: the largest ratio that counts where the advantage is negative; above 1. Off when
     /// it is not given.
     pub clip_dual: Option<f64>,
+    /// `ppo_clip`: what a token's probability is compared with.
+    pub old_logprobs: OldLogprobs,
     /// `dpo`: how strongly the policy is held near the reference; above 0.
     pub beta: f64,
     /// `dpo`: the share of pairs taken to be judged the wrong way round; in [0, 0.5).
@@ -113,6 +129,7 @@ impl Default for LossConfig {
             clip_low: 0.2,
             clip_high: 0.2,
             clip_dual: None,
+            old_logprobs: OldLogprobs::Recomputed,
             beta: 0.1,
             label_smoothing: 0.0,
             entropy: 0.0,

@@ -7,6 +7,7 @@ use crate::layers::Gradients;
 use crate::learner::{Learner, Reference};
 use crate::lora;
 use crate::optimizer::AdamW;
+use crate::reuse::LastBatch;
 use crate::shards::Kept;
 use crate::sync::Buckets;
 use algo::advantage::RewardHistory;
@@ -14,6 +15,7 @@ use collective::Solo;
 use model::{Decoder, DecoderSpec, Slot};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
@@ -38,7 +40,7 @@ pub enum LearnerError {
     /// The adapter to start from is not of the configured kind.
     #[error(
         "learner.lora: the adapter in {} has rank = {rank}, alpha = {alpha} and targets {targets}; \
-         set the same ones",
+         set these, or a larger rank and more targets, or merge it first (`swirl model merge`)",
         .folder.display()
     )]
     OtherAdapter {
@@ -51,6 +53,19 @@ pub enum LearnerError {
         /// Its targets.
         targets: String,
     },
+    /// There are two adapters to start from.
+    #[error(
+        "learner.lora.start: the start model {} has adapters of its own, which training goes on with; \
+         leave {} out, or merge the model first (`swirl model merge`)",
+        .model.display(),
+        .named.display()
+    )]
+    TwoAdapters {
+        /// The model that training starts from.
+        model: PathBuf,
+        /// The folder that the configuration names.
+        named: PathBuf,
+    },
     /// Results cannot be repeated bit for bit on this device.
     #[error(
         "learner.deterministic: results are repeatable on a CPU only; use device cpu or turn it off"
@@ -59,13 +74,14 @@ pub enum LearnerError {
 }
 
 impl Learner {
-    /// Whether a learner could be made of a model of `spec`, as far as that can be told before any
+    /// Whether a learner could be made of the model in `start`, of `spec`, as far as that can be told before any
     /// weight is loaded: ranges, names of frozen parameters, and the adapter to start from.
     ///
     /// # Errors
     /// What [`Learner::new`] would say.
     pub fn check(
         config: &LearnerConfig,
+        start: &Path,
         spec: &DecoderSpec,
         device: Device,
     ) -> Result<(), LearnerError> {
@@ -76,7 +92,7 @@ impl Learner {
             return Err(LearnerError::AllFrozen);
         }
         match &config.lora {
-            Some(lora) => lora::start(lora, spec, config.seed).map(|_| ()),
+            Some(lora) => lora::start(lora, spec, config.seed, start).map(|_| ()),
             None => Ok(()),
         }
     }
@@ -121,8 +137,8 @@ impl Learner {
     ) -> Result<Self, LearnerError> {
         config.validate()?;
         checkpoint::verify(checkpoint)?;
-        // Under LoRA the weights are those of the start model; the checkpoint's folder has the
-        // adapters added to them.
+        // Under LoRA the weights are those of the start model, and the adapters it starts from are
+        // the reference.
         let from = if config.lora.is_some() {
             reference
         } else {
@@ -145,10 +161,10 @@ impl Learner {
         config: LearnerConfig,
     ) -> Result<Self, LearnerError> {
         let spec = model::spec_of(folder)?;
-        Self::check(&config, &spec, device)?;
+        Self::check(&config, folder, &spec, device)?;
         let kind = config.kind(device);
         let adapters = match &config.lora {
-            Some(lora) => Some(lora::start(lora, &spec, config.seed)?),
+            Some(lora) => Some(lora::start(lora, &spec, config.seed, folder)?),
             None => None,
         };
         let lora = adapters.as_ref().map(|(lora, _)| lora);
@@ -163,7 +179,14 @@ impl Learner {
         }
         let place = |slot: &Slot, tensor| flat.place(slot, tensor);
         // Read as they are stored: a master has digits that the compute type has not.
-        let mut decoder = model::load_with(folder, device, read_as(&config, kind), place)?;
+        let mut decoder = match config.lora {
+            Some(_) => {
+                let base = model::base_of(folder)?;
+                let base = base.as_deref().unwrap_or(folder);
+                model::load_base_with(base, device, kind, place)?
+            }
+            None => model::load_with(folder, device, Kind::Float, place)?,
+        };
         if let Some((lora, tensors)) = adapters {
             let slots = lora.slots(&spec);
             let placed = slots
@@ -174,7 +197,10 @@ impl Learner {
             decoder.adapt(lora, placed);
         }
         let reference = match &config.lora {
-            Some(lora) => Reference::Loaded(Box::new(frozen(&decoder, lora.start.is_some()))),
+            Some(lora) => {
+                let is_adapted = lora::starts_adapted(lora, folder)?;
+                Reference::Loaded(Box::new(frozen(&decoder, is_adapted)))
+            }
             None => Reference::Folder(source.to_owned()),
         };
         Ok(Self {
@@ -183,6 +209,7 @@ impl Learner {
             rng: ChaCha8Rng::seed_from_u64(config.seed),
             reference,
             source: source.to_owned(),
+            base: OnceCell::new(),
             communicator: Box::new(Solo),
             later,
             torn: None,
@@ -192,6 +219,7 @@ impl Learner {
             step: 0,
             bad_steps: 0,
             reward_history: RewardHistory::default(),
+            last_batch: LastBatch::default(),
             config,
             decoder,
             flat,
@@ -251,7 +279,8 @@ impl Learner {
         }
         if let Some(lora) = &self.config.lora {
             let spec = self.decoder.spec();
-            let (lora, tensors) = lora::start(lora, spec, self.config.seed).map_err(failed)?;
+            let seed = self.config.seed;
+            let (lora, tensors) = lora::start(lora, spec, seed, folder).map_err(failed)?;
             let slots = lora.slots(spec);
             let slots = slots.iter().zip(&tensors);
             slots.for_each(|(slot, tensor)| self.flat.place_master(slot, tensor));
@@ -265,16 +294,6 @@ impl Learner {
         };
         let read = model::load_with(folder, self.decoder.device(), Kind::Float, place);
         read.map(|_| ()).map_err(|error| failed(error.into()))
-    }
-}
-
-/// The type to read weights in: without a master copy there is no use for more digits than are
-/// computed with.
-fn read_as(config: &LearnerConfig, compute: Kind) -> Kind {
-    if config.lora.is_some() {
-        compute
-    } else {
-        Kind::Float
     }
 }
 

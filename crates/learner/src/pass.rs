@@ -10,7 +10,7 @@ use algo::loss::TokenLoss;
 use algo::pack::{MicroBatch, PackError, Target};
 use collective::CollectiveError;
 use model::Decoder;
-use tch::{Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 /// Why a step was not made. The weights are as before, unless it is [`StepError::Torn`].
 #[derive(Debug, thiserror::Error)]
@@ -75,16 +75,35 @@ pub enum StepError {
     TooManyBadSteps(u32),
 }
 
-/// The output matrix of `decoder` and how its logits are read.
-pub(crate) fn head(decoder: &Decoder, temperature: f64) -> Head<'_> {
+/// How logits are read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadOptions {
+    pub temperature: f64,
+    /// Predicted positions whose logits exist at once.
+    pub chunk_tokens: usize,
+    /// Whether logits are computed in f32 whatever the compute type.
+    pub in_f32: bool,
+}
+
+/// The output matrix of `decoder`, in the type that logits are computed in.
+pub(crate) fn output(decoder: &Decoder, in_f32: bool) -> Tensor {
     let output = decoder
         .parameters()
         .iter()
         .find(|p| p.slot.name == output_name(decoder));
+    let output = &output.expect("every decoder has an embedding").tensor;
+    match in_f32 {
+        true => no_grad(|| output.to_kind(Kind::Float)), // itself where it is f32
+        false => output.shallow_clone(),
+    }
+}
+
+/// How the logits of the output matrix `weight` are read.
+fn head<'a>(decoder: &Decoder, weight: &'a Tensor, options: HeadOptions) -> Head<'a> {
     Head {
-        weight: &output.expect("every decoder has an embedding").tensor,
+        weight,
         softcap: decoder.spec().logit_softcap,
-        temperature,
+        temperature: options.temperature,
     }
 }
 
@@ -111,18 +130,18 @@ fn hidden(decoder: &Decoder, batch: &MicroBatch) -> Tensor {
 pub(crate) fn score(
     decoder: &Decoder,
     batches: &[MicroBatch],
-    temperature: f64,
-    chunk_tokens: usize,
+    options: HeadOptions,
     mut record: impl FnMut(&Target, f64),
 ) {
+    let weight = output(decoder, options.in_f32);
     for batch in batches {
         let scores = no_grad(|| {
             let hidden = hidden(decoder, batch);
             logprob::score(
                 &hidden,
-                head(decoder, temperature),
+                head(decoder, &weight, options),
                 &batch.targets,
-                chunk_tokens as i64,
+                options.chunk_tokens as i64,
             )
         });
         batch
@@ -133,11 +152,10 @@ pub(crate) fn score(
     }
 }
 
-/// How a pass reads logits.
+/// How a pass is made.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PassOptions {
-    pub temperature: f64,
-    pub chunk_tokens: usize,
+    pub head: HeadOptions,
     /// Keep only what goes into each layer, and run the layer again on the way back.
     pub recompute: bool,
 }
@@ -179,6 +197,7 @@ pub(crate) fn backward(
     mut loss: impl FnMut(&Target, Drawn) -> TokenLoss,
 ) -> PassSums {
     let mut sums = PassSums::default();
+    let weight = output(decoder, options.head.in_f32);
     gradients.clear();
     if batches.is_empty() {
         gradients.settle();
@@ -199,9 +218,9 @@ pub(crate) fn backward(
         let (pull, _) = timed(&mut seconds.loss, || {
             logprob::backward(
                 trace.hidden(),
-                head(decoder, options.temperature),
+                head(decoder, &weight, options.head),
                 &batch.targets,
-                options.chunk_tokens as i64,
+                options.head.chunk_tokens as i64,
                 gradients.output(),
                 |index, drawn| {
                     let loss = loss(&batch.targets[index], drawn);

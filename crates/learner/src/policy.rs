@@ -6,6 +6,7 @@ use crate::learner::Learner;
 use crate::metrics::{PolicyMetrics, StepMetrics, SurrogateMetrics, timed};
 use crate::objective::LossKind;
 use crate::pass::{StepError, score};
+use crate::reuse::{LastBatch, OldLogprobs, key_of};
 use algo::advantage::{Population, advantages, check_rewards, zero_variance_groups};
 use algo::logprob::Drawn;
 use algo::loss::{Clip, KlTerm, PolicyToken, TokenLoss, kl_estimates, policy_loss};
@@ -27,10 +28,20 @@ impl Learner {
     /// weights are as before), or when too many steps in a row gave no finite gradient.
     pub fn rl_step(&mut self, groups: &[StateGroup]) -> Result<StepMetrics, StepError> {
         self.measured(|learner| {
-            let mut metrics = learner.accumulate_policy(groups)?;
+            let (mut metrics, batch) = learner.run_policy(groups)?;
             learner.apply(&mut metrics)?;
+            learner.take_in(batch);
             Ok(metrics)
         })
+    }
+
+    /// RU-1.
+    fn take_in(&mut self, Batch { batch, mean }: Batch) {
+        if batch.key != self.last_batch.key {
+            let decay = self.config().baseline_decay;
+            self.reward_history.update(mean, decay);
+        }
+        self.last_batch = batch;
     }
 
     /// Makes the gradient that of `groups`, all replicas' shares together.
@@ -38,6 +49,12 @@ impl Learner {
         &mut self,
         groups: &[StateGroup],
     ) -> Result<StepMetrics, StepError> {
+        self.run_policy(groups).map(|(metrics, _)| metrics)
+    }
+
+    /// [`Learner::accumulate_policy`], with what the learner remembers of the batch once the step is
+    /// made.
+    fn run_policy(&mut self, groups: &[StateGroup]) -> Result<(StepMetrics, Batch), StepError> {
         self.ready()?;
         let mut metrics = StepMetrics::default();
         let limits = Limits::of(self.decoder().spec());
@@ -56,7 +73,13 @@ impl Learner {
         if counts.global.tokens == 0 {
             return Err(StepError::EmptyBatch);
         }
+        let mut key = key_of(groups);
+        self.add_up(key.each_mut())?;
         let mut policy = self.reward_metrics(&rewards)?;
+        let mut batch = Batch {
+            batch: self.last_batch.or_new(key, self.reward_history),
+            mean: policy.reward_mean,
+        };
         match self.config().loss.kind {
             LossKind::Reinforce | LossKind::PpoClip => {
                 metrics.trained_tokens = counts.global.tokens;
@@ -66,14 +89,14 @@ impl Learner {
                     rewards,
                     counts,
                 };
-                self.accumulate_surrogate(share, &mut metrics, &mut policy)?;
+                self.accumulate_surrogate(share, &mut batch, &mut metrics, &mut policy)?;
             }
             LossKind::Dpo => {
                 self.accumulate_preferences(groups, sequences, &mut metrics, &mut policy)?;
             }
         }
         metrics.policy = Some(policy);
-        Ok(metrics)
+        Ok((metrics, batch))
     }
 
     /// What the judge's rewards say, over all replicas.
@@ -93,6 +116,7 @@ impl Learner {
     fn accumulate_surrogate(
         &mut self,
         share: Share,
+        Batch { batch: last, mean }: &mut Batch,
         metrics: &mut StepMetrics,
         policy: &mut PolicyMetrics,
     ) -> Result<(), StepError> {
@@ -111,8 +135,9 @@ impl Learner {
             penalise(groups, reference, config.kl.coefficient, &mut rewards);
         }
         let population = self.population(&rewards)?;
+        *mean = population.mean();
         let (baseline, std) = (config.baseline, config.normalise_std);
-        let advantages = advantages(&rewards, baseline, std, population, self.reward_history);
+        let advantages = advantages(&rewards, baseline, std, population, last.before);
         let mut batch = PolicyBatch {
             behaviour: groups
                 .iter()
@@ -122,6 +147,7 @@ impl Learner {
             prompts: prompts(groups),
             advantages: advantages.concat(),
             reference: reference.as_deref(),
+            old: config.recomputes_old().then(|| last.old_logprobs(groups)),
             counts,
             seen: Differences::default(),
         };
@@ -133,13 +159,12 @@ impl Learner {
         self.backward(&batches, temperature, metrics, |target, drawn| {
             batch.loss(target, drawn, &config)
         })?;
-        let mut seen = batch.seen;
+        let PolicyBatch { old, mut seen, .. } = batch;
+        last.keep(old.unwrap_or_default());
         self.add_up(seen.numbers())?;
         self.reduce([&mut seen.max], Reduce::Max)?;
         let advantages = self.population(&advantages)?;
         seen.describe(advantages, reference.is_some(), policy);
-        let mean = population.mean();
-        self.reward_history.update(mean, config.baseline_decay);
         Ok(())
     }
 
@@ -159,6 +184,13 @@ impl Learner {
         });
         self.agree(found)
     }
+}
+
+/// What a step leaves behind for later updates of its batch, once it is made.
+struct Batch {
+    batch: LastBatch,
+    /// Mean reward, penalties taken off.
+    mean: f64,
 }
 
 /// One replica's share of a batch, checked.
@@ -184,8 +216,8 @@ pub(crate) fn action_logprobs(
         .map(|sample| vec![0.0; sample.tokens.len()])
         .collect();
     let batches = packed(sequences, config.micro_batch_tokens)?;
-    let (temperature, chunk) = (f64::from(config.temperature), config.loss_chunk_tokens);
-    score(decoder, &batches, temperature, chunk, |target, logprob| {
+    let options = config.head_options(f64::from(config.temperature));
+    score(decoder, &batches, options, |target, logprob| {
         logprobs[target.sample][target.offset - prompts[target.sample]] = logprob;
     });
     Ok(logprobs)
@@ -224,6 +256,8 @@ struct PolicyBatch<'a> {
     prompts: Vec<usize>,
     advantages: Vec<f64>,
     reference: Option<&'a [Vec<f64>]>,
+    /// Where the old log-probabilities are not the sampler's.
+    old: Option<Vec<OldLogprobs>>,
     counts: Counts,
     seen: Differences,
 }
@@ -234,6 +268,7 @@ struct Differences {
     tokens: f64,
     sum: f64,
     max: f64,
+    weights: f64,
     bounded: f64,
     clipped_low: f64,
     clipped_high: f64,
@@ -264,17 +299,21 @@ impl PolicyBatch<'_> {
     /// The weighted loss of one token, which is recorded.
     fn loss(&mut self, target: &Target, drawn: Drawn, config: &LearnerConfig) -> TokenLoss {
         let (sample, index) = (target.sample, target.offset - self.prompts[target.sample]);
+        let behaviour = f64::from(self.behaviour[sample][index]);
+        let old = self.old.as_mut();
+        let old = old.map_or(behaviour, |old| old[sample].at(index, drawn.logprob));
         let token = PolicyToken {
             logprob: drawn.logprob,
-            behaviour: f64::from(self.behaviour[sample][index]),
+            old,
+            behaviour,
             reference: self.reference.map(|reference| reference[sample][index]),
             advantage: self.advantages[sample],
             entropy: drawn.entropy,
         };
         let options = config.policy_options();
         let (loss, clip) = policy_loss(token, options);
-        let (_, bounded) = options.importance.weight(token.logprob, token.behaviour);
-        self.seen.record(token, clip, bounded);
+        let importance = options.surrogate.importance(token, options.importance);
+        self.seen.record(token, clip, importance);
         let weight = config
             .normalisation
             .weight(self.counts.global, self.counts.own[sample]);
@@ -283,11 +322,12 @@ impl PolicyBatch<'_> {
 }
 
 impl Differences {
-    fn record(&mut self, token: PolicyToken, clip: Clip, bounded: bool) {
+    fn record(&mut self, token: PolicyToken, clip: Clip, (weight, bounded): (f64, bool)) {
         let difference = (token.logprob - token.behaviour).abs();
         self.tokens += 1.0;
         self.sum += difference;
         self.max = self.max.max(difference);
+        self.weights += weight;
         self.bounded += f64::from(u8::from(bounded));
         match clip {
             Clip::None => {}
@@ -301,10 +341,11 @@ impl Differences {
     }
 
     /// All but the largest.
-    fn numbers(&mut self) -> [&mut f64; 7] {
+    fn numbers(&mut self) -> [&mut f64; 8] {
         [
             &mut self.tokens,
             &mut self.sum,
+            &mut self.weights,
             &mut self.bounded,
             &mut self.clipped_low,
             &mut self.clipped_high,
@@ -316,11 +357,13 @@ impl Differences {
     fn describe(&self, advantages: Population, has_reference: bool, policy: &mut PolicyMetrics) {
         let share = |count: f64| count / self.tokens.max(1.0);
         policy.kl = has_reference.then(|| share(self.kl));
+        policy.compared_tokens = self.tokens as usize;
         policy.logprob_difference_mean = share(self.sum);
         policy.logprob_difference_max = self.max;
         policy.surrogate = Some(SurrogateMetrics {
             advantage_mean: advantages.mean(),
             advantage_std: advantages.std(),
+            importance_weight_mean: share(self.weights),
             importance_bounded_share: share(self.bounded),
             clip_low_share: share(self.clipped_low),
             clip_high_share: share(self.clipped_high),

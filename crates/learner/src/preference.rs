@@ -107,6 +107,7 @@ impl Learner {
         self.add_up(seen.each_mut())?;
         self.reduce([&mut largest], Reduce::Max)?;
         let count = all_pairs.max(1.0);
+        policy_metrics.compared_tokens = seen[3] as usize;
         policy_metrics.logprob_difference_mean = seen[2] / seen[3].max(1.0);
         policy_metrics.logprob_difference_max = largest;
         policy_metrics.preference = Some(PreferenceMetrics {

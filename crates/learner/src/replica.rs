@@ -4,6 +4,7 @@ use crate::learner::Learner;
 use crate::metrics::{PhaseSeconds, timed};
 use crate::optimizer::{Update, sum_of_squares};
 use crate::pass::StepError;
+use crate::reuse::LastBatch;
 use crate::shards::Kept;
 use crate::sync::Started;
 use algo::advantage::{Population, RewardHistory};
@@ -49,8 +50,10 @@ impl Learner {
         let mut numbers = self.progress();
         let host = Tensor::from_slice(&numbers);
         communicator.broadcast(&host, 0)?.wait()?;
-        host.copy_data(&mut numbers, 5);
-        let [step, updates, bad_steps, sum, weight] = numbers;
+        let count = numbers.len();
+        host.copy_data(&mut numbers, count);
+        let [step, updates, bad_steps, sum, weight, ..] = numbers;
+        let [.., before_sum, before_weight, key_high, key_low] = numbers;
         for tensor in [
             &self.flat.master,
             &self.optimizer.exp_avg,
@@ -63,6 +66,11 @@ impl Learner {
         self.optimizer.updates = updates as u64;
         self.bad_steps = bad_steps as u32;
         self.reward_history = RewardHistory { sum, weight };
+        let before = RewardHistory {
+            sum: before_sum,
+            weight: before_weight,
+        };
+        self.last_batch = self.last_batch.or_new([key_high, key_low], before);
         Ok(())
     }
 
@@ -90,13 +98,18 @@ impl Learner {
     }
 
     /// What members that are alike have alike, weights and moments aside.
-    fn progress(&self) -> [f64; 5] {
+    fn progress(&self) -> [f64; 9] {
+        let LastBatch { key, before, .. } = &self.last_batch;
         [
             self.step as f64,
             self.optimizer.updates as f64,
             f64::from(self.bad_steps),
             self.reward_history.sum,
             self.reward_history.weight,
+            before.sum,
+            before.weight,
+            key[0],
+            key[1],
         ]
     }
 

@@ -5,6 +5,7 @@ use crate::lora::{Adapters, LoraSpec, Projection};
 use crate::rope::{Rotary, Rotation};
 use crate::spec::{Activation, DecoderSpec};
 use crate::weights::{LayerWeights, Parameter, slots};
+use std::sync::OnceLock;
 use tch::{Device, Kind, Tensor};
 
 /// A decoder with its weights on one device.
@@ -16,8 +17,12 @@ pub struct Decoder {
     embedding: Tensor,
     norm: Tensor,
     output: Tensor,
+    /// The output matrix in f32, where logits are computed in it.
+    wide_output: Option<Tensor>,
     ropes: Vec<Rotary>,
     adapters: Option<Adapters>,
+    /// What snapshots of adapters call these weights by, once it is known.
+    base_checksum: OnceLock<u32>,
 }
 
 /// The rotary angles of one call's positions.
@@ -55,8 +60,25 @@ impl Decoder {
             embedding,
             norm,
             output,
+            wide_output: None,
             ropes,
             adapters: None,
+            base_checksum: OnceLock::new(),
+        }
+    }
+
+    /// Computes logits in f32 from now on: hidden states and output matrix are converted, and a copy
+    /// of the matrix is kept for it. In bf16 a logit between 16 and 32 has steps of 0.125.
+    pub fn widen_head(&mut self) {
+        if self.kind() != Kind::Float {
+            self.wide_output = Some(tch::no_grad(|| self.output.to_kind(Kind::Float)));
+        }
+    }
+
+    /// Brings the copy of the output matrix up to date.
+    pub(crate) fn refresh_head(&mut self) {
+        if self.wide_output.is_some() {
+            self.widen_head();
         }
     }
 
@@ -89,16 +111,28 @@ impl Decoder {
 
     /// Every parameter with its adapters added, in f32 where there are any.
     pub fn merged_parameters(&self) -> Vec<Parameter> {
-        let merged = |parameter: &Parameter| {
-            let adapters = self.adapters.as_ref();
-            adapters.and_then(|adapters| adapters.merged(parameter))
-        };
-        let parameters = self.parameters.iter();
-        let merged = parameters.map(|parameter| Parameter {
+        let parameters = self.parameters.iter().zip(self.merged_lazily());
+        let merged = parameters.map(|(parameter, merged)| Parameter {
             slot: parameter.slot.clone(),
-            tensor: merged(parameter).unwrap_or_else(|| parameter.tensor.shallow_clone()),
+            tensor: merged.unwrap_or_else(|| parameter.tensor.shallow_clone()),
         });
         tch::no_grad(|| merged.collect())
+    }
+
+    /// The checksum of the weights without adapters, as a snapshot has it that holds them: that of the
+    /// one they came with, or their own in the type they compute in. It is worked out once: whoever
+    /// trains these weights asks for none.
+    pub(crate) fn base_checksum(&self) -> u32 {
+        let own = || crate::checksum(&self.parameters, self.kind());
+        *self.base_checksum.get_or_init(own)
+    }
+
+    pub(crate) fn set_base_checksum(&mut self, checksum: Option<u32>) {
+        self.base_checksum = checksum.map_or_else(OnceLock::new, OnceLock::from);
+    }
+
+    pub(crate) fn adapters(&self) -> Option<&Adapters> {
+        self.adapters.as_ref()
     }
 
     pub(crate) fn drop_adapters(&mut self) {
@@ -180,9 +214,13 @@ impl Decoder {
         self.rms_norm(x, &self.norm)
     }
 
-    /// Logits `[.., V]` for hidden states `[.., H]`, soft-capped where the model is.
+    /// Logits `[.., V]` for hidden states `[.., H]`, soft-capped where the model is; in f32 behind
+    /// [`Decoder::widen_head`].
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        let logits = hidden.linear(&self.output, None::<&Tensor>);
+        let logits = match &self.wide_output {
+            Some(wide) => hidden.to_kind(Kind::Float).linear(wide, None::<&Tensor>),
+            None => hidden.linear(&self.output, None::<&Tensor>),
+        };
         match self.spec.logit_softcap {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,

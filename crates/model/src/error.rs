@@ -44,6 +44,21 @@ pub enum LoadError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The weights that a folder's adapters belong to.
+    #[error(
+        "{}: the adapters' base {} {problem}: set base_model_name_or_path in adapter_config.json to \
+         the folder of the model they were trained on",
+        dir.display(),
+        base.display()
+    )]
+    Base {
+        /// The folder with the adapters.
+        dir: PathBuf,
+        /// Where their base is said to be.
+        base: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// A required key is absent or of the wrong type.
     #[error("{}: `{key}` {problem}: this configuration describes no model that can be built", path.display())]
     Config {

@@ -3,6 +3,7 @@
 //!
 //! Knows nothing about training or actors.
 
+mod adapted;
 mod adapter_config;
 mod attention;
 mod cache;
@@ -26,6 +27,10 @@ mod tokenizer;
 mod turns;
 mod weights;
 
+pub use adapted::{
+    BASE_FOLDER, Merged, Update, adapters_share, base_of, merge, save_adapted, update_of,
+    weights_crc32,
+};
 pub use attention::{Attend, FullAttention, Visibility};
 pub use cache::{CachedPrefix, KvCache};
 pub use chat::{ChatTemplate, Message, Role, TemplateError};
@@ -34,7 +39,7 @@ pub use decoder::{Decoder, Rotations};
 pub use device::{DeviceGone, DeviceHandle, DeviceThread};
 pub use error::LoadError;
 pub use gguf::{ImportError, ImportOptions, ImportReport, import_gguf};
-pub use load::{estimate_bytes, load, load_with};
+pub use load::{estimate_bytes, load, load_base_with, load_with};
 pub use lora::{LoraSpec, Projection, load_adapter, save_adapter};
 pub use save::{SaveError, save};
 pub use snapshot::{ApplyError, checksum, snapshot, snapshot_of};

@@ -1,7 +1,10 @@
 //! From a Hugging Face folder to a [`Decoder`].
 
+use crate::adapted::{self, Opened};
 use crate::error::LoadError;
+use crate::lora::Adapters;
 use crate::shards::Shards;
+use crate::weights::Parameter;
 use crate::{Decoder, DecoderSpec, Slot, slots, spec_of};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,19 +12,54 @@ use tch::{Device, Kind, Tensor};
 
 /// Loads a Hugging Face folder: `config.json` and `model.safetensors`, or the shards that
 /// `model.safetensors.index.json` names. Weights are converted to `kind` one tensor at a time.
+/// Adapters of a folder that holds adapters stay apart from their base ([`crate::base_of`]).
 ///
 /// # Errors
 /// Whatever is missing, damaged or not understood, in one sentence; see [`LoadError`].
 pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Decoder, LoadError> {
-    load_with(dir, device, kind, |_, tensor| tensor)
+    let Opened { base, adapters } = adapted::open(dir)?;
+    let mut decoder = load_base_with(&base, device, kind, |_, tensor| tensor)?;
+    if let Some((lora, tensors)) = adapters {
+        let computing = |tensor: Tensor| tensor.to_device(device).to_kind(kind);
+        decoder.adapt(lora, tensors.into_iter().map(computing).collect());
+    }
+    Ok(decoder)
 }
 
 /// [`load`], with every parameter handed to `place` as soon as it is read: the decoder computes with
 /// the tensor that comes back, of the same shape. So there is never a second copy of all weights.
+/// Adapters of the folder are added in f32 before that.
 ///
 /// # Errors
 /// As [`load`].
 pub fn load_with(
+    dir: &Path,
+    device: Device,
+    kind: Kind,
+    mut place: impl FnMut(&Slot, Tensor) -> Tensor,
+) -> Result<Decoder, LoadError> {
+    let Opened { base, adapters } = adapted::open(dir)?;
+    let Some((lora, tensors)) = adapters else {
+        return load_base_with(&base, device, kind, place);
+    };
+    let tensors = tensors.into_iter().map(|t| t.to_device(device)).collect();
+    let adapters = Adapters::new(lora, &spec_of(&base)?, tensors);
+    load_base_with(&base, device, Kind::Float, |slot, tensor| {
+        let parameter = Parameter {
+            slot: slot.clone(),
+            tensor,
+        };
+        let merged = tch::no_grad(|| adapters.merged(&parameter));
+        let tensor = merged.unwrap_or(parameter.tensor);
+        place(slot, tensor.to_kind(kind))
+    })
+}
+
+/// [`load_with`] without the adapters: the weights in `dir` as they are.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_base_with(
     dir: &Path,
     device: Device,
     kind: Kind,

@@ -15,7 +15,7 @@ use serde_json::json;
 use std::path::Path;
 use tch::{Kind, Tensor};
 
-const CONFIG: &str = "adapter_config.json";
+pub(crate) const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// A projection that can have an adapter, by its name in checkpoints.
@@ -258,8 +258,20 @@ pub fn save_adapter(
     kind: Kind,
     base: &Path,
 ) -> Result<(), SaveError> {
-    dtype_of(kind).ok_or(SaveError::Kind(kind))?;
     let folder = Folder::begin(dir)?;
+    write_adapter(&folder, spec, parameters, kind, base)?;
+    folder.finish()
+}
+
+/// Puts the two files of PEFT into a folder under construction.
+pub(crate) fn write_adapter(
+    folder: &Folder,
+    spec: &LoraSpec,
+    parameters: &[Parameter],
+    kind: Kind,
+    base: &Path,
+) -> Result<(), SaveError> {
+    dtype_of(kind).ok_or(SaveError::Kind(kind))?;
     let targets: Vec<&str> = spec.ordered().map(Projection::name).collect();
     folder.write_json(
         CONFIG,
@@ -280,6 +292,5 @@ pub fn save_adapter(
         let key = parameter.slot.parts[0].key.clone();
         Stored::new(key, parameter.tensor.shallow_clone(), kind)
     });
-    folder.write_shard(WEIGHTS, &stored.collect::<Vec<_>>())?;
-    folder.finish()
+    folder.write_shard(WEIGHTS, &stored.collect::<Vec<_>>())
 }

@@ -84,14 +84,12 @@ pub(crate) fn save_sharded(
 ) -> Result<(), SaveError> {
     let (_, dtype) = dtype_of(kind).ok_or(SaveError::Kind(kind))?;
     let config = read_json(
-        &source.join("config.json"),
+        &crate::adapted::config_of(source)?,
         "give the folder the model was loaded from",
     )?;
     let folder = Folder::begin(dir)?;
     folder.write_json("config.json", &with_dtype(&config, dtype))?;
-    for name in COPIED {
-        folder.copy(source, name)?;
-    }
+    folder.copy_companions(source)?;
     let stored = parameters.iter().flat_map(|parameter| {
         parameter.slot.parts.iter().map(move |part| {
             Stored::new(
@@ -193,6 +191,11 @@ impl Folder {
             file.sync_all()
         };
         write().map_err(|error| io(&path, error))
+    }
+
+    /// Copies tokenizer, chat template and the like, as far as they are there.
+    pub(crate) fn copy_companions(&self, source: &Path) -> Result<(), SaveError> {
+        COPIED.iter().try_for_each(|name| self.copy(source, name))
     }
 
     pub(crate) fn copy(&self, source: &Path, name: &str) -> Result<(), SaveError> {

@@ -2,12 +2,17 @@
 //!
 //! - **SN-1 (nothing half-applied).** Names, shapes, sizes and the checksum are checked before
 //!   the first tensor is touched.
+//! - **SN-2 (adapters on their own weights).** Adapters that come alone are taken over only by a
+//!   decoder whose weights have the checksum of those they were trained on.
 
 use crate::lora::{LoraSpec, Projection};
 use crate::shards::host_bytes;
 use crate::weights::Parameter;
 use crate::{Decoder, Slot};
-use proto::{AdapterEntry, TensorEntry, WeightManifest, WeightSnapshot, WeightVersion};
+use proto::{
+    AdapterEntry, BaseEntry, SnapshotScope, TensorEntry, WeightManifest, WeightSnapshot,
+    WeightVersion,
+};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tch::{Kind, Tensor};
@@ -28,6 +33,17 @@ pub enum ApplyError {
     /// The snapshot holds a tensor that this decoder has no place for.
     #[error("the snapshot holds the tensor `{0}`, for which this model has no place")]
     Unexpected(String),
+    /// The snapshot holds adapters alone, of weights that this decoder does not have: ask for all.
+    #[error(
+        "the snapshot holds adapters of weights whose checksum is {needed:08x}, and this model's is \
+         {found:08x}"
+    )]
+    OtherBase {
+        /// The checksum that the adapters belong to.
+        needed: u32,
+        /// That of the weights at hand.
+        found: u32,
+    },
     /// A tensor's shape, type or size does not fit.
     #[error("the snapshot's tensor `{name}` is {found}, this model needs {expected:?}")]
     Unfit {
@@ -40,16 +56,26 @@ pub enum ApplyError {
     },
 }
 
-/// Copies a decoder's weights into host memory, in the type it computes in.
-pub fn snapshot(decoder: &Decoder, version: WeightVersion) -> WeightSnapshot {
-    let adapter = decoder.lora().map(|lora| AdapterEntry {
+/// Copies so much of a decoder's weights into host memory, in the type it computes in.
+pub fn snapshot(decoder: &Decoder, version: WeightVersion, scope: SnapshotScope) -> WeightSnapshot {
+    let Some(lora) = decoder.lora() else {
+        return take(decoder.parameters().iter(), decoder.kind(), version, None);
+    };
+    let adapter = AdapterEntry {
         rank: lora.rank as u32,
         alpha: lora.alpha,
         targets: lora.targets.iter().map(|t| t.name().to_owned()).collect(),
-    });
-    let parameters = decoder.parameters().iter();
-    let parameters = parameters.chain(decoder.adapter_parameters());
-    take(parameters, decoder.kind(), version, adapter)
+    };
+    let base = BaseEntry {
+        checksum: decoder.base_checksum(),
+        is_included: scope == SnapshotScope::All,
+    };
+    let included = match base.is_included {
+        true => decoder.parameters(),
+        false => &[],
+    };
+    let parameters = included.iter().chain(decoder.adapter_parameters());
+    take(parameters, decoder.kind(), version, Some((adapter, base)))
 }
 
 /// Copies parameters into host memory as `kind`, under their checkpoint names.
@@ -64,8 +90,9 @@ fn take<'a>(
     parameters: impl Iterator<Item = &'a Parameter> + Clone,
     kind: Kind,
     version: WeightVersion,
-    adapter: Option<AdapterEntry>,
+    adapter: Option<(AdapterEntry, BaseEntry)>,
 ) -> WeightSnapshot {
+    let (adapter, base) = adapter.unzip();
     let dtype = DTYPES
         .iter()
         .find(|(_, k)| *k == kind)
@@ -96,6 +123,7 @@ fn take<'a>(
         version,
         tensors,
         adapter,
+        base,
         checksum,
     };
     WeightSnapshot {
@@ -121,10 +149,12 @@ const DTYPES: [(&str, Kind); 3] = [
 
 impl Decoder {
     /// Overwrites the weights in place, converted to the type the decoder computes in, and takes
-    /// over the snapshot's adapters, or none if it has none.
+    /// over the snapshot's adapters, or none if it has none. Of a snapshot of adapters alone the
+    /// weights stay, which have to be those that the adapters belong to.
     ///
     /// # Errors
-    /// The snapshot is damaged or belongs to another model; the weights are untouched then (SN-1).
+    /// The snapshot is damaged, or belongs to another model or other weights; everything is untouched
+    /// then (SN-1).
     pub fn apply(&mut self, snapshot: &WeightSnapshot) -> Result<(), ApplyError> {
         let manifest = &snapshot.manifest;
         if !snapshot.is_intact() {
@@ -139,22 +169,27 @@ impl Decoder {
             .iter()
             .map(|entry| (entry.name.as_str(), entry))
             .collect();
-        let own = self.parameters().iter().map(|p| &p.slot);
-        let own = sources(own, &mut entries, snapshot)?;
+        let needed = manifest.needed_base();
+        let own = match needed {
+            Some(needed) => {
+                self.check_base(needed)?;
+                Vec::new()
+            }
+            None => {
+                let own = self.parameters().iter().map(|p| &p.slot);
+                sources(own, &mut entries, snapshot)?
+            }
+        };
         let of_adapters = sources(of_adapters.iter(), &mut entries, snapshot)?;
         if let Some(name) = entries.into_keys().min() {
             return Err(ApplyError::Unexpected(name.to_owned()));
         }
         tch::no_grad(|| {
-            let mut own = own.into_iter();
-            for parameter in self.parameters() {
-                for part in &parameter.slot.parts {
-                    let source = own.next().expect("sources() has one for each part");
-                    parameter
-                        .tensor
-                        .narrow(0, part.start, part.rows)
-                        .copy_(&source.tensor(snapshot));
-                }
+            if needed.is_none() {
+                self.overwrite(&own, snapshot);
+                // What was sent has a checksum of its own, whatever type it is converted to here.
+                self.set_base_checksum(manifest.base.map(|base| base.checksum));
+                self.refresh_head();
             }
             let Some(lora) = lora else {
                 self.drop_adapters();
@@ -167,6 +202,27 @@ impl Decoder {
             self.adapt(lora, tensors);
         });
         Ok(())
+    }
+}
+
+impl Decoder {
+    fn check_base(&self, needed: u32) -> Result<(), ApplyError> {
+        match self.base_checksum() {
+            found if found == needed => Ok(()),
+            found => Err(ApplyError::OtherBase { needed, found }),
+        }
+    }
+
+    /// Copies `sources`, one for each part of each parameter, into the weights.
+    fn overwrite(&self, sources: &[Source<'_>], snapshot: &WeightSnapshot) {
+        let mut sources = sources.iter();
+        for parameter in self.parameters() {
+            for part in &parameter.slot.parts {
+                let source = sources.next().expect("there is one for each part");
+                let mut place = parameter.tensor.narrow(0, part.start, part.rows);
+                place.copy_(&source.tensor(snapshot));
+            }
+        }
     }
 }
 

@@ -48,8 +48,10 @@ impl Tokenizer {
         let special = SpecialTokens::load(dir)?;
         let named = special.add_to(&mut parsing)?;
         let mut tokenizer = Self::new(parsing, &named);
-        for file in ["generation_config.json", "config.json"] {
-            let config = read_json_if_there(&dir.join(file))?.unwrap_or_default();
+        // Adapters have the configuration of their base.
+        let own = dir.join("generation_config.json");
+        for file in [own, crate::adapted::config_of(dir)?] {
+            let config = read_json_if_there(&file)?.unwrap_or_default();
             tokenizer.add_ends(&crate::config::text_config(&config));
         }
         if let Some(id) = special.named.get("eos_token")

@@ -269,6 +269,7 @@ mod tests {
                 version: WeightVersion(3),
                 tensors: Vec::new(),
                 adapter: None,
+                base: None,
                 checksum: 0,
             }),
             bytes: Arc::new(bytes.to_vec()),

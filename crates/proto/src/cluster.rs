@@ -2,8 +2,8 @@
 
 use crate::chunks::WeightOffer;
 use crate::{
-    Completion, GenerateRequest, NodeName, Question, Role, RunId, SftSample, StateGroup, StepView,
-    ToolCall, WeightVersion,
+    Completion, GenerateRequest, NodeName, Question, Role, RunId, SftSample, SnapshotScope,
+    StateGroup, StepView, ToolCall, WeightVersion,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -139,8 +139,8 @@ pub enum EngineRequest {
     Supervised(u32, Vec<SftSample>),
     /// Of a learner in this group: its share of a policy-gradient step.
     Policy(u32, Vec<StateGroup>),
-    /// Of a learner in the version's group: its weights, as this version.
-    Snapshot(WeightVersion),
+    /// Of a learner in the version's group: so much of its weights, as this version.
+    Snapshot(WeightVersion, SnapshotScope),
     /// Of a learner in this group: a checkpoint.
     Checkpoint(u32),
     /// Of a learner in this group: its weights as a Hugging Face directory.
@@ -159,7 +159,7 @@ impl EngineRequest {
             | Self::Abandon(..)
             | Self::Supervised(..)
             | Self::Policy(..)
-            | Self::Snapshot(_)
+            | Self::Snapshot(..)
             | Self::Checkpoint(_)
             | Self::Export(_) => Role::Learner,
         }

@@ -24,4 +24,6 @@ pub use trajectory::{
     Action, MalformedKind, Observation, Span, Step, StepView, ToolCall, Trajectory, TrajectoryEnd,
 };
 pub use verdict::{Label, Verdict};
-pub use weights::{AdapterEntry, TensorEntry, WeightManifest, WeightSnapshot};
+pub use weights::{
+    AdapterEntry, BaseEntry, SnapshotScope, TensorEntry, WeightManifest, WeightSnapshot,
+};

@@ -30,6 +30,25 @@ pub struct AdapterEntry {
     pub targets: Vec<String>,
 }
 
+/// How much of the weights a snapshot is asked to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SnapshotScope {
+    /// All weights: for receivers of which nothing is known.
+    All,
+    /// The adapters alone, where only these are trained; all weights otherwise. For receivers that hold
+    /// the weights they belong to.
+    Adapters,
+}
+
+/// The weights that a snapshot's adapters belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseEntry {
+    /// CRC-32 (IEEE) of their bytes, in the order and type of a snapshot that holds them.
+    pub checksum: u32,
+    /// Whether this snapshot holds them, before the adapters.
+    pub is_included: bool,
+}
+
 /// What a snapshot holds. A version is served only once all its bytes match `checksum`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WeightManifest {
@@ -39,11 +58,22 @@ pub struct WeightManifest {
     pub tensors: Vec<TensorEntry>,
     /// The adapters, if there are any; their tensors have PEFT's names.
     pub adapter: Option<AdapterEntry>,
+    /// The weights that the adapters belong to, where they stay as they are.
+    pub base: Option<BaseEntry>,
     /// CRC-32 (IEEE) of all bytes.
     pub checksum: u32,
 }
 
-/// A complete set of weights in host memory; cheap to clone.
+impl WeightManifest {
+    /// The checksum of the base that a receiver has to hold already; `None` where the snapshot is
+    /// complete.
+    pub fn needed_base(&self) -> Option<u32> {
+        let base = self.base.filter(|base| !base.is_included)?;
+        Some(base.checksum)
+    }
+}
+
+/// Weights in host memory: a complete set, or adapters for one; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct WeightSnapshot {
     /// What the bytes are.

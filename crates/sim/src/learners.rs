@@ -10,7 +10,10 @@ use crate::engines::{Place as Stand, bytes_of};
 use actors::ports::{EngineError, LearnerFault, Replica, StepReport, Trainer};
 use async_trait::async_trait;
 use proto::cluster::{Place, Standing};
-use proto::{SftSample, StateGroup, TensorEntry, WeightManifest, WeightSnapshot, WeightVersion};
+use proto::{
+    SftSample, SnapshotScope, StateGroup, TensorEntry, WeightManifest, WeightSnapshot,
+    WeightVersion,
+};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
@@ -361,7 +364,11 @@ impl Trainer for Learner {
         })
     }
 
-    async fn snapshot(&self, version: WeightVersion) -> Result<WeightSnapshot, EngineError> {
+    async fn snapshot(
+        &self,
+        version: WeightVersion,
+        _: SnapshotScope,
+    ) -> Result<WeightSnapshot, EngineError> {
         let (made, group) = {
             let state = self.state();
             (state.made, state.group)
@@ -381,6 +388,7 @@ impl Trainer for Learner {
         };
         let manifest = WeightManifest {
             adapter: None,
+            base: None,
             version,
             tensors: vec![tensor],
             checksum: crc32fast::hash(&bytes),

@@ -73,6 +73,7 @@ fn made_up(bytes: usize, version: u64) -> WeightSnapshot {
             version: WeightVersion(version),
             tensors: vec![tensor],
             adapter: None,
+            base: None,
             checksum: node::checksum(&all),
         }),
         bytes: Arc::new(all),

@@ -303,6 +303,7 @@ mod tests {
             version: WeightVersion(1),
             tensors: Vec::new(),
             adapter: None,
+            base: None,
             checksum: 0,
         };
         let weights = WeightSnapshot {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use judge::{JudgeError, StepContext};
 use proto::chunks::{WeightAnswer, WeightOffer};
 use proto::cluster::{Assignment, BlobRef, EngineOrder, EngineRequest, FileSet, Opened};
-use proto::{Role, WeightManifest, WeightVersion, codec};
+use proto::{Role, SnapshotScope, WeightManifest, WeightVersion, codec};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -217,11 +217,13 @@ impl Host {
             }
             EngineRequest::JudgeStep(question, history, step) => {
                 let context = Box::new(StepContext::new(*question, history, *step));
-                let message = |port| JudgeMessage::Step(context.clone(), port);
+                let message = |waiting, port| JudgeMessage::Step(context.clone(), waiting, port);
                 encode(fleet.ruling(message).await.map_err(judge_error))
             }
             EngineRequest::JudgeOutcome(question, answer) => {
-                let message = |port| JudgeMessage::Outcome(question.clone(), answer.clone(), port);
+                let message = |waiting, port| {
+                    JudgeMessage::Outcome(question.clone(), answer.clone(), waiting, port)
+                };
                 encode(fleet.ruling(message).await.map_err(judge_error))
             }
             request => self.train(&hosted, request).await,
@@ -292,8 +294,11 @@ impl Host {
                 Ok(()) => replica.policy_step(batch).await,
                 Err(fault) => Err(fault),
             }),
-            EngineRequest::Snapshot(version) => encode(match fence(version.epoch()) {
-                Ok(()) => self.snapshot(hosted, replica.as_ref(), version).await,
+            EngineRequest::Snapshot(version, scope) => encode(match fence(version.epoch()) {
+                Ok(()) => {
+                    let replica = replica.as_ref();
+                    self.snapshot(hosted, replica, version, scope).await
+                }
                 Err(fault) => Err(fault),
             }),
             EngineRequest::Checkpoint(epoch) => encode(match fence(epoch) {
@@ -317,8 +322,9 @@ impl Host {
         hosted: &Hosted,
         replica: &dyn Replica,
         version: WeightVersion,
+        scope: SnapshotScope,
     ) -> Result<(WeightManifest, BlobRef), LearnerFault> {
-        let weights = replica.snapshot(version).await?;
+        let weights = replica.snapshot(version, scope).await?;
         let (blob, loan) = self.blobs.lend_weights(&weights);
         hosted.keep("snapshot", loan, None);
         Ok(((*weights.manifest).clone(), blob))

@@ -12,7 +12,7 @@ use crate::remote::{RemoteEngine, StandIn};
 use crate::workers::{LearnerMessage, LearnerPort};
 use control::replicas::{Effect, Event, Outcome, Progress, ReplicaId, Replicas};
 use proto::cluster::{Place, Standing};
-use proto::{SftSample, StateGroup, WeightSnapshot, WeightVersion};
+use proto::{SftSample, SnapshotScope, StateGroup, WeightSnapshot, WeightVersion};
 use ractor::{
     Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent,
 };
@@ -38,7 +38,7 @@ pub(crate) enum ReplicaMessage {
     Abandon(u32, String),
     Supervised(u32, Vec<SftSample>, LearnerPort<StepReport>),
     Policy(u32, Vec<StateGroup>, LearnerPort<StepReport>),
-    Snapshot(WeightVersion, LearnerPort<WeightSnapshot>),
+    Snapshot(WeightVersion, SnapshotScope, LearnerPort<WeightSnapshot>),
     Checkpoint(u32, LearnerPort<Option<PathBuf>>),
     Export(u32, PathBuf, LearnerPort<()>),
 }

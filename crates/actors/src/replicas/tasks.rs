@@ -82,7 +82,7 @@ impl Job {
                 });
                 answer(port, Ok(complete(report, steps, ranks.len(), epoch)));
             }
-            LearnerMessage::Snapshot(_, port) => give(port, replies, |reply| match reply {
+            LearnerMessage::Snapshot(_, _, port) => give(port, replies, |reply| match reply {
                 Reply::Weights(weights) => Some(weights),
                 _ => None,
             }),
@@ -102,7 +102,7 @@ impl Job {
             LearnerMessage::Supervised(_, port) | LearnerMessage::Policy(_, port) => {
                 answer(port, Err(fault));
             }
-            LearnerMessage::Snapshot(_, port) => answer(port, Err(fault)),
+            LearnerMessage::Snapshot(_, _, port) => answer(port, Err(fault)),
             LearnerMessage::Checkpoint(port) => answer(port, Err(fault)),
             LearnerMessage::Export(_, port) => answer(port, Err(fault)),
         }
@@ -154,9 +154,9 @@ impl State {
             LearnerMessage::Policy(batch, _) => self.divide(ranks, batch, |share, port| {
                 ReplicaMessage::Policy(epoch, share, port)
             }),
-            LearnerMessage::Snapshot(version, _) => {
+            LearnerMessage::Snapshot(version, scope, _) => {
                 let version = WeightVersion::of(epoch, version.step());
-                let message = |port| ReplicaMessage::Snapshot(version, port);
+                let message = |port| ReplicaMessage::Snapshot(version, *scope, port);
                 self.errand(ranks, message, Reply::Weights);
             }
             LearnerMessage::Checkpoint(_) => {

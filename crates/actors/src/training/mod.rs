@@ -6,9 +6,10 @@
 //!   resume too.
 //! - **TL-3 (on policy).** An action of other weights than those its batch begins with ends training:
 //!   it would count as if these had sampled it.
-//! - **TL-4 (one distribution).** The first step after a start or a resume ends training, before
-//!   anything is saved, when sampler and learner give the sampled tokens different probabilities:
-//!   then the two do not hold the same weights, or divide by different temperatures.
+//! - **TL-4 (one distribution).** The first step after a start or a resume that compares tokens ends
+//!   training when sampler and learner give them different probabilities: then the two do not hold the
+//!   same weights, or divide by different temperatures. A step without a token to compare leaves the
+//!   check to the next; later steps beyond the limit warn.
 //! - **TL-5 (a lost learner costs steps, not the run).** When the learner is lost with its node,
 //!   training waits for the next one and goes on from the steps that one has behind it.
 //! - **TL-6 (bounded age).** The weights that an action was sampled from are at most
@@ -19,6 +20,7 @@
 //! - **TL-8 (no verdict, no reward).** A state with an action that cannot be judged is left out with all
 //!   its actions, counted, and reported; more than the share that the plan allows ends training.
 
+mod agreement;
 mod batch;
 mod batches;
 mod judging;
@@ -49,12 +51,14 @@ pub enum TrainingError {
     },
     /// Sampler and learner do not compute the same thing.
     #[error(
-        "sampler and learner disagree by {found:.3} nats a token, {limit} is the limit \
-         (train.max_logprob_difference): give both the same model.dtype"
+        "sampler and learner disagree by {found:.3} nats a token over {tokens} tokens, {limit} is the \
+         limit (train.max_logprob_difference): give both the same model.dtype"
     )]
     Disagreement {
         /// Mean difference of log-probabilities in nats.
         found: f64,
+        /// The tokens that were compared.
+        tokens: u64,
         /// The limit.
         limit: f64,
     },

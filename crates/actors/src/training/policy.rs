@@ -2,6 +2,7 @@
 //! trajectories, fresh actions from the current weights, a judge's verdict on each, one gradient
 //! step. No tool runs, and nothing after the action is looked at.
 
+use super::agreement::{Agreement, Finding};
 use super::batch::{Batch, Maker};
 use super::picker::{Picker, StateBalance};
 use super::{Losses, TrainingError};
@@ -9,7 +10,7 @@ use crate::fleet::{Fleet, FleetError, LearnerHandle};
 use crate::ports::StepReport;
 use crate::publication::Published;
 use control::tolerance::Tolerance;
-use proto::{SamplingParams, StateGroup, Trajectory};
+use proto::{SamplingParams, SnapshotScope, StateGroup, Trajectory};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -86,8 +87,8 @@ pub struct PolicyPlan {
     pub seed: u64,
     /// Steps between checkpoints, which are written behind a whole batch; 0 writes none.
     pub checkpoint_every: u64,
-    /// Largest mean of |log π − log μ| between learner and sampler, in nats, that the first step
-    /// after a start or a resume may show (TL-4).
+    /// Largest mean of |log π − log μ| between learner and sampler, in nats, that the first step with
+    /// tokens to compare may show after a start or a resume, and later ones without a warning (TL-4).
     pub max_logprob_difference: f64,
     /// The share of all states' groups, in [0, 1], that may be left out because an action cannot be
     /// judged; unless it is 0, one always may (TL-8).
@@ -141,7 +142,9 @@ async fn with(
     let mut step = learner.steps_done().await?;
     let first = step;
     let mut saved = step;
-    let mut published = publish(fleet, learner, step).await?; // TL-2
+    let mut agreement = Agreement::new(plan.max_logprob_difference);
+    // TL-2. All of them: what the samplers hold is not known.
+    let mut published = publish(fleet, learner, step, SnapshotScope::All).await?;
     while step < plan.steps {
         let mut began = Instant::now();
         let batch = step / plan.updates_per_batch;
@@ -164,15 +167,15 @@ async fn with(
         // A learner that found back may have made a step whose report was lost: it goes on within the
         // batch, and the batch ends where it would have.
         let updates = plan.updates_per_batch - step % plan.updates_per_batch;
-        for _ in 0..updates {
+        for update in 0..updates {
             once.extend(ages(&groups, step));
             let mut report = learner.policy_step(groups.clone()).await?;
-            if step == first {
-                agreement(&report, plan.max_logprob_difference)?; // TL-4
+            if update == 0 {
+                compare(&mut agreement, &report)?; // TL-4
             }
             step += 1;
             if step.is_multiple_of(plan.updates_per_batch) {
-                published = publish(fleet, learner, step).await?;
+                published = publish(fleet, learner, step, SnapshotScope::Adapters).await?;
             }
             let took = std::mem::replace(&mut began, Instant::now()).elapsed();
             once.push(("cycle_seconds", took.as_secs_f64()));
@@ -186,6 +189,11 @@ async fn with(
             learner.checkpoint().await?;
             saved = step;
         }
+    }
+    if step > first && !agreement.is_held() {
+        tracing::warn!(
+            "Sampler and learner were never compared: no step had a token with an advantage."
+        );
     }
     Ok(())
 }
@@ -206,11 +214,17 @@ async fn save_what_there_is(learner: &LearnerHandle, step: u64) {
 }
 
 /// TL-4: sampler and learner speak of the same distribution.
-fn agreement(report: &StepReport, limit: f64) -> Result<(), TrainingError> {
-    match report.metrics.get("logprob_difference_mean") {
-        Some(&found) if found > limit => Err(TrainingError::Disagreement { found, limit }),
-        _ => Ok(()),
+fn compare(agreement: &mut Agreement, report: &StepReport) -> Result<(), TrainingError> {
+    if let Finding::Drifted { found, tokens } = agreement.look(&report.metrics)? {
+        tracing::warn!(
+            step = report.step,
+            logprob_difference_mean = found,
+            tokens,
+            limit = agreement.limit(),
+            "Sampler and learner disagree on fresh actions by more than train.max_logprob_difference."
+        );
     }
+    Ok(())
 }
 
 /// TL-6: how many steps the learner has made since the weights that each action was sampled from.
@@ -231,10 +245,11 @@ fn ages(groups: &[StateGroup], step: u64) -> [(&'static str, f64); 2] {
 }
 
 /// How the weights came to the samplers that a batch's actions are from.
-fn way_of(published: &Published) -> [(&'static str, f64); 6] {
+fn way_of(published: &Published) -> [(&'static str, f64); 7] {
     let pulled = &published.pulled;
     [
         ("publication_seconds", published.seconds),
+        ("snapshot_bytes", published.snapshot_bytes as f64),
         ("publication_bytes", pulled.bytes as f64),
         ("publication_saved_bytes", pulled.saved_bytes as f64),
         ("publication_node_bytes", pulled.from_nodes_bytes as f64),
@@ -243,12 +258,13 @@ fn way_of(published: &Published) -> [(&'static str, f64); 6] {
     ]
 }
 
-/// Gives the samplers the weights after `step` steps; how they came there.
+/// Gives the samplers so much of the weights after `step` steps; how they came there.
 async fn publish(
     fleet: &Fleet,
     learner: &LearnerHandle,
     step: u64,
+    scope: SnapshotScope,
 ) -> Result<Published, FleetError> {
-    let weights = learner.snapshot(step).await?;
+    let weights = learner.snapshot(step, scope).await?;
     fleet.publish(weights).await
 }

@@ -5,8 +5,8 @@ use actors::{FleetPlan, Judges};
 use async_trait::async_trait;
 use judge::{AnswerMatch, JudgeError, OutcomeJudge, ProcessJudge, RulesJudge, StepContext};
 use proto::{
-    Completion, FinishReason, GenerateRequest, Question, ReferenceStep, SftSample, StateGroup,
-    Verdict, WeightManifest, WeightSnapshot, WeightVersion,
+    Completion, FinishReason, GenerateRequest, Question, ReferenceStep, SftSample, SnapshotScope,
+    StateGroup, Verdict, WeightManifest, WeightSnapshot, WeightVersion,
 };
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -119,8 +119,12 @@ pub struct Recorder {
     pub steps: AtomicU64,
     pub groups: Mutex<Vec<Vec<StateGroup>>>,
     pub checkpoints: AtomicU32,
+    /// How much of the weights was asked for, in order.
+    pub scopes: Mutex<Vec<SnapshotScope>>,
     /// What it reports as the difference between its log-probabilities and the sampler's, in nats.
     pub logprob_difference: f64,
+    /// Its first steps, which run no token.
+    pub idle_steps: u64,
 }
 
 #[async_trait]
@@ -140,16 +144,29 @@ impl Trainer for Recorder {
     async fn policy_step(&self, batch: Vec<StateGroup>) -> Result<StepReport, LearnerFault> {
         self.groups.lock().unwrap().push(batch);
         let step = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
-        let difference = ("logprob_difference_mean".into(), self.logprob_difference);
+        let (tokens, difference) = match step <= self.idle_steps {
+            true => (0.0, 0.0),
+            false => (8.0, self.logprob_difference),
+        };
+        let metrics = [
+            ("compared_tokens".to_owned(), tokens),
+            ("logprob_difference_mean".to_owned(), difference),
+        ];
         Ok(StepReport {
             step,
-            metrics: BTreeMap::from([difference]),
+            metrics: metrics.into(),
         })
     }
 
-    async fn snapshot(&self, version: WeightVersion) -> Result<WeightSnapshot, EngineError> {
+    async fn snapshot(
+        &self,
+        version: WeightVersion,
+        scope: SnapshotScope,
+    ) -> Result<WeightSnapshot, EngineError> {
+        self.scopes.lock().unwrap().push(scope);
         let manifest = WeightManifest {
             adapter: None,
+            base: None,
             version,
             tensors: vec![],
             checksum: 0,

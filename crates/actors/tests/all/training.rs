@@ -294,6 +294,24 @@ async fn tl_4_a_sampler_that_disagrees_with_the_learner_ends_training_unsaved() 
     }
 }
 
+/// All rewards alike and no KL term: such a step compares nothing, and vouches for nothing.
+#[tokio::test]
+async fn tl_4_the_check_waits_for_a_step_that_runs_tokens() {
+    for (idle_steps, steps) in [(0, 1), (3, 4), (5, 5)] {
+        let recorder = Recorder {
+            idle_steps,
+            logprob_difference: 0.11,
+            ..Recorder::default()
+        };
+        let plan = plan(many(), StateWeighting::PerState, 5);
+        let out = train_with(plan, Solver::default(), recorder, sound_judge()).await;
+        assert_eq!(
+            (out.groups.len() as u64, out.result.is_ok()),
+            (steps, steps <= idle_steps)
+        );
+    }
+}
+
 #[tokio::test]
 async fn every_sampler_gets_its_share_and_results_come_in_order() {
     let samplers: Vec<Arc<Solver>> = (0..3).map(|_| Arc::new(Solver::default())).collect();

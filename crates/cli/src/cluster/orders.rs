@@ -34,6 +34,8 @@ pub enum Ordered {
         template_arguments: TemplateArguments,
         /// The type to compute in.
         dtype: ComputeType,
+        /// Whether logits are computed in f32 all the same.
+        f32_head: bool,
         /// Its bounds.
         max_batch: usize,
         /// Tokens of a sequence.
@@ -74,6 +76,8 @@ pub struct LearnerSettings {
     config: LearnerConfig,
     seed: u64,
     temperature: f32,
+    f32_head: bool,
+    base_name: Option<PathBuf>,
 }
 
 impl From<LearnerConfig> for LearnerSettings {
@@ -81,16 +85,22 @@ impl From<LearnerConfig> for LearnerSettings {
         Self {
             seed: config.seed,
             temperature: config.temperature,
+            f32_head: config.f32_head,
+            base_name: config.lora.as_ref().and_then(|lora| lora.base_name.clone()),
             config,
         }
     }
 }
 
 impl From<LearnerSettings> for LearnerConfig {
-    fn from(settings: LearnerSettings) -> Self {
+    fn from(mut settings: LearnerSettings) -> Self {
+        if let Some(lora) = &mut settings.config.lora {
+            lora.base_name = settings.base_name;
+        }
         Self {
             seed: settings.seed,
             temperature: settings.temperature,
+            f32_head: settings.f32_head,
             ..settings.config
         }
     }
@@ -105,6 +115,8 @@ pub struct SamplerOrder {
     pub template_arguments: TemplateArguments,
     /// The type to compute in.
     pub dtype: ComputeType,
+    /// Whether logits are computed in f32 all the same.
+    pub f32_head: bool,
     /// Its bounds.
     pub engine: EngineConfig,
 }
@@ -268,6 +280,21 @@ impl Lender<'_> {
         self.loans.push(loan);
         Ok(files)
     }
+
+    /// A model's folder, with the weights that its adapters belong to if it holds adapters.
+    async fn lend_model(&mut self, folder: &Path) -> Result<FileSet> {
+        let mut files = self.lend(folder).await?;
+        if let Some(base) = model::base_of(folder)?
+            && !base.starts_with(folder)
+        {
+            for (path, blob) in self.lend(&base).await?.files {
+                files
+                    .files
+                    .insert(format!("{}/{path}", model::BASE_FOLDER), blob);
+            }
+        }
+        Ok(files)
+    }
 }
 
 /// Fleets of this process so far.
@@ -303,9 +330,10 @@ impl FleetOrders {
             Role::Sampler => {
                 let order = self.elsewhere.sampler.as_ref().with_context(none)?;
                 let ordered = Ordered::Sampler {
-                    model: lender.lend(&order.model).await?,
+                    model: lender.lend_model(&order.model).await?,
                     template_arguments: order.template_arguments.clone(),
                     dtype: order.dtype,
+                    f32_head: order.f32_head,
                     max_batch: order.engine.max_batch,
                     max_context_tokens: order.engine.max_context_tokens,
                     kept_sequences: order.engine.kept_sequences,
@@ -337,7 +365,7 @@ impl FleetOrders {
                 };
                 let epoch = self.epochs.next()?;
                 let ordered = Ordered::Learner {
-                    start: lender.lend(&order.start).await?,
+                    start: lender.lend_model(&order.start).await?,
                     checkpoint,
                     adapters,
                     settings: Box::new(order.config.clone().into()),
@@ -427,7 +455,12 @@ mod tests {
         let here = LearnerConfig {
             seed: 7,
             temperature: 0.8,
+            f32_head: true,
             learning_rate: 3e-6,
+            lora: Some(learner::LoraConfig {
+                base_name: Some("base".into()),
+                ..Default::default()
+            }),
             ..LearnerConfig::default()
         };
         let travels = serde_json::to_vec(&LearnerSettings::from(here.clone())).unwrap();

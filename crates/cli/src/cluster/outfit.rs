@@ -53,17 +53,19 @@ impl Outfit {
                 model,
                 template_arguments,
                 dtype,
+                f32_head,
                 max_batch,
                 max_context_tokens,
                 kept_sequences,
             } => {
                 let dir = self.model(&model, bulk).await?;
-                let machine = self.machine.computing_in(dtype);
+                let machine = self.machine.computing_in(dtype, f32_head);
                 let sampling = Sampling {
                     samplers: 1,
                     sequences: max_batch.saturating_add(kept_sequences) as u64,
                     context_tokens: max_context_tokens as u64,
                     kind: machine.kind,
+                    f32_head,
                 };
                 let load = Load {
                     sampling: Some(sampling),

@@ -10,7 +10,7 @@ use collective::ring::{Links, Listener, Options, Wire};
 use collective::{Abort, CollectiveError, Communicator, Group, Nccl, Ring, Solo};
 use learner::{GradientWire, Learner};
 use proto::cluster::{Place, Standing};
-use proto::{Role, SftSample, StateGroup, WeightSnapshot, WeightVersion};
+use proto::{Role, SftSample, SnapshotScope, StateGroup, WeightSnapshot, WeightVersion};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -266,8 +266,12 @@ impl Trainer for ReplicaPort {
         self.port.policy_step(batch).await
     }
 
-    async fn snapshot(&self, version: WeightVersion) -> Result<WeightSnapshot, EngineError> {
-        self.port.snapshot(version).await
+    async fn snapshot(
+        &self,
+        version: WeightVersion,
+        scope: SnapshotScope,
+    ) -> Result<WeightSnapshot, EngineError> {
+        self.port.snapshot(version, scope).await
     }
 
     async fn checkpoint(&self) -> Result<PathBuf, EngineError> {

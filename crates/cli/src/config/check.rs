@@ -52,6 +52,7 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
         at_least_one("imitation.batch", imitation.batch as u64)?;
     }
     learners(config)?;
+    adapters(config)?;
     evaluation(&config.evaluation)
 }
 
@@ -168,6 +169,13 @@ fn train(section: &TrainSection, dtype: ComputeType) -> Result<(), ConfigError> 
         "train.updates_per_batch",
         "must divide train.steps: every batch is trained on as often as any other",
     )?;
+    ensure(
+        section.updates_per_batch == 1 || !section.learner.is_biased_off_policy(),
+        "train.updates_per_batch",
+        "must be 1 with the loss reinforce and no importance weights: behind the first update of a \
+         batch nothing would hold the policy near the one that sampled it. Set \
+         train.learner.loss.kind = \"ppo_clip\", or train.learner.importance.mode = \"truncated\"",
+    )?;
     at_least_one("train.states_per_step", section.states_per_step as u64)?;
     at_least_one(
         "train.actions_per_state",
@@ -201,6 +209,39 @@ fn train(section: &TrainSection, dtype: ComputeType) -> Result<(), ConfigError> 
         "set model.dtype = \"f32\" too: sampler and learner must compute in the same type, and only \
          f32 repeats bit for bit",
     )
+}
+
+/// Phases behind a warm start of adapters go on with these.
+fn adapters(config: &Config) -> Result<(), ConfigError> {
+    let warm = config.warm_start.as_ref();
+    let Some(from) = warm.and_then(|warm| warm.learner.lora.as_ref()) else {
+        return Ok(());
+    };
+    for (section, learner) in config.learners() {
+        let Some(lora) = learner.lora.as_ref().filter(|_| section != "warm_start") else {
+            continue;
+        };
+        let key = |name: &str| format!("{section}.learner.lora.{name}");
+        ensure(
+            lora.start.is_none(),
+            &key("start"),
+            "is not read behind warm_start.learner.lora: training goes on with the adapters of the \
+             warm start. Leave one of the two out",
+        )?;
+        ensure(
+            lora.rank >= from.rank,
+            &key("rank"),
+            "must be at least that of warm_start.learner.lora: training goes on with its adapters",
+        )?;
+        ensure(
+            from.targets
+                .iter()
+                .all(|target| lora.targets.contains(target)),
+            &key("targets"),
+            "must hold those of warm_start.learner.lora: training goes on with its adapters",
+        )?;
+    }
+    Ok(())
 }
 
 fn learners(config: &Config) -> Result<(), ConfigError> {

@@ -205,7 +205,7 @@ fn no_toml(error: toml::ser::Error) -> ConfigError {
 
 /// Fills in what follows from other settings where it was not given.
 fn resolve(config: &mut Config) {
-    let dtype = config.model.dtype;
+    let (dtype, f32_head) = (config.model.dtype, config.model.f32_head);
     for (_, learner, steps) in config.learners_mut() {
         if learner.dtype == ComputeType::Auto {
             // Sampler and learner compute in the same type; what must repeat bit for bit, in f32.
@@ -214,6 +214,7 @@ fn resolve(config: &mut Config) {
                 false => dtype,
             };
         }
+        learner.f32_head = f32_head;
         if learner.schedule != Schedule::Constant && learner.total_steps == 0 {
             learner.total_steps = steps;
         }
@@ -403,6 +404,14 @@ mod tests {
                 &["train.updates_per_batch=2"],
                 "`train.updates_per_batch`: must divide train.steps: every batch is trained on as often \
                  as any other",
+            ),
+            (
+                TRAIN,
+                &["train.steps=4", "train.updates_per_batch=2"],
+                "`train.updates_per_batch`: must be 1 with the loss reinforce and no importance \
+                 weights: behind the first update of a batch nothing would hold the policy near the \
+                 one that sampled it. Set train.learner.loss.kind = \"ppo_clip\", or \
+                 train.learner.importance.mode = \"truncated\"",
             ),
             (
                 TRAIN,

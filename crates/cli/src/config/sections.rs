@@ -129,6 +129,10 @@ pub struct ModelSection {
     pub path: PathBuf,
     /// The type to compute in, for samplers and for learners that name none of their own.
     pub dtype: ComputeType,
+    /// Logits in f32 whatever `dtype` is, in samplers and learners: hidden states and output matrix are
+    /// converted, so that the two agree on probabilities to more digits. Costs a copy of the output
+    /// matrix of 4 bytes an element in each, and time (docs/losses.md).
+    pub f32_head: bool,
     /// `auto` (the first GPU if there is one), `cpu`, or `cuda:N`.
     pub device: String,
     /// Threads of libtorch on a CPU, at most 1024; 0 takes one per core.
@@ -157,6 +161,7 @@ impl Default for ModelSection {
         Self {
             path: ".deps/models/SmolLM2-135M-Instruct".into(),
             dtype: ComputeType::Auto,
+            f32_head: false,
             device: "auto".into(),
             threads: 0,
             template_arguments: TemplateArguments::default(),
@@ -422,7 +427,8 @@ pub struct TrainSection {
     /// Optimisation steps.
     pub steps: u64,
     /// Steps that are made of the same states and actions before fresh ones are sampled. Above 1 the
-    /// later ones are off policy: `learner.loss.kind = "ppo_clip"` is made for that.
+    /// later ones are off policy: `learner.loss.kind = "ppo_clip"` is made for that, and `reinforce`
+    /// needs `learner.importance`.
     #[serde(default = "default_updates")]
     pub updates_per_batch: u64,
     /// States per step.
@@ -452,8 +458,9 @@ pub struct TrainSection {
     #[serde(default = "default_checkpoint_every")]
     pub checkpoint_every: u64,
     /// Largest disagreement of sampler and learner, in nats: the mean of |log π − log μ| over the
-    /// tokens of the first step after a start or a resume. A step with more is refused: the two then
-    /// hold different weights or divide by different temperatures.
+    /// tokens of the first step after a start or a resume that runs any. A step with more is refused:
+    /// the two then hold different weights or divide by different temperatures. Later steps with more
+    /// are warned about.
     #[serde(default = "default_logprob_difference")]
     pub max_logprob_difference: f64,
     /// The optimizer, the baseline and the KL term. Its `dtype`, if `auto`, is `model.dtype`.

@@ -222,7 +222,12 @@ impl Unused {
         }
         if kind != LossKind::PpoClip {
             refuse(
-                &["loss.clip_low", "loss.clip_high", "loss.clip_dual"],
+                &[
+                    "loss.clip_low",
+                    "loss.clip_high",
+                    "loss.clip_dual",
+                    "loss.old_logprobs",
+                ],
                 "only train.learner.loss.kind = \"ppo_clip\" clips",
             );
         }

@@ -134,6 +134,7 @@ async fn supervised(
     if is_finished(run, arm) {
         return Ok(());
     }
+    let config = &naming_base(config.clone(), start)?;
     let longest = plan.samples.iter().map(|s| s.tokens.len()).max();
     let demand = preflight::dialogues(plan.batch, longest.unwrap_or_default() as u64);
     let elsewhere = (!run.is_here(Role::Learner)).then(|| LearnerOrder {
@@ -230,7 +231,7 @@ async fn policy_fleet(
         ..FleetPlan::default()
     };
     let mut elsewhere = Elsewhere::default();
-    let config = policy_learner_config(section, seed);
+    let config = naming_base(policy_learner_config(section, seed), &run.start_model())?;
     // First: it asks whether all that is held beside it fits.
     if run.is_here(Role::Learner) {
         let spec = model::spec_of(&run.start_model())?;
@@ -257,6 +258,7 @@ async fn policy_fleet(
             model: run.start_model(),
             template_arguments: run.config.model.template_arguments.clone(),
             dtype: run.config.model.dtype,
+            f32_head: run.config.model.f32_head,
             engine,
         });
     }
@@ -357,6 +359,16 @@ fn policy_learner_config(section: &TrainSection, seed: u64) -> LearnerConfig {
     }
 }
 
+/// The settings with the name of the weights that adapters will belong to: the base of `start`, or
+/// `start` itself. The learner may read a copy of it elsewhere.
+fn naming_base(mut config: LearnerConfig, start: &Path) -> Result<LearnerConfig> {
+    if let Some(lora) = &mut config.lora {
+        let base = model::base_of(start)?;
+        lora.base_name = Some(std::path::absolute(base.as_deref().unwrap_or(start))?);
+    }
+    Ok(config)
+}
+
 /// The states that training may start from: those of filtered trajectories that the filter of states
 /// keeps, and whose fresh actions the judge will be able to rate. One that it could not would end
 /// the run hours later.
@@ -386,7 +398,9 @@ pub fn states(run: &Run, judge: &dyn ProcessJudge) -> Result<Vec<Vec<State>>> {
 
 /// An export is atomic: where the model is, it is whole.
 fn is_finished(run: &Run, arm: &str) -> bool {
-    run.folder.model(arm).join("config.json").exists()
+    let folder = run.folder.model(arm);
+    let marks = ["config.json", "adapter_config.json"];
+    marks.iter().any(|mark| folder.join(mark).exists())
 }
 
 /// A learner, when `load`, which is held with it, fits.

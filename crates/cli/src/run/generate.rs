@@ -154,6 +154,7 @@ pub async fn roll_out(
             model: rollouts.model.to_owned(),
             template_arguments: config.model.template_arguments.clone(),
             dtype: config.model.dtype,
+            f32_head: config.model.f32_head,
             engine,
         }),
         tools: (!here(Role::Tool)).then(|| ToolOrder::new(config, enabled)),

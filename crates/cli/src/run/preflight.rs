@@ -60,7 +60,7 @@ pub async fn all(config: &Config, due: &[Phase]) -> Result<Machine> {
 /// start model's parameters.
 fn learners(config: &Config, machine: &Machine, spec: &DecoderSpec) -> Result<(), UsageError> {
     for (section, learner) in config.learners() {
-        Learner::check(learner, spec, machine.device)
+        Learner::check(learner, &config.model.path, spec, machine.device)
             .map_err(|error| UsageError::new(format!("{section}: {error}")))?;
     }
     Ok(())
@@ -137,6 +137,7 @@ pub fn rollout_load(config: &Config, machine: &Machine) -> Load {
                 + u64::from(config.rollout.kept_sequences),
             context_tokens: u64::from(config.rollout.max_context_tokens),
             kind: machine.kind,
+            f32_head: machine.f32_head,
         }),
         learning: None,
     }
@@ -195,6 +196,7 @@ pub fn policy_load(
             sequences: sequences(train),
             context_tokens: demand.batch.longest,
             kind: machine.kind,
+            f32_head: machine.f32_head,
         }),
         learning: Some(Learning::of(spec, &train.learner, device, demand, 1)),
     }

@@ -140,6 +140,26 @@ fn notes(run: &Run, filtered: &Filtered) -> Result<Vec<String>> {
             ));
         }
     }
+    notes.extend(adapter_notes(run)?);
+    Ok(notes)
+}
+
+/// What is left of the updates of arms that trained adapters.
+fn adapter_notes(run: &Run) -> Result<Vec<String>> {
+    let mut notes = Vec::new();
+    for arm in arms::names(run) {
+        let Some(update) = model::update_of(&run.folder.model(&arm))? else {
+            continue;
+        };
+        if let (Some(kept), Some(merged)) = (update.kept_share, update.merged_bf16_share) {
+            notes.push(format!(
+                "`{arm}` is adapters beside their base: {:.1} % of the trained update is in the model \
+                 that was evaluated. Merged in bf16, {:.1} % would be; `swirl model merge` stores f32.",
+                100.0 * kept,
+                100.0 * merged
+            ));
+        }
+    }
     Ok(notes)
 }
 

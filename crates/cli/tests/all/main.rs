@@ -1,6 +1,8 @@
 //! The binary from outside, as a user starts it. One program: each would link libtorch anew.
 
 #[cfg(test)]
+mod adapters;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
 mod cluster;

@@ -4,7 +4,7 @@ use super::separate::{Separate, plain_policy, separate_gradient, stale_groups, t
 use super::*;
 use crate::LoraConfig;
 use crate::batch::{Limits, actions, packed};
-use crate::pass::{StepError, score};
+use crate::pass::{HeadOptions, StepError, score};
 use algo::loss::{KlTerm, Normalisation};
 use model::Projection;
 use proptest::prelude::*;
@@ -79,7 +79,7 @@ fn le_1_packed_equals_separate_under_lora() {
         rank: 3,
         alpha: 5.0,
         targets: vec![Projection::VProj, Projection::QProj, Projection::UpProj],
-        start: None,
+        ..Default::default()
     };
     packed_equals_separate(
         &LearnerConfig {
@@ -143,7 +143,12 @@ fn packed_logprobs_equal_separate_ones() {
             .flat_map(|g| g.samples.iter().map(move |s| (g, s)))
             .collect();
         let mut seen = 0;
-        score(learner.decoder(), &batches, 0.8, 2, |target, logprob| {
+        let options = HeadOptions {
+            temperature: 0.8,
+            chunk_tokens: 2,
+            in_f32: false,
+        };
+        score(learner.decoder(), &batches, options, |target, logprob| {
             let (group, sample) = samples[target.sample];
             let plain = plain_logprobs(learner.decoder(), &group.prompt, &sample.tokens, 0.8);
             let expected = plain[target.offset - group.prompt.len()];

@@ -2,7 +2,7 @@
 
 use super::separate::{Separate, plain_policy, separate_gradient, stale_groups, token_mean};
 use super::*;
-use crate::{ImportanceConfig, ImportanceMode, LossConfig, LossKind, StepMetrics};
+use crate::{ImportanceConfig, ImportanceMode, LossConfig, LossKind, OldLogprobs, StepMetrics};
 use std::cell::Cell;
 
 /// The loss and its gradient under `config` on `stale_groups`, against `expected` on sequences one
@@ -45,6 +45,7 @@ fn a_clipped_loss_with_entropy_is_what_autograd_makes_of_it() {
             clip_low: 0.2,
             clip_high: 0.3,
             clip_dual: Some(2.0),
+            old_logprobs: OldLogprobs::Sampled,
             entropy: 0.02,
             ..Default::default()
         },

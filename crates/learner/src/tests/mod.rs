@@ -8,10 +8,11 @@ mod replicas;
 mod resume;
 mod separate;
 mod sharded;
+mod updates;
 
 use crate::{Learner, LearnerConfig};
 use model::{Decoder, slots, spec_of};
-use proto::{RlSample, SftSample, StateGroup, WeightVersion};
+use proto::{RlSample, SftSample, SnapshotScope, StateGroup, WeightVersion};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 

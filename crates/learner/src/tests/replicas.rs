@@ -1,7 +1,9 @@
 //! Data-parallel replicas: however a batch is shared out, it is the same step.
 
 use super::*;
-use crate::{KlConfig, LossConfig, LossKind, StepError, StepMetrics};
+use crate::{
+    ImportanceConfig, ImportanceMode, KlConfig, LossConfig, LossKind, StepError, StepMetrics,
+};
 use algo::advantage::Baseline;
 use algo::loss::{KlTerm, Normalisation};
 use collective::ring::{Listener, Options, meeting};
@@ -97,6 +99,21 @@ fn configs() -> Vec<(&'static str, LearnerConfig)> {
                 baseline: Baseline::RunningMean,
                 normalisation: Normalisation::SequenceMean,
                 kl: kl(KlTerm::K1Reward),
+                ..plain.clone()
+            },
+        ),
+        (
+            "clipped, importance, running baseline",
+            LearnerConfig {
+                baseline: Baseline::RunningMean,
+                loss: LossConfig {
+                    kind: LossKind::PpoClip,
+                    ..Default::default()
+                },
+                importance: ImportanceConfig {
+                    mode: ImportanceMode::Truncated,
+                    ..Default::default()
+                },
                 ..plain.clone()
             },
         ),

@@ -87,7 +87,7 @@ fn a_checkpoint_loads_as_a_model_with_the_same_weights() {
             assert!(loaded.tensor.equal(&own.tensor), "{}", own.slot.name);
         }
     }
-    let snapshot = learner.snapshot(WeightVersion(3));
+    let snapshot = learner.snapshot(WeightVersion(3), SnapshotScope::All);
     assert!(snapshot.is_intact());
     assert_eq!(snapshot.manifest.version, WeightVersion(3));
 }

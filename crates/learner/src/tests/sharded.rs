@@ -241,7 +241,11 @@ fn le_6_checkpoints_are_the_same_and_groups_of_any_size_go_on_from_them() {
         let home = folder(LLAMA);
         let plain = saved(home.path(), "plain", &config);
         let root = saved(home.path(), "shares", &sharded(&config));
-        for file in ["model.safetensors", "training_state/manifest.json"] {
+        let weights = match config.lora {
+            Some(_) => "adapter_model.safetensors",
+            None => "model.safetensors",
+        };
+        for file in [weights, "training_state/manifest.json"] {
             let read = |root: &Path| std::fs::read(root.join("step_2").join(file)).unwrap();
             assert!(read(&plain) == read(&root), "{name}: {file}");
         }

@@ -14,7 +14,8 @@ use reader::Config;
 use serde_json::Value;
 use std::path::Path;
 
-/// Reads what the model in a Hugging Face folder is, without its weights.
+/// Reads what the model in a Hugging Face folder is, without its weights; of adapters, what their base
+/// is.
 ///
 /// # Errors
 /// The folder or `config.json` is missing or unreadable, or describes a model that the decoder
@@ -23,7 +24,7 @@ pub fn spec_of(dir: &Path) -> Result<DecoderSpec, LoadError> {
     if !dir.is_dir() {
         return Err(LoadError::NoFolder(dir.to_owned()));
     }
-    let path = dir.join("config.json");
+    let path = crate::adapted::config_of(dir)?;
     let config = read_json(
         &path,
         "every Hugging Face checkpoint has one; copy it into the folder",

@@ -2,7 +2,7 @@
 
 use crate::support::fixture;
 use model::{ApplyError, Decoder, load, snapshot, snapshot_of};
-use proto::{WeightManifest, WeightSnapshot, WeightVersion};
+use proto::{SnapshotScope, WeightManifest, WeightSnapshot, WeightVersion};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
@@ -36,7 +36,7 @@ fn a_snapshot_brings_the_weights_over() {
     ] {
         let (learner, mut sampler) = (tiny(from), tiny(to));
         shift(&learner);
-        let snapshot = snapshot(&learner, WeightVersion(3));
+        let snapshot = snapshot(&learner, WeightVersion(3), SnapshotScope::All);
         assert_eq!(snapshot.manifest.version, WeightVersion(3));
         sampler.apply(&snapshot).unwrap();
         for (a, b) in learner.parameters().iter().zip(sampler.parameters()) {
@@ -60,12 +60,44 @@ fn masters_in_f32_may_be_sent_in_bf16() {
 
 type Expected<'a> = &'a dyn Fn(&ApplyError) -> bool;
 
+/// Logits in f32: those that the same weights in f32 have, up to what the layers below round; and they
+/// follow new weights.
+#[test]
+fn a_wide_head_follows_new_weights() {
+    let hidden = Tensor::randn([5, 8], (Kind::Float, Device::Cpu));
+    let learner = tiny(Kind::BFloat16);
+    let width = learner.spec().hidden_size;
+    let hidden = hidden
+        .repeat([1, 1 + width / 8])
+        .narrow(1, 0, width)
+        .to_kind(Kind::BFloat16);
+    shift(&learner);
+    let mut sampler = tiny(Kind::BFloat16);
+    sampler.widen_head();
+    assert_eq!(sampler.logits(&hidden).kind(), Kind::Float);
+    sampler
+        .apply(&snapshot(&learner, WeightVersion(1), SnapshotScope::All))
+        .unwrap();
+    let mut exact = tiny(Kind::Float);
+    exact
+        .apply(&snapshot(&learner, WeightVersion(1), SnapshotScope::All))
+        .unwrap();
+    let expected = exact.logits(&hidden.to_kind(Kind::Float));
+    assert!(
+        sampler
+            .logits(&hidden)
+            .allclose(&expected, 1e-5, 1e-5, false)
+    );
+    let rounded = learner.logits(&hidden).to_kind(Kind::Float);
+    assert!(!rounded.allclose(&expected, 1e-5, 1e-5, false));
+}
+
 /// A version is served only when complete: a refused snapshot leaves every weight as it was.
 #[test]
 fn sn_1_nothing_half_applied() {
     let learner = tiny(Kind::Float);
     shift(&learner);
-    let good = snapshot(&learner, WeightVersion(1));
+    let good = snapshot(&learner, WeightVersion(1), SnapshotScope::All);
     let with = |change: &dyn Fn(&mut WeightManifest, &mut Vec<u8>)| {
         let (mut manifest, mut bytes) = ((*good.manifest).clone(), (*good.bytes).clone());
         change(&mut manifest, &mut bytes);

@@ -2,7 +2,7 @@
 
 use crate::support::{chain, engine, engine_that_keeps, random, sampled, serve, spec, tokenizer};
 use model::{FullAttention, Visibility, snapshot};
-use proto::{FinishReason, GenerateRequest, SamplingParams, WeightVersion};
+use proto::{FinishReason, GenerateRequest, SamplingParams, SnapshotScope, WeightVersion};
 use sampler::{
     Engine, EngineConfig, EngineError, GenerateError, RequestError, RequestId, WeightsError,
 };
@@ -267,7 +267,7 @@ fn an_aborted_request_leaves_the_others_as_they_were() {
 #[test]
 fn new_weights_are_refused_while_old_ones_are_used() {
     let mut engine = engine(random(1), 2);
-    let fresh = snapshot(&random(2), WeightVersion(7));
+    let fresh = snapshot(&random(2), WeightVersion(7), SnapshotScope::All);
     engine.submit(RequestId(0), sampled(1, &[1, 2], 1)).unwrap();
     engine.step();
     assert_eq!(engine.apply_weights(&fresh), Err(WeightsError::Busy(1)));
@@ -291,7 +291,7 @@ fn en_3_after_new_weights_results_are_those_of_a_fresh_engine() {
     let mut swapped = engine(random(1), 4);
     let old = serve(&mut swapped, &requests);
     swapped
-        .apply_weights(&snapshot(&random(2), WeightVersion(1)))
+        .apply_weights(&snapshot(&random(2), WeightVersion(1), SnapshotScope::All))
         .unwrap();
     let new = serve(&mut swapped, &requests);
     let mut expected = serve(&mut engine(random(2), 4), &requests);
@@ -359,7 +359,7 @@ fn en_3_no_key_outlives_its_weights() {
     dialogues(&mut swapped, 10);
     let before = swapped.stats().reused_tokens;
     swapped
-        .apply_weights(&snapshot(&random(2), WeightVersion(1)))
+        .apply_weights(&snapshot(&random(2), WeightVersion(1), SnapshotScope::All))
         .unwrap();
     let prompt: Vec<u32> = (0..20u32).map(|i| 1 + (i * 7) % 11).collect();
     let request = [sampled(1, &prompt, 1)];
@@ -374,7 +374,7 @@ fn en_3_no_key_outlives_its_weights() {
 fn a_damaged_or_foreign_snapshot_leaves_the_old_weights() {
     let requests = mixture();
     let expected = serve(&mut engine(random(1), 4), &requests);
-    let good = snapshot(&random(2), WeightVersion(1));
+    let good = snapshot(&random(2), WeightVersion(1), SnapshotScope::All);
     let mut half = good.clone();
     half.bytes = Arc::new(good.bytes[..good.bytes.len() / 2].to_vec());
     let mut flipped = good.clone();

@@ -2,7 +2,7 @@
 
 use crate::support::{engine, random, sampled, serve};
 use model::{DeviceHandle, DeviceThread, snapshot};
-use proto::{GenerateRequest, WeightVersion};
+use proto::{GenerateRequest, SnapshotScope, WeightVersion};
 use sampler::{GenerateError, PublishError, RequestError, SamplerHandle};
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ async fn a_publication_parts_old_requests_from_new_ones() {
     let (before, published, after) = tokio::join!(
         biased;
         futures::future::join_all(requests().into_iter().map(|r| sampler.generate(r))),
-        sampler.publish(snapshot(&random(2), WeightVersion(5))),
+        sampler.publish(snapshot(&random(2), WeightVersion(5), SnapshotScope::All)),
         futures::future::join_all(requests().into_iter().map(|r| sampler.generate(r))),
     );
     published.unwrap();
@@ -95,7 +95,7 @@ async fn a_publication_parts_old_requests_from_new_ones() {
 async fn a_damaged_publication_is_refused_and_the_old_weights_serve() {
     let (sampler, _device) = start(3);
     let expected = sampler.generate(sampled(1, &[1, 2], 2)).await.unwrap();
-    let mut half = snapshot(&random(2), WeightVersion(1));
+    let mut half = snapshot(&random(2), WeightVersion(1), SnapshotScope::All);
     half.bytes = Arc::new(half.bytes[..half.bytes.len() / 2].to_vec());
     assert!(matches!(
         sampler.publish(half).await,
@@ -117,7 +117,7 @@ async fn a_caller_that_leaves_frees_the_engine() {
     assert_eq!(served.len(), 1);
     // A publication waits until nothing is decoded: without the abort it would wait for the fifty.
     sampler
-        .publish(snapshot(&random(2), WeightVersion(1)))
+        .publish(snapshot(&random(2), WeightVersion(1), SnapshotScope::All))
         .await
         .unwrap();
     assert!(sampler.stats().await.unwrap().completions < 50);

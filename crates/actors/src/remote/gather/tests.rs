@@ -40,6 +40,7 @@ fn weights(version: u64) -> WeightSnapshot {
         version: WeightVersion(version),
         tensors: Vec::new(),
         adapter: None,
+        base: None,
         checksum: crc32fast::hash(&bytes),
     };
     WeightSnapshot {

@@ -61,6 +61,8 @@ t | train.learner.loss.clip_low=0.1 | refused "ppo_clip" clips
 t | train.learner.loss.clip_high=0.1 | refused "ppo_clip" clips
 t | train.learner.loss.clip_dual=3 | refused "ppo_clip" clips
 t | train.learner.loss.kind=ppo_clip train.learner.loss.clip_dual=3 | taken
+t | train.learner.loss.old_logprobs=sampled | refused "ppo_clip" clips
+t | train.learner.loss.kind=ppo_clip train.learner.loss.old_logprobs=sampled | taken
 t | train.learner.loss.beta=0.2 | refused "dpo" has it
 t | train.learner.loss.label_smoothing=0.2 | refused "dpo" has it
 t | train.learner.loss.kind=dpo train.learner.loss.beta=0.2 | taken
@@ -203,7 +205,7 @@ fn several_are_named_at_once() {
 }
 
 /// Settings that always have an effect where their section is there.
-const ALWAYS: [&str; 38] = [
+const ALWAYS: [&str; 39] = [
     "run",
     "model",
     "questions",
@@ -238,6 +240,7 @@ const ALWAYS: [&str; 38] = [
     "train.temperature",
     "train.weighting",
     "train.balance",
+    "train.refill",
     "train.max_logprob_difference",
     "imitation.keep",
     "evaluation.sets",
