@@ -147,7 +147,7 @@ fn notes(run: &Run, filtered: &Filtered) -> Result<Vec<String>> {
 /// What is left of the updates of arms that trained adapters.
 fn adapter_notes(run: &Run) -> Result<Vec<String>> {
     let mut notes = Vec::new();
-    for arm in arms::names(run) {
+    for arm in arms::names(&run.config) {
         let Some(update) = model::update_of(&run.folder.model(&arm))? else {
             continue;
         };
