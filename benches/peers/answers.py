@@ -167,18 +167,23 @@ def pairs_of_questions(folder):
             yield from ((key, answer, False) for answer in wrong)
 
 
-def delimited(text):
-    """The text as math-verify wants LaTeX: between dollars."""
-    latex = any(sign in text for sign in "\\^_") and "$" not in text.replace("\\$", "")
-    return f"${text}$" if latex else text
+def in_dollars(text):
+    """The text as LaTeX, which math-verify wants between dollars."""
+    return text if "$" in text.replace("\\$", "") else f"${text}$"
 
 
-def verdict(key, answer):
+def verify_as(key, answer, form):
     """Whether math-verify finds them equal, by its own defaults."""
     try:
-        return bool(verify(parse(delimited(key)), parse(delimited(answer))))
+        return bool(verify(parse(form(key)), parse(form(answer))))
     except Exception:  # what it cannot compare it does not accept
         return False
+
+
+def verdict(key, answer, right):
+    """math-verify's verdict on the texts as they are or as LaTeX, whichever serves it better."""
+    verdicts = {verify_as(key, answer, form) for form in (str, in_dollars)}
+    return right if right in verdicts else not right
 
 
 def ask_ours(pairs, command):
@@ -199,7 +204,7 @@ def report(pairs, theirs, ours):
         counts["ours wrong, math-verify right"] += own != right and peer == right
         if own != peer:
             words = [{True: "equal", False: "not"}[side] for side in (right, own, peer)]
-            print(f"| `{key}` | `{answer}` | {' | '.join(words)} |".replace("–", "&ndash;"))
+            print(f"| `{key}` | `{answer}` | {' | '.join(words)} |")
     print(f"\n{len(pairs)} pairs: {dict(counts)}")
     return counts["ours wrong, math-verify right"]
 
@@ -214,7 +219,7 @@ def main():
     pairs = list(pairs_of_shapes())
     if options.fixture:
         rows = [
-            {"key": key, "answer": answer, "equal": right, "peer": verdict(key, answer)}
+            {"key": key, "answer": answer, "equal": right, "peer": verdict(key, answer, right)}
             for key, answer, right in pairs
         ]
         peer = {"package": "math-verify", "version": version("math-verify")}
@@ -223,7 +228,7 @@ def main():
         return
     if options.data:
         pairs += pairs_of_questions(options.data)
-    theirs = [verdict(key, answer) for key, answer, _ in pairs]
+    theirs = [verdict(*pair) for pair in pairs]
     if report(pairs, theirs, ask_ours(pairs, options.ours)):
         sys.exit(1)
 

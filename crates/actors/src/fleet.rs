@@ -8,6 +8,7 @@ use crate::ports::{EngineError, Generator, LearnerFault, StepReport, Trainer};
 use crate::replicas::GroupMessage;
 use crate::workers::{
     Caller, JudgeMessage, LearnerMessage, LearnerPort, RulingPort, SamplerMessage, ToolMessage,
+    Waiting,
 };
 use futures::{FutureExt, TryFutureExt};
 use judge::{JudgeError, Obstacle, OutcomeJudge, ProcessJudge, Ruling, StepContext};
@@ -259,7 +260,7 @@ impl Fleet {
     /// # Errors
     /// When there is none; [`FleetError::obstacle`] says whether others can be had.
     pub async fn judge_step(&self, context: StepContext) -> Result<Verdict, FleetError> {
-        self.verdict(|port| JudgeMessage::Step(Box::new(context.clone()), port))
+        self.verdict(|waiting, port| JudgeMessage::Step(Box::new(context.clone()), waiting, port))
             .await
     }
 
@@ -272,15 +273,16 @@ impl Fleet {
         question: &Question,
         answer: Option<&str>,
     ) -> Result<Verdict, FleetError> {
-        self.verdict(|port| {
-            JudgeMessage::Outcome(Box::new(question.clone()), answer.map(str::to_owned), port)
+        self.verdict(|waiting, port| {
+            let (question, answer) = (Box::new(question.clone()), answer.map(str::to_owned));
+            JudgeMessage::Outcome(question, answer, waiting, port)
         })
         .await
     }
 
     async fn verdict(
         &self,
-        message: impl Fn(RulingPort) -> JudgeMessage + Send + Sync,
+        message: impl Fn(Waiting, RulingPort) -> JudgeMessage + Send + Sync,
     ) -> Result<Verdict, FleetError> {
         let call = || {
             let ruling = self.ruling(&message);
@@ -298,8 +300,10 @@ impl Fleet {
     /// What a judge says, asked once.
     pub(crate) async fn ruling(
         &self,
-        message: impl Fn(RulingPort) -> JudgeMessage,
+        message: impl Fn(Waiting, RulingPort) -> JudgeMessage,
     ) -> Result<Ruling, FleetError> {
+        let caller = Caller::new();
+        let message = |port| message(caller.waiting(), port);
         Ok(self.judges.call(message, SERVICE_LIMIT).await??)
     }
 

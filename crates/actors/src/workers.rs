@@ -140,8 +140,8 @@ impl Actor for ToolExecutor {
 pub(crate) type RulingPort = RpcReplyPort<Result<Ruling, JudgeError>>;
 
 pub(crate) enum JudgeMessage {
-    Step(Box<StepContext>, RulingPort),
-    Outcome(Box<Question>, Option<String>, RulingPort),
+    Step(Box<StepContext>, Waiting, RulingPort),
+    Outcome(Box<Question>, Option<String>, Waiting, RulingPort),
 }
 
 pub(crate) struct Judge;
@@ -168,17 +168,18 @@ impl Actor for Judge {
     ) -> Result<(), ActorProcessingErr> {
         let judges = judges.clone();
         tokio::spawn(async move {
-            match message {
-                // A caller that gave up meanwhile would get a verdict that nobody reads, and a judge
-                // model would be asked for it.
-                JudgeMessage::Step(_, port) if port.is_closed() => {}
-                JudgeMessage::Outcome(_, _, port) if port.is_closed() => {}
-                JudgeMessage::Step(context, port) => {
-                    answer(port, judges.process.rule(&context).await);
+            // For a caller that gave up a judge model would be asked for what nobody reads.
+            let (ruling, port) = match message {
+                JudgeMessage::Step(context, waiting, port) => {
+                    (waiting.during(judges.process.rule(&context)).await, port)
                 }
-                JudgeMessage::Outcome(question, text, port) => {
-                    answer(port, judges.outcome.rule(&question, text.as_deref()).await);
+                JudgeMessage::Outcome(question, text, waiting, port) => {
+                    let ruling = judges.outcome.rule(&question, text.as_deref());
+                    (waiting.during(ruling).await, port)
                 }
+            };
+            if let Some(ruling) = ruling {
+                answer(port, ruling);
             }
         });
         Ok(())

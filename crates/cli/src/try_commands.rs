@@ -9,7 +9,7 @@ use crate::args::{Finish, TryActionArgs, TryCommand};
 use crate::config::{self, Config};
 use crate::console;
 use crate::usage::UsageError;
-use ::judge::answer::{Reading, read, read_key};
+use ::judge::answer::{self, Reading};
 use anyhow::{Context, Result};
 use clap::ValueEnum as _;
 use proto::{Action, FinishReason, Thinking, ToolCall};
@@ -116,7 +116,7 @@ impl std::fmt::Display for Equality {
 }
 
 fn equality(key: &str, answer: &str) -> Equality {
-    let (key, answer) = (read_key(key), read(answer));
+    let (key, answer) = (answer::read_key(key), answer::read(answer));
     Equality {
         equal: key.accepts(&answer),
         key,

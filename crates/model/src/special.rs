@@ -3,7 +3,7 @@
 
 use crate::error::{LoadError, read_json_if_there};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use tokenizers::AddedToken;
 
@@ -123,13 +123,53 @@ impl SpecialTokens {
         Ok(())
     }
 
-    /// Makes a tokenizer know them as special, under the ids they have.
+    /// Makes a tokenizer know them as special, under the ids they have; returns the texts of all that
+    /// are special by these files and are tokens.
     ///
     /// # Errors
     /// `added_tokens_decoder` gives a token another id than `tokenizer.json` does.
-    pub(crate) fn add_to(&self, tokenizer: &mut tokenizers::Tokenizer) -> Result<(), LoadError> {
+    pub(crate) fn add_to(
+        &self,
+        tokenizer: &mut tokenizers::Tokenizer,
+    ) -> Result<Vec<String>, LoadError> {
+        // Each call builds the search for all added tokens anew, of which Gemma has thousands.
+        let known = tokenizer.get_added_tokens_decoder();
+        let is_new = |(id, token): &(&u32, &AddedToken)| {
+            let found = known.get(id);
+            found.is_none_or(|f| f.content != token.content || f.special != token.special)
+        };
+        let new: Vec<_> = self.added.iter().filter(is_new).collect();
+        let new: Vec<AddedToken> = new.into_iter().map(|(_, token)| token.clone()).collect();
+        if !new.is_empty() {
+            tokenizer.add_tokens(&new);
+        }
+        self.check_ids(tokenizer)?;
+        let listed = self.added.values().filter(|token| token.special);
+        let named = self.named.values().chain(&self.additional);
+        let special: BTreeSet<&String> = listed.map(|token| &token.content).chain(named).collect();
+        // One that is not in the vocabulary would get an id that the model never saw.
+        let special = special
+            .into_iter()
+            .filter(|text| tokenizer.token_to_id(text).is_some());
+        let special: Vec<String> = special.cloned().collect();
+        let known = tokenizer.get_added_tokens_decoder();
+        let known: BTreeSet<&String> = known
+            .values()
+            .filter(|token| token.special)
+            .map(|token| &token.content)
+            .collect();
+        let unknown = special.iter().filter(|text| !known.contains(text));
+        let unknown: Vec<_> = unknown
+            .map(|text| AddedToken::from(text.clone(), true))
+            .collect();
+        if !unknown.is_empty() {
+            tokenizer.add_special_tokens(&unknown);
+        }
+        Ok(special)
+    }
+
+    fn check_ids(&self, tokenizer: &tokenizers::Tokenizer) -> Result<(), LoadError> {
         for (id, token) in &self.added {
-            tokenizer.add_tokens(std::slice::from_ref(token));
             let found = tokenizer.token_to_id(&token.content);
             if found != Some(*id) {
                 let problem = format!(
@@ -142,18 +182,6 @@ impl SpecialTokens {
                     key: "added_tokens_decoder".to_owned(),
                     problem,
                 });
-            }
-        }
-        let known = tokenizer.get_added_tokens_decoder();
-        for text in self.named.values().chain(&self.additional) {
-            let added = known.values().find(|token| token.content == *text);
-            let is_token = tokenizer.token_to_id(text).is_some();
-            // One that is not in the vocabulary would get an id that the model never saw.
-            if is_token && added.is_none_or(|token| !token.special) {
-                let token = added
-                    .cloned()
-                    .unwrap_or_else(|| AddedToken::from(text.clone(), true));
-                tokenizer.add_special_tokens(&[token.special(true)]);
             }
         }
         Ok(())

@@ -46,8 +46,8 @@ impl Tokenizer {
         let mut parsing = tokenizers::Tokenizer::from_file(&path)
             .map_err(|error| LoadError::json(&path, error))?;
         let special = SpecialTokens::load(dir)?;
-        special.add_to(&mut parsing)?;
-        let mut tokenizer = Self::new(parsing);
+        let named = special.add_to(&mut parsing)?;
+        let mut tokenizer = Self::new(parsing, &named);
         // Adapters have the configuration of their base.
         let own = dir.join("generation_config.json");
         for file in [own, crate::adapted::config_of(dir)?] {
@@ -67,14 +67,15 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    fn new(mut parsing: tokenizers::Tokenizer) -> Self {
+    /// `named` are special whatever `tokenizer.json` says.
+    fn new(mut parsing: tokenizers::Tokenizer, named: &[String]) -> Self {
         // Training must never see a prompt cut or padded behind its back.
         let _ = parsing.with_truncation(None);
         parsing.with_padding(None);
         let special: Vec<_> = parsing
             .get_added_tokens_decoder()
             .into_iter()
-            .filter(|(_, token)| token.special)
+            .filter(|(_, token)| token.special || named.contains(&token.content))
             .map(|(id, token)| (token.content, id))
             .collect();
         let mut plain = parsing.clone();

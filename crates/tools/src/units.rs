@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::LazyLock;
 use table::{ADJECTIVES, MEASURES, NOUNS, PREFIXED, PREFIXES};
 
-/// What a unit measures. Two units are comparable where they have the same powers of these.
+/// A base of measurement. Two units are comparable where they have the same powers of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Base {
     /// In metres.
@@ -54,11 +54,11 @@ pub enum Base {
 pub struct Measure {
     /// Its name, singular: `hour`, `kilometre/hour`.
     pub name: String,
-    /// What it measures, without zero powers.
+    /// Powers of the bases it measures, without zeros.
     pub dimension: BTreeMap<Base, i8>,
-    /// How many base units one of it is.
+    /// Its size in base units.
     pub factor: Rational,
-    /// What is added, in this unit, before the factor: 459.67 for degrees Fahrenheit. Zero for all
+    /// Added, in this unit, before the factor: 459.67 for degrees Fahrenheit. Zero for all
     /// but temperatures.
     pub offset: Rational,
 }

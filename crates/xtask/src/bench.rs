@@ -7,7 +7,9 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
+use crate::model::Known;
 use crate::paths::Paths;
+use crate::swirl::Build;
 use crate::{model, process, python, setup, swirl};
 
 /// Names the Python to use in the place of the environment made here; it needs the same packages.
@@ -70,12 +72,19 @@ impl Bench {
     }
 }
 
-/// Sets up, builds for speed and runs it with `arguments`.
-pub fn run(paths: &Paths, bench: Bench, with_peers: bool, arguments: &[String]) -> Result<()> {
+/// Sets up, builds for speed and runs it with `arguments` on a model.
+pub fn run(
+    paths: &Paths,
+    bench: Bench,
+    known: Known,
+    with_peers: bool,
+    arguments: &[String],
+) -> Result<()> {
     setup::run(paths, None)?;
+    setup::model(paths, known, Build::Dev)?;
     let program = swirl::build_bench(paths, bench.program())?;
     let mut command = Command::new(&program);
-    command.arg("run").arg(model::link_path(paths));
+    command.arg("run").arg(model::link_path(paths, known));
     if with_peers {
         let peers = bench.peers().context("this benchmark has no peers")?;
         let python = peer_python(paths, peers.requirements)?;

@@ -39,7 +39,7 @@ pub fn run(paths: &Paths) -> Result<()> {
             .current_dir(&paths.root)
             .arg(&script)
             .arg(&folder)
-            .arg(model::link_path(paths))
+            .arg(model::link_path(paths, Known::Smollm2))
             .args(model::linked(paths, Known::Gemma3));
         process::run("making fixtures", &mut command)?;
     }

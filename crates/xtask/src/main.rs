@@ -92,6 +92,9 @@ enum Command {
         /// Run the programs it is compared with, too, in an environment of their own
         #[arg(long)]
         peers: bool,
+        /// The model, where one is measured; provided if it is not there
+        #[arg(long, value_enum, default_value = "smollm2")]
+        model: Known,
         /// Passed on to the benchmark, such as `--trajectories 8`
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -153,8 +156,9 @@ fn run(command: Command) -> Result<()> {
         Command::Bench {
             what,
             peers,
+            model,
             arguments,
-        } => bench::run(&paths, what, peers, &arguments),
+        } => bench::run(&paths, what, model, peers, &arguments),
         Command::E2e { chaos, keep } => e2e::run(&paths, chaos, keep.as_deref()),
         Command::Fuzz { minutes } => fuzz::run(&paths, minutes),
         Command::Cluster => cluster::check(&paths),

@@ -242,14 +242,14 @@ impl Model {
     }
 }
 
-/// Where the checkout has the default model.
-pub fn link_path(paths: &Paths) -> PathBuf {
-    paths.dep("models").join(SMOLLM2_135M.name)
+/// Where the checkout has a model.
+pub fn link_path(paths: &Paths, known: Known) -> PathBuf {
+    paths.dep("models").join(known.model().name)
 }
 
 /// Where the checkout has a model, if it does.
 pub fn linked(paths: &Paths, known: Known) -> Option<PathBuf> {
-    let path = paths.dep("models").join(known.model().name);
+    let path = link_path(paths, known);
     path.join("config.json").exists().then_some(path)
 }
 
@@ -337,7 +337,11 @@ mod tests {
         model.import(&whole, &gguf, None, &directory).unwrap();
         assert!(is_there(&paths, Known::Smollm2));
         link(&paths, Known::Smollm2).unwrap();
-        assert!(link_path(&paths).join("config.json").exists());
+        assert!(
+            link_path(&paths, Known::Smollm2)
+                .join("config.json")
+                .exists()
+        );
         assert_eq!(linked(&paths, Known::Gemma3), None);
     }
 

@@ -217,11 +217,13 @@ impl Host {
             }
             EngineRequest::JudgeStep(question, history, step) => {
                 let context = Box::new(StepContext::new(*question, history, *step));
-                let message = |port| JudgeMessage::Step(context.clone(), port);
+                let message = |waiting, port| JudgeMessage::Step(context.clone(), waiting, port);
                 encode(fleet.ruling(message).await.map_err(judge_error))
             }
             EngineRequest::JudgeOutcome(question, answer) => {
-                let message = |port| JudgeMessage::Outcome(question.clone(), answer.clone(), port);
+                let message = |waiting, port| {
+                    JudgeMessage::Outcome(question.clone(), answer.clone(), waiting, port)
+                };
                 encode(fleet.ruling(message).await.map_err(judge_error))
             }
             request => self.train(&hosted, request).await,

@@ -144,19 +144,28 @@ impl PassOn for ToolMessage {
 
 impl PassOn for JudgeMessage {
     fn pass_on(self, engine: &Engine) {
-        let (request, port) = match self {
-            Self::Step(_, port) | Self::Outcome(_, _, port) if port.is_closed() => return,
-            Self::Step(context, port) => {
+        let engine = engine.clone();
+        let (request, waiting, port) = match self {
+            Self::Step(context, waiting, port) => {
                 let question = Box::new(context.question);
                 let step = Box::new(context.step);
                 let request = EngineRequest::JudgeStep(question, context.history, step);
-                (request, port)
+                (request, waiting, port)
             }
-            Self::Outcome(question, answer, port) => {
-                (EngineRequest::JudgeOutcome(question, answer), port)
+            Self::Outcome(question, answer, waiting, port) => {
+                (EngineRequest::JudgeOutcome(question, answer), waiting, port)
             }
         };
-        ask::<Ruling, _>(engine, request, SERVICE_LIMIT, port, JudgeError::Elsewhere);
+        tokio::spawn(async move {
+            let asked = engine.ask::<Result<Ruling, JudgeError>>(&request, SERVICE_LIMIT);
+            match waiting.during(asked).await {
+                Some(Ok(result)) => answer(port, result),
+                Some(Err(RemoteFault::Refused(reason))) => {
+                    answer(port, Err(JudgeError::Elsewhere(reason)));
+                }
+                Some(Err(RemoteFault::Lost)) | None => drop(port),
+            }
+        });
     }
 }
 

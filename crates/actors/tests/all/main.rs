@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod judging;
+#[cfg(test)]
 mod rollouts;
 #[cfg(test)]
 mod support;

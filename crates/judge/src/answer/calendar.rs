@@ -169,7 +169,8 @@ pub(super) fn date(tokens: &[Token]) -> Option<(Date, usize)> {
     let tail = &tokens[skipped..];
     let found = month_first(tail)
         .or_else(|| day_first(tail))
-        .or_else(|| in_figures(tail))?;
+        .or_else(|| in_figures(tail))
+        .or_else(|| year_and_month(tail))?;
     Some((found.0, found.1 + skipped))
 }
 
@@ -272,6 +273,23 @@ fn in_figures(tokens: &[Token]) -> Option<(Date, usize)> {
         day: Some(day),
     };
     valid.then_some((date, 5))
+}
+
+/// `2024-05`; but `2004-05` are two years.
+fn year_and_month(tokens: &[Token]) -> Option<(Date, usize)> {
+    let width = |at: usize| Some(tokens.get(at)?.number()?.width);
+    let glued = tokens.iter().take(3).skip(1).all(|token| !token.spaced);
+    let shaped = width(0) == Some(4) && width(2) == Some(2) && is_sign(tokens.get(1), '-');
+    if !glued || !shaped || tokens.get(3).is_some_and(|token| !token.spaced) {
+        return None;
+    }
+    let (year, month) = (whole(tokens.first())?, whole(tokens.get(2))?);
+    let date = Date {
+        year: Some(year),
+        month: Some(month),
+        day: None,
+    };
+    ((1..=12).contains(&month) && year % 100 >= month).then_some((date, 3))
 }
 
 impl std::fmt::Display for Time {

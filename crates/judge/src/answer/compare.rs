@@ -1,4 +1,4 @@
-//! When two values are the same.
+//! Equality of values, type by type.
 
 use super::expression::Node;
 use super::quantity::Unit;
@@ -8,7 +8,7 @@ use num_traits::{Signed, Zero};
 use tools::Rational;
 use tools::units::{Base, Measure};
 
-/// How many points two expressions are compared at.
+/// Points at which two expressions are compared.
 const POINTS: i64 = 5;
 
 /// Whether `answer` says what `key` says.
@@ -31,6 +31,7 @@ pub(super) fn accepts(key: &Value, answer: &Value) -> bool {
         }
         (Value::Date(key), Value::Date(answer)) => key == answer,
         (Value::Range(a, b), Value::Range(c, d)) => accepts(a, c) && accepts(b, d),
+        (Value::Number(key), Value::Range(high, low)) => is_difference(key, high, low),
         (Value::Ratio(key), Value::Ratio(answer)) => same_ratio(key, answer),
         (Value::Ratio(parts), Value::Range(a, b)) | (Value::Range(a, b), Value::Ratio(parts)) => {
             matches!((&parts[..], number_of(a), number_of(b)),
@@ -107,6 +108,16 @@ pub(super) fn accepts(key: &Value, answer: &Value) -> bool {
 
 fn all_accept(key: &[Value], answer: &[Value]) -> bool {
     key.len() == answer.len() && key.iter().zip(answer).all(|(a, b)| accepts(a, b))
+}
+
+/// Whether `5-3` is the number: only where it falls, since what rises is a range.
+fn is_difference(key: &Amount, high: &Value, low: &Value) -> bool {
+    match (high, low) {
+        (Value::Number(high), Value::Number(low)) if high.value > low.value => {
+            key.agrees(&Amount::exact(&high.value - &low.value))
+        }
+        _ => false,
+    }
 }
 
 /// Whether each value of one set is one of the other.

@@ -15,7 +15,7 @@ pub(super) use super::node::Node;
 use super::typeset::{BINOMIAL, FRACTION};
 use tools::number::is_currency;
 
-/// How deep brackets, roots and exponents nest.
+/// Deepest nesting of brackets, roots and exponents.
 const MAX_DEPTH: usize = 24;
 /// The most operations of an expression: they bound what evaluating it costs.
 const MAX_OPERATIONS: usize = 200;
@@ -334,7 +334,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// What a function is of: a factor, or several without a sign between them, in degrees where
+    /// The argument of a function without brackets: a factor, or several without a sign between them, in degrees where
     /// it says so.
     fn argument(&mut self) -> Option<Node> {
         let mut node = self.power()?;

@@ -6,7 +6,7 @@ use tools::number::{Rational, cardinal, is_currency, is_minus, scale_suffix, sca
 /// Longer texts are words, unread.
 pub(super) const MAX_BYTES: usize = 4_096;
 
-/// What a text is made of.
+/// A kind of token.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Kind {
     Number(Literal),
@@ -20,11 +20,11 @@ pub(super) enum Kind {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Literal {
     pub value: Rational,
-    /// How many decimals are written; 0 after a scale.
+    /// Decimals written; 0 after a scale.
     pub places: u32,
     /// Whether it is written in digits alone.
     pub whole: bool,
-    /// How many characters it is written with.
+    /// Bytes it is written with; 0 for words.
     pub width: usize,
 }
 
@@ -59,7 +59,7 @@ impl Token {
     }
 }
 
-/// What letters may mean.
+/// Meanings of letters.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Options {
     /// `twenty-five` is a number.

@@ -1,4 +1,4 @@
-//! What stands behind a number: a unit of measure, or a noun.
+//! Units of measure, and nouns, behind a number.
 
 use super::expression::Parser;
 use super::lexer::{Kind, Token};

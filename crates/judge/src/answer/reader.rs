@@ -21,12 +21,12 @@ use crate::numeric::Amount;
 use tools::Rational;
 use tools::units::Measure;
 
-/// How deep sequences and sets nest.
+/// Deepest nesting of sequences and sets.
 const MAX_NESTING: usize = 8;
 /// The most items of a list, sequence or set.
 const MAX_ITEMS: usize = 128;
 
-/// How a run of tokens may be read.
+/// Ways to read a run of tokens.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Mode {
     /// Whether letters are variables.
@@ -113,7 +113,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A value, perhaps named: `x = 5`. A name is words and brackets without a calculation.
-    fn item(&mut self, names: &mut Vec<String>) -> Option<Value> {
+    fn item(&mut self, names: &mut Vec<&'a [Token]>) -> Option<Value> {
         if let Some((name, taken)) = self.name() {
             let start = self.at;
             self.at += taken;
@@ -127,7 +127,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The name before an equals sign, and how many tokens it takes with the sign.
-    fn name(&self) -> Option<(String, usize)> {
+    fn name(&self) -> Option<(&'a [Token], usize)> {
         const LONGEST: usize = 12;
         let tail = &self.tokens[self.at..];
         let end = tail
@@ -149,8 +149,7 @@ impl<'a> Reader<'a> {
         let called = name
             .iter()
             .any(|token| matches!(token.sign(), Some('(' | '_')));
-        (begins && (one_word || called) && name.iter().all(fits))
-            .then(|| (format!("{:?}", name), end + 1))
+        (begins && (one_word || called) && name.iter().all(fits)).then(|| (name, end + 1))
     }
 
     /// Values with signs of relation between them. Equal numbers are one: `10 = $10.00`; but a

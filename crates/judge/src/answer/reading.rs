@@ -14,7 +14,7 @@ use std::fmt;
 /// The most tokens of a text that is read; longer ones are words.
 const MAX_TOKENS: usize = 600;
 
-/// How a text was read: the type of its value, and the value.
+/// A text as it was read: the type of its value, and the value.
 ///
 /// Shown as `number 18`; serialised as `{"type": "number", "value": "18"}`. The types are `number`,
 /// `percentage`, `quantity`, `money`, `time`, `date`, `range`, `ratio`, `tuple`, `interval`, `set`,
@@ -267,7 +267,8 @@ fn amid_words(plain: &Plain) -> Option<Value> {
     found
 }
 
-/// How many tokens from here are the digits of a name, `B12` or `COVID-19`, or the pronoun one.
+/// The number of tokens from here that are a name with digits, `B12` or `COVID-19`, or the pronoun
+/// one.
 fn name(tokens: &[Token], at: usize) -> Option<usize> {
     let word = |at: usize| tokens.get(at).is_some_and(|token| token.word().is_some());
     let glued_number = |at: usize| {

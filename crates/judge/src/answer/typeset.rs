@@ -50,7 +50,7 @@ pub(super) fn plain(text: &str) -> Plain {
     }
 }
 
-/// What stands in the last `\boxed{…}`, in as many boxes as there are around it.
+/// The content of the last `\boxed{…}`, in as many boxes as there are around it.
 fn last_box(text: &str) -> &str {
     let mut text = text;
     for _ in 0..MAX_DEPTH {
@@ -298,7 +298,7 @@ fn symbol(c: char) -> &'static str {
     }
 }
 
-/// What a command without arguments shows; `None` for one that is not known.
+/// The text that a command without arguments shows; `None` for one that is not known.
 fn word(name: &str) -> Option<&'static str> {
     Some(match name {
         "left" | "right" | "big" | "Big" | "bigl" | "bigr" | "Bigl" | "Bigr" | "bigg" | "Bigg"

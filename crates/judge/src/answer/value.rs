@@ -7,7 +7,7 @@ use super::quantity::Unit;
 use crate::numeric::Amount;
 use tools::Rational;
 
-/// What a text says.
+/// The value of a text.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
     /// A number or percentage.

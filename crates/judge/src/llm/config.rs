@@ -114,10 +114,11 @@ pub struct LlmJudgeConfig {
     /// Longest pause, in milliseconds. An endpoint that asks for more (Retry-After) is given up at
     /// once. Default 60,000.
     pub max_backoff_ms: u64,
-    /// Requests per minute, tries included, evened out; absent is no limit. One second's worth may
-    /// go out at once.
+    /// Requests per minute of each process that judges, tries included, evened out; absent is no
+    /// limit. One second's worth may go out at once.
     pub requests_per_minute: Option<u32>,
-    /// Requests under way at the same time. Default 8.
+    /// Requests under way at the same time, of each process that judges: nodes that judge do not know
+    /// of each other. Default 8.
     pub max_concurrent: usize,
     /// Seed of the jitter. Default 0.
     pub seed: u64,

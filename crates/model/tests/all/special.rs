@@ -39,7 +39,7 @@ fn tokens_are_found_wherever_they_are_named() {
         "256": {"content": "<|im_start|>", "special": true}});
     let none = tokenizer_json(&[]);
     let additional = json!(["<|im_start|>", {"content": "<|im_end|>"}]);
-    let cases: [(&str, Value, Value, Value); 9] = [
+    let cases: [(&str, Value, Value, Value); 10] = [
         (
             "configuration, as a text",
             all_added(),
@@ -87,6 +87,12 @@ fn tokens_are_found_wherever_they_are_named() {
             none,
             json!({}),
             json!({"bos_token": object, "eos_token": "<|im_end|>", "additional_special_tokens": additional}),
+        ),
+        (
+            "map alone, added to tokenizer.json as ordinary tokens",
+            tokenizer_json(&SPECIAL.map(|token| (token, false))),
+            json!({}),
+            json!({"bos_token": object, "eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]}),
         ),
         (
             "class",

@@ -317,11 +317,11 @@ fn continues_number(tail: &str) -> bool {
 /// An unsigned number without currency, scale or bar of a fraction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Magnitude {
-    /// How many bytes of the text it takes.
+    /// Bytes of the text it takes.
     pub len: usize,
     /// `None` for a literal beyond 400 digits or an exponent beyond 1,000.
     pub value: Option<Rational>,
-    /// How many decimals are written.
+    /// Decimals written.
     pub places: u32,
     /// Digits only, thousands separators aside.
     pub whole: bool,

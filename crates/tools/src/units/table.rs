@@ -21,7 +21,7 @@ pub(crate) const PREFIXES: [(&str, &str, i32); 9] = [
     ("nano", "n", -9),
 ];
 
-/// What takes a prefix, and whether as a symbol.
+/// Units that take a prefix, and whether as a symbol.
 pub(crate) const PREFIXED: [(&str, bool); 27] = [
     ("metre", false),
     ("meter", false),

@@ -205,7 +205,7 @@ fn several_are_named_at_once() {
 }
 
 /// Settings that always have an effect where their section is there.
-const ALWAYS: [&str; 38] = [
+const ALWAYS: [&str; 39] = [
     "run",
     "model",
     "questions",
@@ -240,6 +240,7 @@ const ALWAYS: [&str; 38] = [
     "train.temperature",
     "train.weighting",
     "train.balance",
+    "train.refill",
     "train.max_logprob_difference",
     "imitation.keep",
     "evaluation.sets",

@@ -30,7 +30,7 @@ impl Reader<'_> {
         }
         let mut high = self.bound()?;
         if !joined {
-            high = self.ascending(start, &low, high)?;
+            high = self.upper(start, &low, high)?;
         }
         Some(Value::Range(Box::new(low), Box::new(high)))
     }
@@ -75,20 +75,23 @@ impl Reader<'_> {
         found
     }
 
-    /// A dash between numbers that fall is a minus sign: `5-3`; but `1892–94` are years.
-    fn ascending(&self, start: usize, low: &Value, high: Value) -> Option<Value> {
-        let (Some(a), Some(b)) = (number_of(low), number_of(&high)) else {
+    /// The upper bound, of which years may leave the century out: `1892–94`. `None` where more of a
+    /// calculation follows. Numbers that fall, `5-3`, are a score or a difference.
+    fn upper(&self, start: usize, low: &Value, high: Value) -> Option<Value> {
+        let operator = |c| matches!(c, '+' | '-' | '–' | '*' | '/' | '^' | '=' | '(' | '!');
+        if self.sign().is_some_and(operator) {
             return None;
-        };
-        if a < b {
-            return Some(high);
         }
-        let width = |at: usize| self.tokens.get(at)?.number().map(|n| n.width);
+        let (a, b) = (number_of(low)?, number_of(&high)?);
+        let width = |at: usize| Some(self.tokens.get(at)?.number()?.width);
         let years = width(start) == Some(4) && width(start + 2) == Some(2);
-        let century =
-            (a / Rational::from_integer(100.into())).floor() * Rational::from_integer(100.into());
-        let full = century + b;
-        (years && a < &full).then(|| Value::Number(Amount::exact(full)))
+        let hundred = Rational::from_integer(100.into());
+        let full = (a / &hundred).floor() * hundred + b;
+        Some(if years && a < &full {
+            Value::Number(Amount::exact(full))
+        } else {
+            high
+        })
     }
 
     /// Numbers with colons between them.
