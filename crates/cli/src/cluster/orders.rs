@@ -476,6 +476,7 @@ mod tests {
             model: FileSet::default(),
             template_arguments: arguments.clone(),
             dtype: ComputeType::F32,
+            f32_head: false,
             max_batch: 1,
             max_context_tokens: 1,
             kept_sequences: 0,
