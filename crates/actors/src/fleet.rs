@@ -59,7 +59,7 @@ pub struct FleetPlan {
     /// Number of judge actors; at least 1. However many there are, each has as many calls under way as
     /// it is given: what bounds them is the judge's own.
     pub judge_actors: usize,
-    /// How long calls wait for judges that are away before they fail; zero: not at all, as where the
+    /// Time that calls wait for judges that are away before they fail; zero: none, as where the
     /// caller is on another node and waits there.
     pub judge_patience: Duration,
     /// The learner, where the run trains and the learner lives here.
@@ -131,7 +131,7 @@ impl FleetError {
         matches!(self, Self::Call(CallError::Gone { .. }))
     }
 
-    /// What an error of a judge stands in the way of.
+    /// The kind of obstacle that an error of a judge is.
     pub fn obstacle(&self) -> Obstacle {
         match self {
             Self::Judge(error) => error.obstacle(),
@@ -148,7 +148,7 @@ impl FleetError {
         }
     }
 
-    /// What an error of a judge says of the judge.
+    /// Sign that an error of a judge gives of the judge.
     fn sign(&self) -> Sign {
         let away = |is_overload, is_reached, asked_ms| Sign::Away {
             is_overload,
@@ -297,7 +297,7 @@ impl Fleet {
         })
     }
 
-    /// What a judge says, asked once.
+    /// Ruling of a judge that is asked once.
     pub(crate) async fn ruling(
         &self,
         message: impl Fn(Waiting, RulingPort) -> JudgeMessage,

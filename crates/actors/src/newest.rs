@@ -2,7 +2,7 @@
 
 use proto::{WeightManifest, WeightSnapshot, WeightVersion};
 
-/// What brings any sampler to the newest weights.
+/// Snapshots that bring any sampler to the newest weights.
 #[derive(Debug, Default)]
 pub(crate) struct Newest {
     /// The newest snapshot that is complete by itself.
@@ -11,7 +11,7 @@ pub(crate) struct Newest {
     adapters: Option<WeightSnapshot>,
 }
 
-/// What a sampler serves.
+/// Weights that a sampler serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Serves {
     version: WeightVersion,
@@ -45,8 +45,8 @@ impl Newest {
         is_known
     }
 
-    /// What comes next for a sampler that serves `serves`; `None` when it has what is newest, or there
-    /// is nothing.
+    /// The next snapshot for a sampler that serves `serves`; `None` when it has the newest, or
+    /// there is none.
     pub(crate) fn next(&self, serves: Option<Serves>) -> Option<&WeightSnapshot> {
         let complete = self.complete.as_ref()?;
         let newest = self.adapters.as_ref().unwrap_or(complete);

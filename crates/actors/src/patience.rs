@@ -16,13 +16,13 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// How often the log says that the service is still away.
+/// Time between two reminders in the log that the service is still away.
 const REMIND_EVERY: Duration = Duration::from_secs(600);
 
-/// How often a call may fail while others are answered before it is the call's own fault.
+/// Failures of a call, while others are answered, that make it the call's own fault.
 const STRIKES: u32 = 3;
 
-/// What an error says of the service.
+/// Sign that an error gives of the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sign {
     /// It is there: it answered, if with a refusal.
@@ -51,21 +51,21 @@ pub(crate) enum Unanswered<E> {
     GaveUp(Duration, String),
 }
 
-/// What callers of a service share.
+/// State that callers of a service share.
 pub(crate) struct Patience {
     service: &'static str,
     /// None: errors are given to the caller at once.
     patience: Duration,
     origin: Instant,
     outage: Mutex<Outage>,
-    /// Told of every call that ended.
+    /// Notified of every call that ended.
     ended: Notify,
     /// Callers that wait for an answer.
     callers: AtomicUsize,
     known: Mutex<Known>,
 }
 
-/// What the log knows of an outage.
+/// An outage as far as the log knows it.
 struct Known {
     reason: String,
     told: Instant,

@@ -39,7 +39,7 @@ const LOSS_PAUSE: Duration = Duration::from_secs(1);
 /// taken for dead, while a large cluster is filled.
 const BURST: usize = 256;
 
-/// How long what is being sampled may go on once the job is to end for want of verdicts.
+/// Time that sampling under way may go on once the job is to end for want of verdicts.
 const ENDING_MS: u64 = 120_000;
 
 /// What is to be generated, and how.
@@ -109,7 +109,7 @@ pub enum RolloutError {
     /// full disk) and resume.
     #[error("cannot store trajectories: {0}")]
     Store(String),
-    /// No more verdicts can be had. What was sampled is kept without them.
+    /// No more verdicts can be had. Sampled trajectories are kept without them.
     #[error("{0}. Nothing is lost: mend the cause and resume")]
     Judge(String),
     /// More items cannot be judged than may be left out.
@@ -123,7 +123,7 @@ pub enum RolloutError {
         left_out: u64,
         /// Items of the job.
         total: u64,
-        /// How many may be left out.
+        /// Number of items that may be left out.
         allowed: u64,
         /// The last of them.
         item: ItemId,

@@ -136,7 +136,7 @@ impl Actor for ToolExecutor {
     }
 }
 
-/// What a judge answers.
+/// Port for a judge's answer.
 pub(crate) type RulingPort = RpcReplyPort<Result<Ruling, JudgeError>>;
 
 pub(crate) enum JudgeMessage {

@@ -10,10 +10,10 @@
 //!
 //! Not promised: which caller tries next.
 
-/// How patient callers are.
+/// Patience of callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutageConfig {
-    /// How long the service may be away, in milliseconds.
+    /// Time that the service may be away, in milliseconds.
     pub patience_ms: u64,
     /// Pause before it is tried again first, in milliseconds.
     pub first_pause_ms: u64,
@@ -21,7 +21,7 @@ pub struct OutageConfig {
     pub longest_pause_ms: u64,
 }
 
-/// What a caller is to do.
+/// Instruction to a caller.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Turn {
@@ -34,7 +34,7 @@ pub enum Turn {
     },
     /// The patience is used up.
     GiveUp {
-        /// How long the service has been away, in milliseconds.
+        /// Time that the service has been away, in milliseconds.
         away_ms: u64,
     },
 }
@@ -48,7 +48,7 @@ pub struct Attempt {
     is_probe: bool,
 }
 
-/// What a failure says.
+/// Meaning of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// The service is away.
@@ -95,7 +95,7 @@ impl Outage {
         self.state != State::Up
     }
 
-    /// What a caller is to do.
+    /// Instruction to a caller at this time.
     pub fn turn(&mut self, now_ms: u64) -> Turn {
         let answers = self.answers;
         let State::Away {
@@ -127,8 +127,8 @@ impl Outage {
         Turn::Go(Attempt { answers, is_probe })
     }
 
-    /// A call was answered, be it by a refusal of what it asked for. How long the service had been
-    /// away, in milliseconds, if it had.
+    /// A call was answered, be it by a refusal of what it asked for. Returns the time that the
+    /// service had been away, in milliseconds, if it had.
     pub fn answered(&mut self, now_ms: u64) -> Option<u64> {
         self.answers += 1;
         match std::mem::replace(&mut self.state, State::Up) {

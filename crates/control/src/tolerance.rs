@@ -1,4 +1,4 @@
-//! How much of a phase may be left out before it ends.
+//! Part of a phase that may be left out before it ends.
 
 /// Counts what is left out of a phase, and says when that is too much: more than a share of the whole,
 /// where one thing is always allowed unless nothing is.
@@ -25,12 +25,12 @@ impl Tolerance {
         self.left_out <= self.allowed
     }
 
-    /// How many have been left out.
+    /// Number of things that have been left out.
     pub fn left_out(&self) -> u64 {
         self.left_out
     }
 
-    /// How many may be.
+    /// Number of things that may be left out.
     pub fn allowed(&self) -> u64 {
         self.allowed
     }

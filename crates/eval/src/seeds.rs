@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub struct OverSeeds {
     /// The mean and its interval.
     pub interval: Interval,
-    /// How many seeds it is over.
+    /// Number of seeds it is over.
     pub seeds: usize,
     /// Smallest and largest mean of a seed.
     pub range: [f64; 2],

@@ -6,7 +6,7 @@ use proto::{Action, QuestionId, Trajectory};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Questions with so many steps or more are one group.
+/// Questions with this number of steps or more are one group.
 pub const LAST_GROUP: usize = 6;
 
 /// Results on the questions whose known solutions take equally many steps.

@@ -147,7 +147,7 @@ impl Table {
     }
 }
 
-/// What stands above the second table.
+/// Heading of the second table.
 const BY_STEPS: &str = "By steps of the known solution: accuracy [95 %], calls, process score";
 
 fn step_cell(group: &StepGroup) -> String {

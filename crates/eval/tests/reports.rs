@@ -203,7 +203,7 @@ fn ev_3_samples_of_a_question_are_one_in_the_process_score() {
     assert_eq!((score.score, score.trajectories), (0.5, 4));
 }
 
-/// A question with so many known steps, answered after so many calls.
+/// A question with `steps` known steps, answered after `calls` calls.
 fn known(question: &str, steps: usize, calls: usize, right: bool) -> Trajectory {
     let mut build = Build::new(question, 0);
     for _ in 0..calls {

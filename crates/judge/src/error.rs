@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What a [`JudgeError`] stands in the way of.
+/// Kinds of [`JudgeError`] by what they stand in the way of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Obstacle {
     /// The judge is away or overloaded: the same request may succeed later.
@@ -71,7 +71,7 @@ pub enum JudgeError {
         status: u16,
         /// The beginning of the reply's body.
         detail: String,
-        /// What would help, naming the setting.
+        /// Advice that would help, naming the setting.
         advice: String,
         /// Whether every request would be refused, and not this prompt alone.
         is_setup: bool,
@@ -111,7 +111,7 @@ pub enum JudgeError {
     CutOff {
         /// The model that replied.
         model: String,
-        /// How many replies it gave.
+        /// Number of replies it gave.
         tries: u32,
         /// The limit of one reply, in tokens.
         max_tokens: u32,
@@ -142,7 +142,7 @@ pub enum JudgeError {
 }
 
 impl JudgeError {
-    /// What the error stands in the way of.
+    /// The kind of obstacle that the error is.
     pub fn obstacle(&self) -> Obstacle {
         match self {
             Self::Unreachable { .. }

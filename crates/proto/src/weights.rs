@@ -30,7 +30,7 @@ pub struct AdapterEntry {
     pub targets: Vec<String>,
 }
 
-/// How much of the weights a snapshot is asked to hold.
+/// Part of the weights that a snapshot is asked to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SnapshotScope {
     /// All weights: for receivers of which nothing is known.

@@ -112,7 +112,7 @@ fn longest(params: &SamplingParams) -> usize {
 mod tests {
     use super::*;
 
-    /// How much of the text is read until the watch stops, fed in pieces of `piece` characters.
+    /// Bytes of the text that are read until the watch stops, fed in pieces of `piece` characters.
     fn stops_behind(text: &str, piece: usize, params: &SamplingParams) -> Option<usize> {
         let mut reader = Reader {
             tail: String::new(),

@@ -238,7 +238,7 @@ pub(crate) fn registry(place: Place) -> Arc<Registry> {
 /// Finds everything good.
 struct Kind {
     place: Place,
-    /// What it takes on at once: a judge bounds its calls itself.
+    /// Calls that it takes on at once: a judge bounds its calls itself.
     bound: Semaphore,
 }
 

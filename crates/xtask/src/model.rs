@@ -125,7 +125,7 @@ impl Model {
             .join(format!("{}-{what}", self.name))
     }
 
-    /// What the GGUF file follows from.
+    /// Recipe that the GGUF file follows from.
     fn gguf_recipe(&self) -> String {
         let wheels = self.pieces.iter().map(|(wheel, _)| wheel.stamp_line());
         wheels.collect::<Vec<_>>().join("\n")

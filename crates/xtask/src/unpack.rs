@@ -13,7 +13,7 @@ const SCRIPT: &str = include_str!("unpack.py");
 /// The entry of `compare` that says "differs", in `unpack.py`.
 const DIFFERS: i32 = 3;
 
-/// What is wanted of one archive.
+/// Files wanted of one archive.
 pub struct Selection<'a> {
     /// The wheel, or the tar archive.
     pub archive: PathBuf,

@@ -28,7 +28,7 @@ pub enum Engine {
     Sampler(Arc<dyn Generator>, u32),
     /// Runs tools, with so many executors.
     Tools(Arc<Registry>, u32),
-    /// Judges; takes so many calls at once.
+    /// Judges; takes this number of calls at once.
     Judges(Judges, u32),
     /// Trains, alone or in a group.
     Learner(Arc<dyn Replica>),

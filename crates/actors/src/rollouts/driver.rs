@@ -9,7 +9,7 @@ use control::rollout::{Effect, Rollout};
 use proto::{Completion, GenerateRequest, ItemId, Question, SamplingParams, Trajectory};
 use tools::parser::{malformed_message, parse_action};
 
-/// What the work on an item came to.
+/// Outcome of the work on an item.
 pub(crate) type ItemResult = Result<Box<Trajectory>, ItemFailure>;
 
 /// Why there is no trajectory.
@@ -23,7 +23,7 @@ pub(crate) enum ItemFailure {
 /// An item under way.
 pub(crate) struct Begun {
     rollout: Rollout,
-    /// What it waits for.
+    /// The effect that it waits for.
     effect: Effect,
     /// Actions so far.
     step: u32,

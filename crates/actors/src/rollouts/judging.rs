@@ -236,12 +236,12 @@ impl Judging {
         self.on_disk.extend(items.iter().cloned());
     }
 
-    /// How many trajectories wait for their verdicts.
+    /// Number of trajectories that wait for their verdicts.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// How many are left out.
+    /// Number of trajectories left out.
     pub fn left_out(&self) -> u64 {
         self.tolerance.left_out()
     }

@@ -20,7 +20,7 @@ pub(super) struct Agreement {
     is_held: bool,
 }
 
-/// What a step says of the agreement.
+/// A step's finding on the agreement.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Finding {
     /// The step compared nothing: the check is still to come, if it was.
@@ -31,7 +31,7 @@ pub(super) enum Finding {
     Drifted {
         /// Mean difference, in nats.
         found: f64,
-        /// Over so many tokens.
+        /// Number of tokens it is the mean over.
         tokens: u64,
     },
 }

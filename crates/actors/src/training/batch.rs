@@ -16,10 +16,10 @@ use control::tolerance::Tolerance;
 use proto::{Completion, GenerateRequest, StateGroup, WeightVersion};
 use tokio::time::Instant;
 
-/// What steps are made of.
+/// Groups that steps are made of.
 pub(super) struct Batch {
     pub groups: Vec<StateGroup>,
-    /// How it came about, by name.
+    /// Metrics of how it came about, by name.
     pub once: Vec<(&'static str, f64)>,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Maker<'a> {
     pub version: WeightVersion,
 }
 
-/// What the draws of a batch have brought so far.
+/// Yield of a batch's draws so far.
 #[derive(Default)]
 struct Drawn {
     /// Groups whose rewards differ.

@@ -7,7 +7,7 @@ use proto::{Action, Completion, RlSample, StateGroup, StepView, Verdict};
 use std::collections::HashMap;
 use tools::parser::{ActionTags, parse_action};
 
-/// What judging a batch came to.
+/// Outcome of judging a batch.
 pub(super) struct Judged {
     /// The groups with their rewards, in the order of the states.
     pub groups: Vec<StateGroup>,

@@ -70,7 +70,7 @@ pub enum TrainingError {
     Unjudged {
         /// States left out so far.
         left_out: u64,
-        /// How many may be.
+        /// Number of states that may be left out.
         allowed: u64,
         /// The last of them.
         state: String,

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What a judge does with a step.
+/// Behaviour of a judge towards a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Does {
     Rates,
@@ -28,7 +28,7 @@ enum Does {
     Refuses,
 }
 
-/// Rules that take virtual time, so many at once, and do as they are told.
+/// Rules that take virtual time, judge a limited number of steps at once, and do as they are told.
 struct Played {
     takes: fn(&StepContext) -> Duration,
     does: fn(&StepContext, Duration) -> Does,
@@ -122,7 +122,7 @@ fn with_judge(sampler: Arc<dyn Generator>, judge: &Arc<Played>, patience: Durati
 struct Varied {
     version: AtomicU64,
     requests: AtomicU32,
-    /// How many distinct actions a state has.
+    /// Number of distinct actions of a state.
     kinds: u32,
 }
 

@@ -119,7 +119,7 @@ pub struct Recorder {
     pub steps: AtomicU64,
     pub groups: Mutex<Vec<Vec<StateGroup>>>,
     pub checkpoints: AtomicU32,
-    /// How much of the weights was asked for, in order.
+    /// Scopes of the snapshots that were asked for, in order.
     pub scopes: Mutex<Vec<SnapshotScope>>,
     /// What it reports as the difference between its log-probabilities and the sampler's, in nats.
     pub logprob_difference: f64,

@@ -27,7 +27,7 @@ pub(super) struct Plain {
 }
 
 /// Takes typesetting off. Of a text with `\boxed{…}` only what stands in the last box is left: that
-/// is where mathematics models put their answer. What is not understood stays as it is.
+/// is where mathematics models put their answer. Typesetting that is not understood stays as it is.
 pub(super) fn plain(text: &str) -> Plain {
     let text = last_box(text);
     let bare = without_marks(text);

@@ -155,12 +155,12 @@ impl LlmEndpoint {
         }
     }
 
-    /// What a fault is for whoever asked.
+    /// Error that a fault is for the caller.
     pub(super) fn error(&self, fault: Fault, tries: u32) -> JudgeError {
         self.0.error(fault, tries)
     }
 
-    /// What was sent, for the reading of refusals.
+    /// Settings that were sent, for the reading of refusals.
     pub(super) fn sent(&self) -> &Sent {
         &self.0.sent
     }

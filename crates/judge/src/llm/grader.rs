@@ -21,7 +21,7 @@ const SYSTEM: &str = "You are a careful and impartial grader. You follow the rub
 pub struct Judgement {
     /// Every request with what came back, in order; none where the verdict needs no asking.
     pub exchanges: Vec<Exchange>,
-    /// What came of it.
+    /// The verdict, or why there is none.
     pub verdict: Result<Verdict, JudgeError>,
 }
 
@@ -34,14 +34,14 @@ impl Judgement {
     }
 }
 
-/// What an answer of the endpoint comes to.
+/// A reading of an answer of the endpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReplyReading {
     /// It holds a verdict.
     Verdict(Verdict),
     /// It holds none; the endpoint is asked again.
     AskAgain {
-        /// What the error would be if this was the last try.
+        /// The error if this was the last try.
         error: JudgeError,
         /// The pause that the endpoint asked for.
         after: Option<Duration>,
@@ -104,7 +104,7 @@ impl Grader {
         endpoint::request(self.endpoint.config(), &self.dialogue(prompt))
     }
 
-    /// What an answer of the endpoint comes to.
+    /// A reading of an answer of the endpoint.
     pub fn read(&self, raw: &RawReply, now: SystemTime) -> ReplyReading {
         match raw.read(now, self.endpoint.sent()) {
             Ok(reply) => match self.reading(&reply, 1) {

@@ -13,7 +13,7 @@ use crate::verdict::hash;
 /// Hexadecimal digits of a mark.
 const DIGITS: usize = 8;
 
-/// What the tags of one prompt carry.
+/// Mark that the tags of one prompt carry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mark(String);
 

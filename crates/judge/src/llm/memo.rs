@@ -42,7 +42,7 @@ struct State {
 }
 
 impl Memo {
-    /// A memo of so many verdicts at most.
+    /// A memo of at most `capacity` verdicts.
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity: capacity.max(1),

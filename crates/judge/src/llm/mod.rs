@@ -97,7 +97,7 @@ impl LlmJudge {
         })
     }
 
-    /// Judges anew, whether the verdict is known or not, and gives all that was said.
+    /// Judges whether or not the verdict is known already, and gives all that was said.
     pub async fn judgement(&self, context: &StepContext) -> Judgement {
         match self.without_asking(context) {
             Some(verdict) => Judgement::unasked(verdict),
@@ -187,7 +187,7 @@ impl LlmOutcomeJudge {
         })
     }
 
-    /// Judges anew, whether the verdict is known or not, and gives all that was said.
+    /// Judges whether or not the verdict is known already, and gives all that was said.
     pub async fn judgement(&self, question: &Question, answer: Option<&str>) -> Judgement {
         match given(answer) {
             Some(answer) => self.grader.judgement(self.prompt(question, answer)).await,

@@ -1,4 +1,4 @@
-//! What an endpoint has against a request, and which setting would help. Pure.
+//! The endpoint's objection to a request, and the setting that would help. Pure.
 
 use super::reply;
 use serde_json::Value;
@@ -6,15 +6,15 @@ use serde_json::Value;
 /// A request that was refused, as far as the reply says why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
-    /// What it concerns.
+    /// Requests that it concerns.
     pub concerns: Concern,
     /// Whether a content filter refused it.
     pub is_of_content: bool,
-    /// What to do, naming the setting.
+    /// Advice, naming the setting.
     pub advice: String,
 }
 
-/// What a refusal concerns.
+/// Requests that a refusal concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Concern {
     /// This prompt: others may be taken.
@@ -41,7 +41,7 @@ struct Complaint {
     text: String,
 }
 
-/// What a reply that is no success has against the request.
+/// Objection to the request in a reply that is no success.
 pub(super) fn diagnose(status: u16, body: &str, sent: &Sent) -> Refusal {
     let complaint = Complaint::of(body);
     let found = about_content(status, &complaint)
@@ -223,7 +223,7 @@ fn about_parameter(complaint: &Complaint, sent: &Sent) -> Option<Refusal> {
     advice.or_else(|| about_messages(complaint)).map(settings)
 }
 
-/// What to do about a field of the request.
+/// Advice about a field of the request.
 fn advice(field: &str, complaint: &Complaint, sent: &Sent) -> Option<String> {
     let extra = sent
         .body

@@ -98,8 +98,8 @@ pub(super) fn parse(body: &[u8]) -> Result<Reply, String> {
     })
 }
 
-/// The text of a message's content: a string, or parts, of which those that are text count. What a
-/// model thinks comes in parts of other types, or in fields of its own (`reasoning_content`).
+/// The text of a message's content: a string, or parts, of which those that are text count. A
+/// model's thoughts come in parts of other types, or in fields of its own (`reasoning_content`).
 fn content(content: &Value) -> String {
     let part = |part: &Value| -> String {
         let is_text = matches!(part["type"].as_str(), None | Some("text" | "output_text"));

@@ -1,4 +1,4 @@
-//! What can be wrong with the section `[judge.llm]`.
+//! Faults that the section `[judge.llm]` can have.
 
 use super::template::TemplateError;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ pub enum LlmSetupError {
     BaseUrl {
         /// As configured.
         url: String,
-        /// What is wrong with it.
+        /// The fault in it.
         reason: String,
     },
     /// No model is named.
@@ -59,7 +59,7 @@ pub enum LlmSetupError {
     Header {
         /// The header's name.
         name: String,
-        /// What is wrong; never its value.
+        /// The fault; never the header's value.
         reason: String,
     },
     /// The key's variable is not set, or holds what no HTTP header can carry.
@@ -70,7 +70,7 @@ pub enum LlmSetupError {
     ApiKey {
         /// The variable's name.
         variable: String,
-        /// What is wrong with it; never its value.
+        /// The fault in it; never its value.
         reason: &'static str,
     },
     /// The rubric file cannot be read.
@@ -86,7 +86,7 @@ pub enum LlmSetupError {
     Template {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         reason: TemplateError,
     },
     /// The HTTP client cannot be built, such as for want of TLS roots.

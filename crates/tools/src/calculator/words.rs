@@ -72,7 +72,7 @@ fn is_length(word: &str) -> bool {
     measure(word).is_some_and(|unit| unit.dimension.iter().eq([(&Base::Length, &1)]))
 }
 
-/// What a word means, whatever its case; units and the letters of scales are told apart by it.
+/// Meaning of a word, whatever its case; units and the letters of scales are told apart by it.
 pub(crate) fn meaning(word: &str) -> Word {
     match word {
         "M" => return Word::Token(Token::Scale(integer(1_000_000))),

@@ -6,7 +6,7 @@ use proto::{
 };
 use tools::parser::ActionTags;
 
-/// A trajectory of so many steps, of a question whose solution has so many.
+/// A trajectory of `steps` steps, of a question whose solution has `solution` steps.
 fn trajectory(name: usize, solution: usize, steps: usize) -> Trajectory {
     let reference = ReferenceStep {
         thought: String::new(),
@@ -75,7 +75,7 @@ pub(in crate::training) fn plan(
     }
 }
 
-/// How often each kind is drawn in 60 batches of 4 states.
+/// Number of draws of each kind in 60 batches of 4 states.
 fn drawn(plan: &PolicyPlan) -> BTreeMap<(usize, usize), usize> {
     let mut picker = Picker::new(plan).expect("there are states");
     let mut counts = BTreeMap::new();
