@@ -142,8 +142,9 @@ pub fn cross_entropy(logprob: f64) -> TokenLoss {
     }
 }
 
-/// How a policy gradient treats actions that another distribution `μ` sampled: older weights, or the
-/// same ones computed otherwise. `π` is the policy, or under [`Surrogate::Clipped`] `π_old`.
+/// Treatment, in a policy gradient, of actions that another distribution `μ` sampled: older
+/// weights, or the same ones computed otherwise. `π` is the policy, or under [`Surrogate::Clipped`]
+/// `π_old`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub enum Importance {
     /// As if they were on-policy: the ratio is 1.

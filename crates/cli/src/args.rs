@@ -257,7 +257,7 @@ pub enum TryCommand {
         #[arg(long)]
         json: bool,
     },
-    /// The action that a model's text is.
+    /// The action that a model's text is read as.
     Action(TryActionArgs),
     /// The verdict of the configured judge: the request, the reply, and what is made of it.
     Judge(TryJudgeArgs),
@@ -266,7 +266,7 @@ pub enum TryCommand {
 /// Arguments of `swirl try judge`.
 #[derive(Debug, ClapArgs)]
 pub struct TryJudgeArgs {
-    /// The configuration that says who judges.
+    /// The configuration that names the judge.
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
     /// Settings over the file: `judge.llm.max_tokens=2048`, any number of times.
@@ -275,8 +275,8 @@ pub struct TryJudgeArgs {
     /// The question.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub question: Option<String>,
-    /// A step of the model, with `\n` for a line break; several in order, of which the last is judged.
-    /// Calls of earlier ones are run.
+    /// A step of the model, with `\n` for a line break. Several are given in order: the last one is
+    /// judged, and the calls of earlier ones are run.
     #[arg(long = "step", value_name = "TEXT", allow_hyphen_values = true)]
     pub steps: Vec<String>,
     /// The answer key.
@@ -299,10 +299,10 @@ pub struct TryJudgeArgs {
         conflicts_with_all = ["question", "steps", "key", "answer"]
     )]
     pub trajectory: Vec<String>,
-    /// The step of that trajectory, from 1; the last one without it.
+    /// The step's number in that trajectory, from 1; the last step if it is not given.
     #[arg(long, value_name = "N", requires = "trajectory")]
     pub number: Option<usize>,
-    /// The judge of answers, not that of steps.
+    /// Use the judge of answers, not that of steps.
     #[arg(long)]
     pub outcome: bool,
     /// Ask nobody: read this reply, `{"status": 200, "headers": {}, "body": …}`.
@@ -364,14 +364,14 @@ pub enum ModelCommand {
         #[arg(long, value_name = "DIR")]
         tokenizer: Option<PathBuf>,
     },
-    /// Add a trained model's adapters to the weights they belong to, for programs that want them so.
+    /// Add a trained model's adapters to their base weights, for programs that need merged weights.
     Merge {
-        /// A directory that training of adapters left.
+        /// A directory that training of adapters wrote.
         dir: PathBuf,
         /// The Hugging Face directory to write.
         #[arg(long)]
         out: PathBuf,
-        /// The type to store. A small update is lost in part in 16 bits; how much is left is said.
+        /// The type to store. 16 bits lose part of a small update; the share left is printed.
         #[arg(long, value_enum, default_value_t)]
         dtype: StoredType,
     },

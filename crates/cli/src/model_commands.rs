@@ -64,7 +64,7 @@ pub fn run(command: ModelCommand) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How the chat template writes a dialogue down, or why it cannot.
+/// A dialogue as the chat template writes it down, or the reason why it cannot.
 fn dialogue(dir: &Path, arguments: &TemplateArguments) -> String {
     let codec = match TurnCodec::load_with(dir, arguments) {
         Ok(codec) => codec,

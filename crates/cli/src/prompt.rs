@@ -24,8 +24,8 @@ pub fn system(config: &Config, with_tools: bool) -> Result<String, UsageError> {
         .map_err(|error| UsageError::new(format!("`{key}` cannot be rendered: {error}")))
 }
 
-/// The setting that says the system message, and its value. Where no tool is offered, the model is
-/// not told of any.
+/// The setting that says the system message, and its value. Where no tool is offered, the
+/// message describes none.
 fn template(config: &Config, with_tools: bool) -> (&'static str, &str) {
     match with_tools && !config.tools.enabled.is_empty() {
         true => ("prompt.system", &config.prompt.system),
@@ -57,7 +57,7 @@ pub fn check(config: &Config) -> Result<Vec<String>, UsageError> {
 }
 
 /// A system message against the tools: it may not teach a tag that nothing answers. Returns a remark
-/// for each tool that the model is not told of.
+/// for each offered tool that the message does not mention.
 ///
 /// # Errors
 /// When the message cannot be rendered, or teaches a tool which is not offered.

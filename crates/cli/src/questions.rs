@@ -91,7 +91,7 @@ impl Sources {
     }
 }
 
-/// How many questions of a source `run.skip` leaves out.
+/// Number of a source's questions that `run.skip` leaves out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
     /// The source.

@@ -124,7 +124,7 @@ fn equality(key: &str, answer: &str) -> Equality {
     }
 }
 
-/// What the model would be told after a call.
+/// Message that the model would get after a call.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Told {

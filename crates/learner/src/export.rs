@@ -1,4 +1,4 @@
-//! What a learner leaves for others: its model's folder.
+//! The folder of its model that a learner leaves for others.
 
 use crate::checkpoint::CheckpointError;
 use crate::files;
@@ -7,7 +7,7 @@ use model::{Parameter, Update};
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 
-/// What is known of the weights that adapters belong to.
+/// Folder and checksum of the weights that adapters belong to.
 #[derive(Debug)]
 pub(crate) struct Base {
     folder: PathBuf,
@@ -15,7 +15,7 @@ pub(crate) struct Base {
     crc32: u32,
 }
 
-/// What is left of an update of adapters.
+/// Shares of an update of adapters that are left.
 #[derive(Debug, Clone, Copy)]
 struct Shares {
     kept: f64,
@@ -104,7 +104,7 @@ impl Learner {
             .collect()
     }
 
-    /// What is left of the adapters' update; `None` without adapters.
+    /// Shares of the adapters' update that are left; `None` without adapters.
     fn shares(&self) -> Option<Shares> {
         self.decoder.lora()?;
         let tensor = |parameter: &Parameter| parameter.tensor.detach();

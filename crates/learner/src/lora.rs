@@ -22,8 +22,8 @@ pub struct LoraConfig {
     /// starts from, or with fresh ones where that has none. Adapters of a smaller rank or fewer targets
     /// become part of the larger ones.
     pub start: Option<PathBuf>,
-    /// What saved adapters say of where their base is. Not a setting: the program sets it where the base
-    /// lies elsewhere than the learner reads it.
+    /// Place of the base that saved adapters name. Not a setting: the program sets it where the
+    /// base lies elsewhere than the learner reads it.
     #[serde(skip)]
     pub base_name: Option<PathBuf>,
 }

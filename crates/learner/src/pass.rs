@@ -75,7 +75,7 @@ pub enum StepError {
     TooManyBadSteps(u32),
 }
 
-/// How logits are read.
+/// Settings for reading logits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HeadOptions {
     pub temperature: f64,
@@ -98,7 +98,7 @@ pub(crate) fn output(decoder: &Decoder, in_f32: bool) -> Tensor {
     }
 }
 
-/// How the logits of the output matrix `weight` are read.
+/// The head that reads the logits of the output matrix `weight`.
 fn head<'a>(decoder: &Decoder, weight: &'a Tensor, options: HeadOptions) -> Head<'a> {
     Head {
         weight,
@@ -152,7 +152,7 @@ pub(crate) fn score(
     }
 }
 
-/// How a pass is made.
+/// Settings of a pass.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PassOptions {
     pub head: HeadOptions,

@@ -186,7 +186,7 @@ impl Learner {
     }
 }
 
-/// What a step leaves behind for later updates of its batch, once it is made.
+/// State that a step leaves behind for later updates of its batch, once it is made.
 struct Batch {
     batch: LastBatch,
     /// Mean reward, penalties taken off.

@@ -1,7 +1,7 @@
-//! What several updates on one batch of actions have in common.
+//! State that several updates on one batch of actions have in common.
 //!
-//! - **RU-1 (taken in once).** However many updates are made of a batch, its mean reward goes into the
-//!   running baseline once, and all of them are compared with the same baseline.
+//! - **RU-1 (taken in once).** A batch's mean reward goes into the running baseline once, whatever
+//!   the number of updates made of it, and all of them are compared with the same baseline.
 //! - **RU-2 (one old policy).** The old log-probabilities of an action are the learner's own at its
 //!   first update, to the bit; they cost no pass of their own.
 //!
@@ -71,7 +71,7 @@ impl LastBatch {
         }
     }
 
-    /// What is known of the actions of `groups`, by their numbers.
+    /// Known old log-probabilities of the actions of `groups`, by their numbers.
     pub(crate) fn old_logprobs(&self, groups: &[StateGroup]) -> Vec<OldLogprobs> {
         let of_group = |group: &StateGroup| {
             let of_sample = |sample: &RlSample| OldLogprobs {

@@ -25,7 +25,7 @@ pub const BASE_FOLDER: &str = "base";
 
 const UPDATE: &str = "update.json";
 
-/// What a folder says of the adapters in it.
+/// A folder's record of the adapters in it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Update {
     /// CRC-32 of the base's weight files, in the order of their names.
@@ -40,7 +40,7 @@ pub struct Update {
     pub merged_bf16_share: Option<f64>,
 }
 
-/// What merging came to.
+/// Result of merging.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Merged {
     /// The base.
@@ -95,7 +95,7 @@ pub(crate) fn config_of(dir: &Path) -> Result<PathBuf, LoadError> {
     Ok(base_of(dir)?.map_or(own, |base| base.join("config.json")))
 }
 
-/// What `dir` says of its adapters; `None` where it says nothing.
+/// The record in `dir` of its adapters; `None` where there is none.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -219,7 +219,7 @@ pub fn merge(dir: &Path, out: &Path, kind: Kind) -> Result<Merged, SaveError> {
     })
 }
 
-/// How much of an update is left in another one: ⟨update, left⟩ / ⟨update, update⟩.
+/// Share of an update that is left in another one: ⟨update, left⟩ / ⟨update, update⟩.
 #[derive(Debug, Default)]
 struct Share {
     left: f64,

@@ -21,7 +21,7 @@ pub struct Decoder {
     wide_output: Option<Tensor>,
     ropes: Vec<Rotary>,
     adapters: Option<Adapters>,
-    /// What snapshots of adapters call these weights by, once it is known.
+    /// The checksum by which snapshots of adapters name these weights, once it is known.
     base_checksum: OnceLock<u32>,
 }
 
@@ -120,8 +120,8 @@ impl Decoder {
     }
 
     /// The checksum of the weights without adapters, as a snapshot has it that holds them: that of the
-    /// one they came with, or their own in the type they compute in. It is worked out once: whoever
-    /// trains these weights asks for none.
+    /// one they came with, or their own in the type they compute in. It is worked out once: a
+    /// program that trains these weights asks for none.
     pub(crate) fn base_checksum(&self) -> u32 {
         let own = || crate::checksum(&self.parameters, self.kind());
         *self.base_checksum.get_or_init(own)

@@ -56,7 +56,7 @@ pub enum LoadError {
         dir: PathBuf,
         /// Where their base is said to be.
         base: PathBuf,
-        /// What is wrong with it.
+        /// The problem with it.
         problem: &'static str,
     },
     /// A required key is absent or of the wrong type.
@@ -88,7 +88,7 @@ pub enum LoadError {
         path: PathBuf,
         /// The key or the tensor.
         key: String,
-        /// What contradicts it.
+        /// The contradiction.
         problem: String,
     },
     /// The chat template cannot be read.
@@ -96,7 +96,7 @@ pub enum LoadError {
     Template {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem with it.
         problem: String,
     },
     /// The weights file is cut off or damaged.

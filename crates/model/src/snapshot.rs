@@ -187,7 +187,7 @@ impl Decoder {
         tch::no_grad(|| {
             if needed.is_none() {
                 self.overwrite(&own, snapshot);
-                // What was sent has a checksum of its own, whatever type it is converted to here.
+                // The weights as sent have their own checksum, whatever type they become here.
                 self.set_base_checksum(manifest.base.map(|base| base.checksum));
                 self.refresh_head();
             }

@@ -10,7 +10,7 @@ use tokenizers::AddedToken;
 const CONFIG: &str = "tokenizer_config.json";
 const MAP: &str = "special_tokens_map.json";
 
-/// What templates call the special tokens that every tokenizer may have.
+/// Templates' names for the special tokens that every tokenizer may have.
 pub(crate) const NAMES: [&str; 7] = [
     "bos_token",
     "eos_token",
@@ -132,7 +132,7 @@ impl SpecialTokens {
         &self,
         tokenizer: &mut tokenizers::Tokenizer,
     ) -> Result<Vec<String>, LoadError> {
-        // Each call builds the search for all added tokens anew, of which Gemma has thousands.
+        // Each call rebuilds the search for all added tokens, of which Gemma has thousands.
         let known = tokenizer.get_added_tokens_decoder();
         let is_new = |(id, token): &(&u32, &AddedToken)| {
             let found = known.get(id);
@@ -233,7 +233,7 @@ fn added_tokens(
     listed.into_iter().flatten().map(read).collect()
 }
 
-/// What classes of `transformers` call their tokens where no file does.
+/// Tokens' names in classes of `transformers`, where no file gives them.
 fn defaults(class: &str) -> &'static [(&'static str, &'static str)] {
     match class.trim_end_matches("Fast") {
         "LlamaTokenizer" | "CodeLlamaTokenizer" => &[

@@ -1,4 +1,4 @@
-//! What a configuration passes to the chat template, such as `enable_thinking = false`.
+//! Variables that a configuration passes to the chat template, such as `enable_thinking = false`.
 
 use crate::special::NAMES;
 use serde::{Deserialize, Deserializer, Serialize};

@@ -152,7 +152,7 @@ pub struct JudgeOrder {
     pub rubrics: [Option<String>; 2],
     /// The tools that are offered.
     pub tools: Vec<String>,
-    /// How many calls a node takes at once.
+    /// Number of calls that a node takes at once.
     pub credits: u32,
 }
 

@@ -7,8 +7,8 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// What of a question a run depends on; its data set and split are names, which may follow from
-/// where a file lies.
+/// Digest of the parts of questions that a run depends on; data set and split are names, which may
+/// follow from where a file lies.
 pub(super) fn questions_digest(questions: &[Question]) -> String {
     let mut hash = Sha256::new();
     for question in questions {

@@ -24,7 +24,7 @@ pub(super) fn without_operational(config: &Config) -> Config {
     if config.model.device.starts_with("cuda:") {
         config.model.device = "cuda".into();
     }
-    // What these name counts by what it holds: `Identity::with_contents`.
+    // Files and folders count by their contents, not by these names: `Identity::with_contents`.
     config.model.path = PathBuf::new();
     without_path(&mut config.questions);
     config.evaluation.overlap = EvaluationSection::default().overlap;
@@ -69,7 +69,7 @@ pub(super) fn without_operational(config: &Config) -> Config {
         if let Some(lora) = &mut learner.lora {
             lora.start = lora.start.take().map(|_| PathBuf::new());
         }
-        // How a step is cut into pieces changes sums by their rounding only.
+        // The pieces that a step is cut into change sums by their rounding only.
         if !learner.deterministic {
             learner.micro_batch_tokens = usual.micro_batch_tokens;
             learner.loss_chunk_tokens = usual.loss_chunk_tokens;
@@ -85,9 +85,9 @@ fn without_path(source: &mut QuestionSource) {
     source.path = source.path.take().map(|_| PathBuf::new());
 }
 
-/// What of a judge's settings its verdicts are: those of a model, at a temperature, by rubrics. How
-/// they are asked for (limits, log-probabilities, names of fields, headers) may change, so that a run
-/// whose judge cannot be read or refuses a field can go on.
+/// The judge's settings that decide its verdicts: those of a model, at a temperature, by rubrics.
+/// The settings by which they are asked for (limits, log-probabilities, names of fields, headers)
+/// may change, so that a run whose judge cannot be read or refuses a field can go on.
 fn judge_results(llm: LlmJudgeConfig) -> LlmJudgeConfig {
     LlmJudgeConfig {
         model: llm.model,
@@ -172,7 +172,7 @@ mod tests {
             "train.learner.keep_last=9 train.learner.shard_optimizer=true",
             "train.learner.keep_every=7 train.learner.max_bad_steps=1",
             "train.learner.compare_replicas_every=3",
-            // How a step is cut into pieces: rounding alone.
+            // The pieces that a step is cut into: rounding alone.
             "train.learner.micro_batch_tokens=64 train.learner.loss_chunk_tokens=64",
             "train.learner.activation_checkpointing=true",
             // Where things lie, and what they are called.

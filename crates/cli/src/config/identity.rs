@@ -29,9 +29,9 @@ pub struct Identity {
 pub struct Difference {
     /// Its key.
     pub key: String,
-    /// What it was, if it was there.
+    /// Value before, if it was set.
     pub before: Option<String>,
-    /// What it is, if it is there.
+    /// Value now, if it is set.
     pub now: Option<String>,
 }
 
@@ -151,7 +151,7 @@ fn brief(value: &str) -> String {
     }
 }
 
-/// What the model is told, the tools written out.
+/// The system message, with the tools written out.
 fn message(config: &Config, with_tools: bool) -> Result<String, ConfigError> {
     crate::prompt::system(config, with_tools).map_err(|error| ConfigError::Value {
         key: "prompt".into(),

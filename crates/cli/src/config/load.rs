@@ -13,7 +13,7 @@ use model::TemplateArguments;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
-/// How serde says that it wants text: a string, or a path.
+/// Serde's words where it wants text: a string, or a path.
 const WANTS_TEXT: [&str; 2] = ["expected a string", "expected path string"];
 
 /// What is wrong with a configuration. Every message names the place and what to write instead.
@@ -62,7 +62,7 @@ pub enum ConfigError {
     WantsText {
         /// Full path of the key.
         key: String,
-        /// What is there, and what is expected.
+        /// The value found, and the type expected.
         message: String,
     },
     /// Settings were written that nothing looks at.

@@ -70,7 +70,7 @@ impl Config {
         [warm, train, imitation].into_iter().flatten()
     }
 
-    /// How many samplers there will be, as far as that is known before they are there.
+    /// Number of samplers to come, as far as it is known before they are there.
     pub fn expected_samplers(&self) -> usize {
         match self.cluster.is_here(Role::Sampler) {
             true => self.actors.samplers,
@@ -105,7 +105,7 @@ pub struct RunSection {
     #[serde(default)]
     pub seed: u64,
     /// Ids of questions that are left out wherever they occur: in generation, training and
-    /// evaluations. For those that nothing can be had of; the report names them.
+    /// evaluations. The list is meant for questions that yield nothing; the report names them.
     #[serde(default)]
     pub skip: Vec<QuestionId>,
 }
@@ -130,8 +130,8 @@ pub struct ModelSection {
     /// The type to compute in, for samplers and for learners that name none of their own.
     pub dtype: ComputeType,
     /// Logits in f32 whatever `dtype` is, in samplers and learners: hidden states and output matrix are
-    /// converted, so that the two agree on probabilities to more digits. Costs a copy of the output
-    /// matrix of 4 bytes an element in each, and time (docs/losses.md).
+    /// converted, so that the two agree on probabilities to more digits. This costs time and, in
+    /// each, a copy of the output matrix of 4 bytes an element (docs/losses.md).
     pub f32_head: bool,
     /// `auto` (the first GPU if there is one), `cpu`, or `cuda:N`.
     pub device: String,
@@ -170,8 +170,8 @@ impl Default for ModelSection {
     }
 }
 
-/// What the model is told before the question. Both messages are minijinja templates in which `tools`
-/// are the tools that are offered: `{{ tools }}` describes them, and `{% for tool in tools %}` has
+/// The messages to the model before the question. Both are minijinja templates in which `tools` are
+/// the tools that are offered: `{{ tools }}` describes them, and `{% for tool in tools %}` has
 /// `tool.name`, `tag`, `description`, `purpose`, `example` and `arguments` of each.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -316,12 +316,12 @@ pub struct JudgeSection {
     pub process: ProcessJudgeKind,
     /// Who judges answers.
     pub outcome: OutcomeJudgeKind,
-    /// How long a phase waits for a judge that is away, such as `"2h"`; `"0s"` does not wait. What was
-    /// sampled meanwhile is kept, also behind that.
+    /// Time that a phase waits for a judge that is away, such as `"2h"`; `"0s"` does not wait.
+    /// Samples taken meanwhile are kept, also when that time is over.
     pub patience: Span,
     /// The share of a phase's trajectories, and of the states that are trained on, that may be left out
     /// because the judge gives no verdict on them (a prompt that is refused, a reply that cannot be
-    /// read); unless it is 0, one always may.
+    /// read). One may always be left out, unless the share is 0.
     pub max_unjudged_share: f64,
     /// The endpoint, needed by `llm`.
     pub llm: Option<LlmJudgeConfig>,
@@ -370,8 +370,8 @@ pub struct ActorSection {
     pub samplers: usize,
     /// Tool executors.
     pub tools: usize,
-    /// Judges. How many verdicts a judge model is asked for at once says `judge.llm.max_concurrent`,
-    /// whatever their number.
+    /// Judges. A judge model is asked for at most `judge.llm.max_concurrent` verdicts at once,
+    /// whatever the number of judges.
     pub judges: usize,
 }
 
@@ -449,8 +449,8 @@ pub struct TrainSection {
     /// Whether long trajectories count for more.
     #[serde(default = "default_weighting")]
     pub weighting: StateWeighting,
-    /// Which kinds of states are drawn equally often: `off`, `solution_steps` (by the number of steps
-    /// of the annotated solution), `position` (by the number of steps before the state), or
+    /// Kinds of states that are drawn equally often: `off`, `solution_steps` (by the number of
+    /// steps of the annotated solution), `position` (by the number of steps before the state), or
     /// `solution_steps_and_position`.
     #[serde(default)]
     pub balance: StateBalance,
@@ -528,22 +528,22 @@ pub struct EvaluationSection {
     pub base: bool,
     /// Also measure every model with no tool.
     pub without_tools: bool,
-    /// What becomes of a run whose evaluation sets have questions that its training or warm start
-    /// has, too.
+    /// Treatment of a run whose evaluation sets have questions that its training or warm start has,
+    /// too.
     pub overlap: OverlapPolicy,
 }
 
-/// What becomes of a run that measures on questions which it trains on. Texts are compared without
+/// Treatment of a run that measures on questions which it trains on. Texts are compared without
 /// case, punctuation and the width of blanks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OverlapPolicy {
-    /// It is refused, for one with the same text or the same id.
+    /// The run is refused for a question with the same text or the same id.
     #[default]
     Refuse,
-    /// It is refused for one with the same text; ids of different files may coincide.
+    /// The run is refused for a question with the same text; ids of different files may coincide.
     SameIds,
-    /// It goes on, and the report says how many they are.
+    /// The run goes on, and the report says how many such questions there are.
     Allow,
 }
 

@@ -28,7 +28,7 @@ const OF_POLICY: [&str; 6] = [
 /// Settings of a learner that only concern several side by side.
 const OF_REPLICAS: [&str; 3] = ["shard_optimizer", "compare_replicas_every", "gradient_wire"];
 
-/// What `swirl eval` reads of a configuration.
+/// The parts of a configuration that `swirl eval` reads.
 const OF_EVALUATION: [&str; 20] = [
     "run.seed",
     "model",
@@ -52,7 +52,7 @@ const OF_EVALUATION: [&str; 20] = [
     "run.name",
 ];
 
-/// What is done about a setting that is written and has no effect.
+/// Treatment of a setting that is written and has no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Weight {
     /// Nothing looks at it: the run is refused.

@@ -19,8 +19,8 @@ const LINE_EVERY: Duration = Duration::from_secs(15);
 /// Time between lines on the whole run.
 const RUN_LINE_EVERY: Duration = Duration::from_secs(60);
 
-/// How far the whole run is, shared by the progress of its pieces. The default knows of no run, and
-/// says nothing.
+/// Progress of the whole run, shared by the progress of its pieces. The default knows of no run,
+/// and says nothing.
 #[derive(Clone, Default)]
 pub struct Overview(Arc<Mutex<Shown>>);
 

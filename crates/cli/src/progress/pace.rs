@@ -1,11 +1,12 @@
-//! How long a piece of work will still take: pure, with the time as an argument.
+//! Time that a piece of work will still take: pure, with the time as an argument.
 //!
 //! - **PC-1 (no early guess).** There is no estimate before [`LEAST_TIME`] and [`LEAST_UNITS`], nor
 //!   before as many units are finished as are worked on at once: those that end first are the short
 //!   ones, and what is nearly done beside them does not show yet.
-//! - **PC-2 (recent).** What was long ago fades: a pace that changed is followed within a few of its
+//! - **PC-2 (recent).** The distant past fades: a pace that changed is followed within a few of its
 //!   own half-lives, a minute or the time of some units.
-//! - **PC-3 (own work only).** What an earlier process finished is no pace of this one's.
+//! - **PC-3 (own work only).** Units that an earlier process finished do not count as this one's
+//!   pace.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! How far a whole run is, and how long it will still take: pure, with the time as an argument.
+//! Progress of a whole run and the time that it still takes: pure, with the time as an argument.
 //!
 //! - **WR-1 (known paces only).** There is an estimate once the pace of every kind of work that is
 //!   still to come is known from work of that kind in this process.
@@ -185,7 +185,7 @@ mod tests {
         )
     }
 
-    /// Makes a piece from its first unit to its last, a unit in so many seconds; returns its end.
+    /// Makes a piece from its first unit to its last, `seconds` for each unit; returns its end.
     fn make(run: &mut WholeRun, name: &str, units: u64, seconds: u64, begin: u64) -> u64 {
         run.begin(name, Pace::new(units, 0, 1), at(begin));
         for unit in 1..=units {

@@ -1,4 +1,4 @@
-//! What SWiRL gained: over all its seeds, over the model that it started from and over imitation.
+//! Gains of SWiRL: over all its seeds, over the model that it started from and over imitation.
 
 use super::report::BOOTSTRAP_SEED;
 use anyhow::{Context, Result};
@@ -106,7 +106,7 @@ fn with_interval(gain: &OverSeeds) -> String {
     )
 }
 
-/// What the models of all seeds, one or more, gained over `other`.
+/// Gain of the models of all seeds, one or more, over `other`.
 pub fn gain_over(other: &Evaluated, seeds: &[&Evaluated]) -> Result<Gain> {
     let before = Scores::of(&other.trajectories)?;
     let mut differences: Vec<Vec<f64>> = Vec::new();
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(again.gain, found.gain);
     }
 
-    /// A question of so many known steps with its answer.
+    /// A question of `steps` known steps with its answer.
     fn answered(n: usize, steps: usize, right: bool) -> Trajectory {
         let step = ReferenceStep {
             thought: String::new(),

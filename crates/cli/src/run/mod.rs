@@ -40,11 +40,11 @@ pub struct Run {
     pub head: Option<Head>,
     /// The questions, without those that `run.skip` names.
     pub sources: Sources,
-    /// What `run.skip` left out.
+    /// Numbers of questions that `run.skip` left out, by source.
     pub skipped: Vec<Skipped>,
     /// Questions that are trained on and measured on, where that is allowed.
     pub overlaps: Vec<Overlap>,
-    /// How far the run is.
+    /// Progress of the whole run.
     pub overview: Overview,
     metrics: Mutex<MetricsFile>,
 }

@@ -6,7 +6,7 @@ use crate::progress::{Kind, Piece, WholeRun};
 use crate::questions::Sources;
 use control::phases::{Phase, RunState};
 
-/// What is still to be done of a run, piece by piece, under the names that progress is shown by.
+/// Work still to be done in a run, piece by piece, under the names that progress is shown by.
 pub fn of(config: &Config, sources: &Sources, state: &RunState) -> WholeRun {
     let mut pieces = pieces(config, sources);
     pieces.retain(|piece| !state.completed().contains(&piece.phase));

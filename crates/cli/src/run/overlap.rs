@@ -12,7 +12,7 @@ use std::collections::HashMap;
 /// The most questions that an error names.
 const NAMED: usize = 3;
 
-/// What an evaluation set shares with what is trained on.
+/// Questions that an evaluation set shares with those that are trained on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overlap {
     /// The set's name.

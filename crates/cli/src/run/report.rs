@@ -144,7 +144,7 @@ fn notes(run: &Run, filtered: &Filtered) -> Result<Vec<String>> {
     Ok(notes)
 }
 
-/// What is left of the updates of arms that trained adapters.
+/// Notes on the share that is left of the updates of arms that trained adapters.
 fn adapter_notes(run: &Run) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     for arm in arms::names(&run.config) {

@@ -101,7 +101,7 @@ fn named(differences: &[Difference]) -> String {
     named.join("; ")
 }
 
-/// What a run was begun with.
+/// Configuration and identity that a run was begun with.
 struct Before {
     config: Config,
     identity: Identity,

@@ -1,4 +1,4 @@
-//! What is left out because no verdict on it can be had.
+//! Trajectories and states that are left out because no verdict on them can be had.
 
 use anyhow::Result;
 use proto::{QuestionId, Trajectory};
@@ -22,7 +22,7 @@ pub fn remove(trajectories: &Path) -> Result<()> {
     }
 }
 
-/// How many trajectories are left out of a folder of them.
+/// Number of trajectories left out of a folder of them.
 ///
 /// # Errors
 /// When a store cannot be read.

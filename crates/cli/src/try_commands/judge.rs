@@ -43,7 +43,7 @@ pub async fn run(arguments: TryJudgeArgs) -> Result<()> {
     }
 }
 
-/// What is judged.
+/// Subject of the judgement.
 enum Subject {
     Step(Box<StepContext>),
     Answer(Box<Question>, Option<String>),
@@ -257,7 +257,7 @@ impl GivenReply {
     }
 }
 
-/// What came of it.
+/// Outcome of the judgement.
 #[derive(Debug, Serialize)]
 struct Judged {
     /// Every request with its reply, in order.

@@ -1,4 +1,4 @@
-//! What may change between a run and its resumption, and what is left out or refused.
+//! Changes that are allowed between a run and its resumption, and those left out or refused.
 
 use crate::support::{output, small_run, tiny_model};
 use std::collections::BTreeSet;

@@ -1,9 +1,9 @@
-//! What each architecture does where `config.json` is silent.
+//! Defaults of each architecture where `config.json` is silent.
 
 use super::reader::Config;
 use crate::error::LoadError;
 
-/// What the architectures do by default. `None` for a size: `config.json` must give it.
+/// Defaults of an architecture. `None` for a size: `config.json` must give it.
 pub(super) struct Family {
     pub(super) name: &'static str,
     /// The names of `transformers` for it, with a head that continues text.

@@ -1,5 +1,5 @@
-//! From `config.json` to a [`DecoderSpec`]. What is not understood is refused, never ignored:
-//! a model that computes something else than its authors meant is worse than none.
+//! From `config.json` to a [`DecoderSpec`]. Content that is not understood is refused, never
+//! ignored: a model that computes something else than its authors meant is worse than none.
 
 mod family;
 mod layers;

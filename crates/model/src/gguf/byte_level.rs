@@ -5,7 +5,7 @@ use super::metadata::Metadata;
 use super::vocabulary::strings;
 use serde_json::{Value as Json, json};
 
-/// How text is split before merging, by `tokenizer.ggml.pre`.
+/// Splitting of text before merging, by `tokenizer.ggml.pre`.
 struct Splitting {
     normalizer: Json,
     pre_tokenizer: Json,

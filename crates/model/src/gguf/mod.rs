@@ -57,7 +57,7 @@ pub enum ImportError {
     OtherTokenizer {
         /// Its `tokenizer.json`.
         path: PathBuf,
-        /// What differs.
+        /// The difference.
         problem: String,
     },
     /// The metadata describe no model that can be built.
@@ -83,7 +83,7 @@ pub struct ImportReport {
     pub stored_as: Vec<(String, usize)>,
 }
 
-/// How a file is imported.
+/// Settings of an import.
 #[derive(Debug, Clone)]
 pub struct ImportOptions {
     /// The type of the weights: `BFloat16`, `Half` or `Float`.

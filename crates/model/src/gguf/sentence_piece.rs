@@ -9,7 +9,7 @@ use candle_core::quantized::gguf_file::Value;
 use serde_json::{Value as Json, json};
 use std::collections::HashMap;
 
-/// How SentencePiece writes a space.
+/// A space as SentencePiece writes it.
 pub(super) const SPACE: &str = "▁";
 
 /// An ordinary piece.
@@ -151,7 +151,7 @@ fn decoder(prefix: bool) -> Json {
     json!({ "type": "Sequence", "decoders": decoders })
 }
 
-/// What `transformers` puts before a text of its own accord.
+/// The post-processor for the token that `transformers` puts before a text of its own accord.
 fn post_processor(metadata: &Metadata, tokens: &[&str]) -> Json {
     let adds = metadata
         .flag("tokenizer.ggml.add_bos_token")

@@ -10,7 +10,7 @@ const QWEN: [&str; 2] = ["qwen2", "qwen3"];
 const GEMMA: [&str; 2] = ["gemma2", "gemma3_text"];
 const PLAIN: [&str; 3] = ["llama", "qwen2", "qwen3"];
 
-/// What becomes of a key at a value.
+/// Outcome of a key at a value.
 enum Is {
     /// The specification has it.
     Read(fn(&DecoderSpec) -> bool),

@@ -235,8 +235,8 @@ fn files_that_cannot_be_imported_are_refused_by_what_is_odd() {
     }
 }
 
-/// The file with one more pair of metadata, of a type by number. What lies behind the header is not
-/// moved: these files are refused for their headers.
+/// The file with one more pair of metadata, of a type by number. The data behind the header are
+/// not moved: these files are refused for their headers.
 fn with_pair(bytes: &[u8], key: &str, kind: u32, value: &[u8]) -> Vec<u8> {
     let pairs = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) + 1;
     let key = [&(key.len() as u64).to_le_bytes()[..], key.as_bytes()].concat();
@@ -256,8 +256,8 @@ fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     [&bytes[..at], to, &bytes[at + from.len()..]].concat()
 }
 
-/// What SentencePiece's scores give of the real vocabulary of Gemma 3 is, merge by merge, what the
-/// authors' `tokenizer.json` says.
+/// SentencePiece's scores turn the real vocabulary of Gemma 3 into the same merges, one by one, as
+/// the authors' `tokenizer.json` has.
 #[test]
 fn the_vocabulary_of_gemma3_becomes_its_authors_tokenizer() {
     let Some((gguf, tokenizer)) = gemma3_files() else {

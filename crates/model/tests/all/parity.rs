@@ -192,7 +192,7 @@ fn adapters_that_cannot_be_used_are_refused_by_what_is_odd() {
     }
 }
 
-/// What says how an adapter began, or how it was trained, does not change what it is.
+/// Settings that say how an adapter began, or how it was trained, do not change what it is.
 #[test]
 fn adapters_that_leave_the_weights_as_they_are_load() {
     let folder = fixture("llama");
