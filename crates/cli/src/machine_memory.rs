@@ -158,19 +158,10 @@ pub fn available_of_total() -> (u64, u64) {
 fn freed() -> u64 {
     #[cfg(target_os = "linux")]
     {
-        use tikv_jemalloc_ctl::{epoch, stats};
-        let pages = || -> Result<usize, tikv_jemalloc_ctl::Error> {
-            epoch::advance()?;
-            let used = stats::active::read()? + stats::metadata::read()?;
-            Ok(stats::resident::read()?.saturating_sub(used))
-        };
-        match pages() {
-            Ok(pages) => pages as u64,
-            Err(error) => {
-                tracing::debug!(%error, "The allocator does not say what it keeps.");
-                0
-            }
-        }
+        crate::allocator::freed().unwrap_or_else(|error| {
+            tracing::debug!(%error, "The allocator does not say what it keeps.");
+            0
+        })
     }
     #[cfg(not(target_os = "linux"))]
     0

@@ -3,6 +3,8 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Results go to stdout, everything
 //! else to stderr.
 
+#[cfg(target_os = "linux")]
+mod allocator;
 mod args;
 mod certs_commands;
 mod cluster;
@@ -32,14 +34,6 @@ use clap::Parser;
 use config::Loaded;
 use folder::Reuse;
 use std::process::ExitCode;
-
-/// libtorch's buffers come from it too: it takes the place of the C library's allocator in the whole
-/// process. That one gives large buffers back to the system after each use and has every page of
-/// them faulted in anew; a step allocates gigabytes of such buffers (docs/performance.md). The
-/// settings are in `.cargo/config.toml`.
-#[cfg(target_os = "linux")]
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let args = Args::parse_from(args::with_settings(std::env::args_os()));
