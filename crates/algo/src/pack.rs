@@ -169,6 +169,78 @@ impl Tree {
     }
 }
 
+/// A tree that shares less than this part of its tokens with another one stays apart: one branch more
+/// costs attention more than it saves everything else.
+const LEAST_SHARED: f64 = 0.2;
+
+/// Puts trees that begin alike, as all do that have the same system message, into one, as long as it
+/// holds at most `limit_tokens`: first fit, in the order given.
+pub fn join(trees: Vec<Tree>, limit_tokens: usize) -> Vec<Tree> {
+    let mut joined: Vec<(Tree, Children)> = Vec::new();
+    for tree in trees {
+        let takes = |(into, children): &&mut (Tree, Children)| {
+            let shared = tree.len() - tree.new_to(children);
+            shared as f64 >= LEAST_SHARED * tree.len() as f64
+                && into.len() + tree.len() - shared <= limit_tokens
+        };
+        match joined.iter_mut().find(takes) {
+            Some((into, children)) => into.graft(children, &tree),
+            None => {
+                let children = tree.children();
+                joined.push((tree, children));
+            }
+        }
+    }
+    joined.into_iter().map(|(tree, _)| tree).collect()
+}
+
+impl Tree {
+    fn children(&self) -> Children {
+        let nodes = self.parents.iter().zip(&self.tokens).enumerate();
+        nodes
+            .map(|(node, (parent, token))| ((*parent, *token), node))
+            .collect()
+    }
+
+    /// For each node of this tree the one of another tree that stands for it, where there is one.
+    fn nodes_in(&self, children: &Children) -> Vec<Option<usize>> {
+        let mut found: Vec<Option<usize>> = Vec::with_capacity(self.len());
+        for (parent, token) in self.parents.iter().zip(&self.tokens) {
+            let place = match parent {
+                None => Some(None),
+                Some(parent) => found[*parent].map(Some),
+            };
+            found.push(place.and_then(|parent| children.get(&(parent, *token)).copied()));
+        }
+        found
+    }
+
+    /// How many of its nodes the other tree does not have.
+    fn new_to(&self, children: &Children) -> usize {
+        let found = self.nodes_in(children);
+        found.iter().filter(|node| node.is_none()).count()
+    }
+
+    /// Takes in all paths and targets of another tree.
+    fn graft(&mut self, children: &mut Children, other: &Self) {
+        let mut places = Vec::with_capacity(other.len());
+        for (node, token) in other.tokens.iter().enumerate() {
+            let parent = other.parents[node].map(|parent| places[parent]);
+            let place = *children.entry((parent, *token)).or_insert_with(|| {
+                self.tokens.push(*token);
+                self.parents.push(parent);
+                self.positions.push(other.positions[node]);
+                self.tokens.len() - 1
+            });
+            places.push(place);
+        }
+        let targets = other.targets.iter();
+        self.targets
+            .extend(targets.map(|(node, target)| (places[*node], *target)));
+        self.sequence_tokens += other.sequence_tokens;
+    }
+}
+
 /// The tokens that have to run for `sequence` (PK-4); `None` if nothing is trained.
 fn needed(sequence: &Sequence) -> Result<Option<&[u32]>, PackError> {
     let Sequence {
@@ -403,6 +475,52 @@ mod tests {
         assert_eq!(trees.iter().map(|t| t.targets.len()).sum::<usize>(), 12);
     }
 
+    #[test]
+    fn trees_that_begin_alike_become_one() {
+        let tree = |sample: usize, prompt: &[u32], action: &[u32]| {
+            let sequences = [Sequence::action(sample, prompt, action)];
+            Tree::build(&sequences, 1000).unwrap().remove(0)
+        };
+        let system: Vec<u32> = (100..110).collect();
+        let with = |own: &[u32]| [&system, own].concat();
+        let trees = vec![
+            tree(0, &with(&[1, 2]), &[3, 4]),
+            tree(1, &[7, 8, 9], &[3, 4]), // nothing in common
+            tree(2, &with(&[1, 5]), &[6, 4]),
+            tree(3, &with(&(20..90).collect::<Vec<u32>>()), &[6]), // too little in common
+            tree(4, &with(&[1, 2]), &[3, 4]),                      // nothing of its own
+        ];
+        let joined = join(trees.clone(), 1000);
+        let lengths: Vec<usize> = joined.iter().map(Tree::len).collect();
+        assert_eq!(lengths, [10 + 3 + 2, 4, 10 + 70]);
+        let batch = &pack(&joined[..1], 1000)[0];
+        let targets: Vec<_> = batch
+            .targets
+            .iter()
+            .map(|t| {
+                (
+                    batch.positions[batch.predictors[t.row] as usize],
+                    t.token,
+                    t.sample,
+                )
+            })
+            .collect();
+        assert_eq!(
+            targets,
+            [
+                (11, 3, 0),
+                (11, 3, 4),
+                (12, 4, 0),
+                (12, 4, 4),
+                (11, 6, 2),
+                (12, 4, 2)
+            ]
+        );
+        assert_eq!(batch.sequence_tokens, 3 * 13);
+        let apart = join(trees, 14).len();
+        assert_eq!(apart, 4, "the limit is kept");
+    }
+
     fn random_groups() -> impl Strategy<Value = Vec<Vec<Sequence>>> {
         let tokens = proptest::collection::vec(0u32..3, 2..12);
         let group = proptest::collection::vec((tokens, any::<u64>()), 1..5);
@@ -430,9 +548,16 @@ mod tests {
         /// Following parents from each target's predictor spells the sequence up to the target;
         /// every trained token is a target exactly once; visibility is exactly the path.
         #[test]
-        fn every_path_spells_its_sequence(groups in random_groups(), budget in 1usize..40) {
-            let trees: Vec<Tree> =
+        fn every_path_spells_its_sequence(
+            groups in random_groups(),
+            budget in 1usize..40,
+            is_joined in any::<bool>(),
+        ) {
+            let mut trees: Vec<Tree> =
                 groups.iter().flat_map(|g| Tree::build(g, budget).unwrap()).collect();
+            if is_joined {
+                trees = join(trees, budget);
+            }
             let sequences: Vec<&Sequence> = groups.iter().flatten().collect();
             let mut seen = std::collections::BTreeSet::new();
             for batch in pack(&trees, budget) {

@@ -2,7 +2,7 @@
 
 use crate::pass::StepError;
 use algo::loss::{GlobalCounts, OwnCounts};
-use algo::pack::{MicroBatch, PackError, Sequence, Tree, pack};
+use algo::pack::{MicroBatch, PackError, Sequence, Tree, join, pack};
 use model::DecoderSpec;
 use proto::{SftSample, StateGroup};
 use std::collections::HashMap;
@@ -117,7 +117,12 @@ fn odd_action(prompt: &[u32], tokens: &[u32], logprobs: &[f32]) -> Option<String
     ))
 }
 
-/// Packs groups of sequences; those of one group share what they have in common.
+/// Tokens of a tree of several groups, at most: with longer ones attention costs more than sharing
+/// saves.
+const JOINED_TOKENS: usize = 1024;
+
+/// Packs groups of sequences; those of one group share what they have in common, and so do groups
+/// that begin alike.
 pub(crate) fn packed(
     groups: &[Vec<Sequence>],
     budget: usize,
@@ -126,7 +131,7 @@ pub(crate) fn packed(
     for group in groups {
         trees.extend(Tree::build(group, budget)?);
     }
-    Ok(pack(&trees, budget))
+    Ok(pack(&join(trees, budget.min(JOINED_TOKENS)), budget))
 }
 
 /// What a batch holds, as normalisations count it.

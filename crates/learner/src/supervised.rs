@@ -33,8 +33,6 @@ impl Learner {
         let budget = self.config().micro_batch_tokens;
         let prepared = timed(&mut metrics.seconds.pack, || {
             let sequences = dialogues(samples, limits)?;
-            // Each dialogue is a tree of its own: they share little but the system prompt, which is
-            // less than one tree of them all would spend on masked scores.
             let groups: Vec<_> = sequences.into_iter().map(|s| vec![s]).collect();
             Ok((counts(&groups), packed(&groups, budget)?))
         });

@@ -6,15 +6,15 @@
 //!   them are not started, at least one row of the request holds the prompt's keys.
 //! - **EN-3 (one version).** All tokens of a completion are of one weight version: weights change
 //!   only while nothing is decoded, and the cache goes with them.
-//! - **EN-4 (beginnings are shared).** A prompt that begins like a finished sequence takes over the
-//!   keys of that beginning, and only the rest is computed. It gets what it would get without, up to
-//!   rounding within the decoder.
+//! - **EN-4 (beginnings are shared).** A prompt that begins like a finished sequence, or like one
+//!   that waits beside it, takes over the keys of that beginning, and only the rest is computed. It
+//!   gets what it would get without, up to rounding within the decoder.
 
 use crate::draw::{Draw, Drawn, NotFinite, draw, uniform};
 use crate::error::{EngineError, GenerateError, RequestError, WeightsError};
 use crate::plan::{self, Waiting};
 use crate::request::{self, RequestId};
-use crate::reuse::Reuse;
+use crate::reuse::{self, Reuse};
 use crate::rows::{Job, Row};
 use model::{CachedPrefix, Decoder, KvCache, Tokenizer};
 use proto::{Completion, FinishReason, GenerateRequest, WeightSnapshot, WeightVersion};
@@ -225,6 +225,13 @@ impl Engine {
                 .take(self.free_rows())
                 .map(|id| (*id, self.waiting(*id)))
                 .collect();
+            if self.first_leads(&waiting) {
+                let first = waiting[0].0;
+                self.prefill(&[first]);
+                self.keep_prompt(self.rows.len() - 1);
+                self.start_samples(first);
+                continue;
+            }
             let plan: Vec<Waiting> = waiting.iter().map(|(_, waiting)| *waiting).collect();
             let group: Vec<RequestId> =
                 plan::group(&plan, self.free_rows(), self.config.max_prefill_tokens)
@@ -239,6 +246,24 @@ impl Engine {
                 self.start_samples(id);
             }
         }
+    }
+
+    /// Whether the oldest prompt is prefilled alone, because others that wait begin like it: a call of
+    /// its own is worth it where they are saved as many tokens as it has.
+    fn first_leads(&self, waiting: &[(RequestId, Waiting)]) -> bool {
+        let Some(((first, own), others)) = waiting.split_first() else {
+            return false;
+        };
+        if !self.reuse.is_on() {
+            return false;
+        }
+        let first = &self.jobs[first].request.prompt;
+        let saved = others.iter().map(|(id, other)| {
+            let prompt = &self.jobs[id].request.prompt;
+            let held = prompt.len() - other.tokens;
+            reuse::taken_over(first, prompt).saturating_sub(held)
+        });
+        saved.sum::<usize>() >= own.tokens
     }
 
     fn waiting(&self, id: RequestId) -> Waiting {
@@ -348,6 +373,13 @@ impl Engine {
         }
         let prefix = self.cache.save_prefix(index, tokens.len());
         self.reuse.keep(tokens, prefix);
+    }
+
+    /// Keeps the keys of a row's prompt.
+    fn keep_prompt(&mut self, index: usize) {
+        let prompt = self.jobs[&self.rows[index].id].request.prompt.clone();
+        let prefix = self.cache.save_prefix(index, prompt.len());
+        self.reuse.keep(prompt, prefix);
     }
 
     /// Samples the first token of rows that have none, from the logits of their prompts. A row that

@@ -58,16 +58,13 @@ impl<K> Reuse<K> {
     /// The longest beginning of `prompt` that is worth taking over. The prompt's last token is never
     /// part of it: its hidden state is what sampling begins with.
     pub fn find(&self, prompt: &[u32]) -> Option<Found> {
-        let most = prompt.len().saturating_sub(1);
         let (entry, tokens) = self
             .entries
             .iter()
-            .map(|entry| common(&entry.tokens, &prompt[..most]))
+            .map(|entry| taken_over(&entry.tokens, prompt))
             .enumerate()
             .max_by_key(|&(_, tokens)| tokens)?;
-        let new = prompt.len() - tokens;
-        let is_worth_it = tokens >= MIN_TOKENS && new * prompt.len() <= MAX_SCORES;
-        is_worth_it.then_some(Found { entry, tokens })
+        (tokens > 0).then_some(Found { entry, tokens })
     }
 
     /// The keys of what was found, as long as nothing is kept or cleared in between.
@@ -78,6 +75,18 @@ impl<K> Reuse<K> {
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.entries.clear();
+    }
+}
+
+/// How many of the first tokens of `prompt` are taken over from a sequence: all that both begin with but
+/// the prompt's last, or none where that is not worth it.
+pub(crate) fn taken_over(sequence: &[u32], prompt: &[u32]) -> usize {
+    let most = prompt.len().saturating_sub(1);
+    let tokens = common(sequence, &prompt[..most]);
+    let new = prompt.len() - tokens;
+    match tokens >= MIN_TOKENS && new * prompt.len() <= MAX_SCORES {
+        true => tokens,
+        false => 0,
     }
 }
 

@@ -105,9 +105,10 @@ fn le_1_packed_equals_separate_above_frozen_layers() {
     }
 }
 
-/// States of one trajectory share what they have in common: fewer tokens run than for each alone.
+/// States share what they have in common, whatever trajectory they are of: fewer tokens run than for
+/// each alone.
 #[test]
-fn states_of_one_trajectory_share_their_prefix() {
+fn states_share_their_prefix() {
     let home = folder(LLAMA);
     let mut learner = learner(home.path(), plain_policy());
     let mut tokens_run = |groups: &[StateGroup]| {
@@ -116,11 +117,34 @@ fn states_of_one_trajectory_share_their_prefix() {
         metrics.packed_tokens
     };
     let mut groups = stale_groups();
-    let together = tokens_run(&groups);
-    groups[1].trajectory_id = "another".into();
+    let alone: usize = groups
+        .iter()
+        .map(|g| tokens_run(std::slice::from_ref(g)))
+        .sum();
     // The first state's three tokens and the action 6, 7 that the second goes on from; the last
     // token of an action is never run.
-    assert_eq!(tokens_run(&groups) - together, 3 + 1);
+    assert_eq!(alone - tokens_run(&groups), 3 + 1);
+    groups[1].trajectory_id = "another".into();
+    assert_eq!(alone - tokens_run(&groups), 3 + 1);
+}
+
+/// Dialogues that begin alike, as with the same system message, run their beginning once.
+#[test]
+fn dialogues_share_their_prefix() {
+    let home = folder(LLAMA);
+    let mut learner = learner(home.path(), config());
+    let dialogue = |own: &[u32]| SftSample {
+        tokens: [&[5, 6, 7, 8], own].concat(),
+        mask: [&[0; 4][..], &vec![1; own.len()]].concat(),
+    };
+    let samples = [
+        dialogue(&[1, 2, 3]),
+        dialogue(&[1, 4]),
+        dialogue(&[9, 2, 3]),
+    ];
+    let metrics = learner.accumulate_supervised(&samples).unwrap();
+    assert_eq!(metrics.sequence_tokens, 6 + 5 + 6);
+    assert_eq!(metrics.packed_tokens, 4 + 2 + 2);
 }
 
 #[test]

@@ -354,6 +354,29 @@ fn en_4_a_shared_beginning_changes_nothing_but_the_work() {
 }
 
 #[test]
+fn en_4_prompts_that_wait_together_share_their_beginning() {
+    let system = (0..20u32).map(|i| 1 + (i * 7) % 11);
+    let requests: Vec<GenerateRequest> = (0..6u32)
+        .map(|n| {
+            let own = (0..6).map(|i| 1 + (i * 3 + n) % 11);
+            let prompt: Vec<u32> = system.clone().chain(own).collect();
+            sampled(u64::from(n), &prompt, 1 + n % 2)
+        })
+        .collect();
+    for max_batch in [1, 3, 16] {
+        let mut plain = engine_that_keeps(0, random(1), max_batch);
+        let mut sharing = engine_that_keeps(8, random(1), max_batch);
+        let tokens = |engine: &mut Engine| -> Vec<Vec<u32>> {
+            let served = serve(engine, &requests);
+            served.into_iter().flatten().map(|c| c.tokens).collect()
+        };
+        assert_eq!(tokens(&mut sharing), tokens(&mut plain));
+        assert_eq!(plain.stats().prompt_tokens, 6 * 26);
+        assert_eq!(sharing.stats().prompt_tokens, 26 + 5 * 6, "{max_batch}");
+    }
+}
+
+#[test]
 fn en_3_no_key_outlives_its_weights() {
     let mut swapped = engine(random(1), 4);
     dialogues(&mut swapped, 10);
