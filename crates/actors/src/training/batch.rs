@@ -1,14 +1,15 @@
 //! Fresh actions of a batch's states, with rewards.
 //!
 //! A state whose actions are all rewarded alike has no advantage to learn from. With
-//! [`PolicyPlan::refill`] other states are drawn in its place, as dynamic sampling does (DAPO,
-//! arXiv 2503.14476, section 3.2); what is still missing after that many draws is filled up with
-//! what was drawn first, so that batches are of one size. Draws are numbered, and the states and
-//! seeds of a draw follow from its number (TL-1).
+//! [`PolicyPlan::refill`] another state of the same kind is drawn in its place, as dynamic sampling
+//! does (DAPO, arXiv 2503.14476, section 3.2), but place by place: kinds of states that teach often do
+//! not crowd out the others. A place that stays without after that many draws keeps its first group,
+//! so that batches are of one size. States and seeds of a draw follow from its number and the place
+//! (TL-1).
 
 use super::TrainingError;
 use super::judging::{Judged, judged};
-use super::picker::Picker;
+use super::picker::{Picker, numbered};
 use super::policy::{PolicyPlan, State};
 use crate::fleet::{Fleet, FleetError};
 use crate::seeds;
@@ -23,9 +24,6 @@ pub(super) struct Batch {
     pub once: Vec<(&'static str, f64)>,
 }
 
-/// Further draws of states for a batch are numbered above all batches.
-const REDRAW: u64 = 1 << 40;
-
 /// Makes batches of fresh actions.
 pub(super) struct Maker<'a> {
     pub fleet: &'a Fleet,
@@ -35,50 +33,68 @@ pub(super) struct Maker<'a> {
 }
 
 /// Yield of a batch's draws so far.
-#[derive(Default)]
 struct Drawn {
-    /// Groups whose rewards differ.
-    informative: Vec<StateGroup>,
-    /// The others.
-    alike: Vec<StateGroup>,
+    /// For each place of the batch the group that it has.
+    places: Vec<Option<StateGroup>>,
     sampling: f64,
     judging: f64,
+    /// Share of readable actions, summed up over states.
     readable: f64,
     draws: u32,
+    states: usize,
     left_out: usize,
 }
 
 impl Drawn {
-    fn add(&mut self, groups: Vec<StateGroup>) {
-        for group in groups {
-            match is_informative(&group) {
-                true => self.informative.push(group),
-                false => self.alike.push(group),
-            }
+    fn new(places: usize) -> Self {
+        Self {
+            places: vec![None; places],
+            sampling: 0.0,
+            judging: 0.0,
+            readable: 0.0,
+            draws: 0,
+            states: 0,
+            left_out: 0,
         }
+    }
+
+    /// Gives a place its first group, or an informative one.
+    fn add(&mut self, place: usize, group: StateGroup) {
+        let has = &mut self.places[place];
+        if has.is_none() || is_informative(&group) {
+            *has = Some(group);
+        }
+    }
+
+    /// Places without a group to learn from.
+    fn open(&self) -> Vec<usize> {
+        let is_open = |group: &Option<StateGroup>| !group.as_ref().is_some_and(is_informative);
+        let places = self.places.iter().enumerate();
+        places
+            .filter(|(_, group)| is_open(group))
+            .map(|(place, _)| place)
+            .collect()
     }
 
     /// Whether no further draw is wanted. Where every group was left out, others are drawn, which ends:
     /// each uses up the tolerance.
     fn is_enough(&self, plan: &PolicyPlan) -> bool {
-        let any = !self.informative.is_empty() || !self.alike.is_empty();
-        any && (self.draws > plan.refill || self.informative.len() >= plan.states_per_step)
+        let any = self.places.iter().any(Option::is_some);
+        any && (self.draws > plan.refill || self.open().is_empty())
     }
 
-    fn into_batch(self, size: usize) -> Batch {
-        let informative = self.informative.len().min(size);
-        let mut groups = self.informative;
-        groups.extend(self.alike);
-        groups.truncate(size);
-        let draws = f64::from(self.draws);
+    fn into_batch(self) -> Batch {
+        let informative = self.places.len() - self.open().len();
         let once = vec![
             ("sampling_seconds", self.sampling),
             ("judging_seconds", self.judging),
-            ("well_formed_share", self.readable / draws),
+            ("well_formed_share", self.readable / self.states.max(1) as f64),
             ("unjudged_groups", self.left_out as f64),
-            ("state_draws", draws),
+            ("state_draws", f64::from(self.draws)),
+            ("sampled_states", self.states as f64),
             ("informative_groups", informative as f64),
         ];
+        let groups = self.places.into_iter().flatten().collect();
         Batch { groups, once }
     }
 }
@@ -101,19 +117,18 @@ impl Maker<'_> {
         batch: u64,
         tolerance: &mut Tolerance,
     ) -> Result<Batch, TrainingError> {
-        let mut drawn = Drawn::default();
+        let mut drawn = Drawn::new(self.plan.states_per_step);
         while !drawn.is_enough(self.plan) {
-            let number = batch + u64::from(drawn.draws) * REDRAW;
-            drawn.draws += 1;
-            self.draw(picker, number, &mut drawn, tolerance).await?;
+            self.draw(picker, batch, &mut drawn, tolerance).await?;
         }
-        Ok(drawn.into_batch(self.plan.states_per_step))
+        Ok(drawn.into_batch())
     }
 
+    /// Fresh actions for every place that is open.
     async fn draw(
         &self,
         picker: &mut Picker<'_>,
-        number: u64,
+        batch: u64,
         drawn: &mut Drawn,
         tolerance: &mut Tolerance,
     ) -> Result<(), TrainingError> {
@@ -122,8 +137,14 @@ impl Maker<'_> {
             let took = std::mem::replace(&mut began, Instant::now()).elapsed();
             took.as_secs_f64()
         };
-        let states = picker.of_batch(number);
-        let actions = self.actions(number, &states).await?;
+        let (places, draw) = (drawn.open(), drawn.draws);
+        drawn.draws += 1;
+        drawn.states += places.len();
+        let states: Vec<&State> = places
+            .iter()
+            .map(|&place| picker.at(batch, place, draw))
+            .collect();
+        let actions = self.actions(&numbered(batch, draw), &places, &states).await?;
         on_policy(&actions, self.version)?; // TL-3
         drawn.sampling += lap();
         let judged = judged(self.fleet, &self.plan.tags, &states, actions).await?;
@@ -133,22 +154,27 @@ impl Maker<'_> {
             well_formed,
             unjudged,
         } = judged;
-        drawn.readable += well_formed;
+        drawn.readable += well_formed * places.len() as f64;
         drawn.left_out += unjudged.len();
         leave_out(unjudged, tolerance)?;
-        drawn.add(groups);
+        for (place, group) in places.into_iter().zip(groups) {
+            if let Some(group) = group {
+                drawn.add(place, group);
+            }
+        }
         Ok(())
     }
 
     /// Fresh actions of every state, all asked for at once.
     async fn actions(
         &self,
-        number: u64,
+        draw: &str,
+        places: &[usize],
         states: &[&State],
     ) -> Result<Vec<Vec<Completion>>, FleetError> {
         let plan = self.plan;
-        let requests = states.iter().enumerate().map(|(position, state)| {
-            let parts = ["action", &number.to_string(), &position.to_string()];
+        let requests = places.iter().zip(states).map(|(place, state)| {
+            let parts = ["action", draw, &place.to_string()];
             GenerateRequest {
                 prompt: state.trajectory.prompt(state.step).to_vec(),
                 samples: plan.actions_per_state,
@@ -247,53 +273,64 @@ mod tests {
         }
     }
 
+    /// A batch of which each place was given these groups, in this order.
+    fn drawn(draws: u32, places: &[&[&StateGroup]]) -> Drawn {
+        let mut drawn = Drawn {
+            draws,
+            ..Drawn::new(places.len())
+        };
+        for (place, groups) in places.iter().enumerate() {
+            for group in *groups {
+                drawn.add(place, (*group).clone());
+            }
+        }
+        drawn
+    }
+
     #[test]
     fn draws_go_on_until_a_batch_is_informative_or_all_are_made() {
-        // (draws that may follow the first, draws made, informative groups, others, enough)
-        for (refill, draws, informative, alike, enough) in [
-            (0, 0, 0, 0, false),
-            (0, 1, 0, 0, false), // every group was left out
-            (0, 1, 1, 3, true),
-            (2, 1, 1, 3, false),
-            (2, 1, 4, 0, true),
-            (2, 2, 5, 3, true),
-            (2, 2, 3, 5, false),
-            (2, 3, 3, 5, true),
-            (2, 3, 0, 0, false),
-        ] {
-            let mut drawn = Drawn {
-                draws,
-                ..Drawn::default()
-            };
-            drawn.add(vec![group("a", &[0.0, 1.0]); informative]);
-            drawn.add(vec![group("b", &[1.0, 1.0]); alike]);
-            let case = (refill, draws, informative, alike);
-            assert_eq!(drawn.is_enough(&plan(refill)), enough, "{case:?}");
+        let (a, b) = (&group("a", &[0.0, 1.0]), &group("b", &[1.0, 1.0]));
+        // (draws that may follow the first, draws made, the groups of each place, enough)
+        let cases: [(u32, u32, &[&[&StateGroup]], bool); 8] = [
+            (0, 0, &[&[], &[]], false),
+            (0, 1, &[&[], &[]], false), // every group was left out
+            (0, 1, &[&[a], &[b]], true),
+            (0, 1, &[&[a], &[]], true),
+            (2, 1, &[&[a], &[b]], false),
+            (2, 1, &[&[a], &[a]], true),
+            (2, 3, &[&[a], &[b]], true),
+            (2, 3, &[&[], &[]], false),
+        ];
+        for (refill, draws, places, enough) in cases {
+            let drawn = drawn(draws, places);
+            assert_eq!(drawn.is_enough(&plan(refill)), enough, "{places:?}");
         }
     }
 
     #[test]
-    fn informative_groups_come_first_and_others_fill_the_batch_up() {
-        let mut drawn = Drawn {
-            draws: 2,
-            readable: 1.5,
-            ..Drawn::default()
-        };
-        drawn.add(vec![group("a", &[1.0, 1.0]), group("b", &[0.0, 1.0])]);
-        drawn.add(vec![group("c", &[0.0, 0.0]), group("d", &[1.0, 0.0])]);
-        let batch = drawn.into_batch(3);
-        assert_eq!(names(&batch), ["b", "d", "a"]);
+    fn a_place_keeps_its_first_group_until_it_has_an_informative_one() {
+        let alike = |name| group(name, &[1.0, 1.0]);
+        let differ = |name| group(name, &[0.0, 1.0]);
+        let mut drawn = drawn(
+            3,
+            &[
+                &[&alike("a"), &alike("b")],
+                &[&alike("c"), &differ("d")],
+                &[&differ("e")],
+                &[],
+            ],
+        );
+        (drawn.states, drawn.readable) = (8, 6.0);
+        assert_eq!(drawn.open(), [0, 3]);
+        let batch = drawn.into_batch();
+        assert_eq!(names(&batch), ["a", "d", "e"]);
         let value = |name: &str| {
-            batch
-                .once
-                .iter()
-                .find(|(known, _)| *known == name)
-                .map(|m| m.1)
+            let found = batch.once.iter().find(|(known, _)| *known == name);
+            found.map(|metric| metric.1)
         };
         assert_eq!(value("informative_groups"), Some(2.0));
-        assert_eq!(
-            (value("state_draws"), value("well_formed_share")),
-            (Some(2.0), Some(0.75))
-        );
+        assert_eq!(value("state_draws"), Some(3.0));
+        assert_eq!(value("sampled_states"), Some(8.0));
+        assert_eq!(value("well_formed_share"), Some(0.75));
     }
 }

@@ -9,8 +9,8 @@ use tools::parser::{ActionTags, parse_action};
 
 /// Outcome of judging a batch.
 pub(super) struct Judged {
-    /// The groups with their rewards, in the order of the states.
-    pub groups: Vec<StateGroup>,
+    /// For each state its group with rewards; `None` where it is left out.
+    pub groups: Vec<Option<StateGroup>>,
     /// The share of actions that could be read.
     pub well_formed: f64,
     /// States whose groups are left out since an action of theirs cannot be judged, with the reason.
@@ -47,8 +47,14 @@ pub(super) async fn judged(
     };
     for ((state, completions), verdicts) in states.iter().zip(completions).zip(verdicts) {
         match verdicts {
-            Ok(verdicts) => judged.groups.push(group(state, completions, &verdicts)),
-            Err(reason) => judged.unjudged.push((state.id(), reason)),
+            Ok(verdicts) => {
+                let group = group(state, completions, &verdicts);
+                judged.groups.push(Some(group));
+            }
+            Err(reason) => {
+                judged.groups.push(None);
+                judged.unjudged.push((state.id(), reason));
+            }
         }
     }
     Ok(judged)

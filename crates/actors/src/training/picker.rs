@@ -86,22 +86,26 @@ impl<'a> Picker<'a> {
         })
     }
 
-    pub(super) fn of_batch(&mut self, batch: u64) -> Vec<&'a State> {
-        let size = self.plan.states_per_step as u64;
-        (0..size)
-            .map(|position| self.at(batch, position, batch * size + position))
-            .collect()
-    }
-
-    /// The state at a place of a batch; `turn` counts the places of all batches.
-    fn at(&mut self, batch: u64, position: u64, turn: u64) -> &'a State {
-        let count = self.strata.len() as u64;
+    /// The state at a place of a batch in its nth draw. Later draws give other states of the same
+    /// stratum, so that a balance stays what it is.
+    pub(super) fn at(&mut self, batch: u64, place: usize, draw: u32) -> &'a State {
+        let (size, place) = (self.plan.states_per_step as u64, place as u64);
+        let (turn, count) = (batch * size + place, self.strata.len() as u64);
         let stratum = &mut self.strata[(turn % count) as usize];
-        let group = &stratum.groups[stratum.batches.at(turn / count)];
-        let parts = ["state", &batch.to_string(), &position.to_string()];
-        let draw = seeds::derive(self.plan.seed, &parts);
-        group[(draw % group.len() as u64) as usize]
+        let turns = turn / count + u64::from(draw) * REDRAW;
+        let group = &stratum.groups[stratum.batches.at(turns)];
+        let parts = ["state", &numbered(batch, draw), &place.to_string()];
+        let choice = seeds::derive(self.plan.seed, &parts);
+        group[(choice % group.len() as u64) as usize]
     }
+}
+
+/// Entries that further draws take lie behind those of all batches.
+const REDRAW: u64 = 1 << 40;
+
+/// Name of a batch's draw, for seeds.
+pub(super) fn numbered(batch: u64, draw: u32) -> String {
+    (batch + u64::from(draw) * REDRAW).to_string()
 }
 
 /// The states of a trajectory, by stratum.

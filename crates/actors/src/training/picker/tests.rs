@@ -75,13 +75,22 @@ pub(in crate::training) fn plan(
     }
 }
 
+/// The states of a batch's first draw.
+fn of_batch<'a>(picker: &mut Picker<'a>, batch: u64) -> Vec<&'a State> {
+    let places = 0..picker.plan.states_per_step;
+    places.map(|place| picker.at(batch, place, 0)).collect()
+}
+
+fn kind(state: &State) -> (usize, usize) {
+    (state.trajectory.question.reference_steps.len(), state.step)
+}
+
 /// Number of draws of each kind in 60 batches of 4 states.
 fn drawn(plan: &PolicyPlan) -> BTreeMap<(usize, usize), usize> {
     let mut picker = Picker::new(plan).expect("there are states");
     let mut counts = BTreeMap::new();
-    for state in (0..60).flat_map(|batch| picker.of_batch(batch)) {
-        let solution = state.trajectory.question.reference_steps.len();
-        *counts.entry((solution, state.step)).or_default() += 1;
+    for state in (0..60).flat_map(|batch| of_batch(&mut picker, batch)) {
+        *counts.entry(kind(state)).or_default() += 1;
     }
     counts
 }
@@ -134,10 +143,28 @@ fn tl_1_a_batch_does_not_depend_on_the_batches_before() {
             states.into_iter().map(name).collect()
         };
         let mut all = Picker::new(&plan).expect("there are states");
-        let batches: Vec<_> = (0..20).map(|batch| names(all.of_batch(batch))).collect();
+        let batches: Vec<_> = (0..20).map(|batch| names(of_batch(&mut all, batch))).collect();
         for first in [1, 7, 19] {
             let mut resumed = Picker::new(&plan).expect("there are states");
-            assert_eq!(names(resumed.of_batch(first)), batches[first as usize]);
+            assert_eq!(names(of_batch(&mut resumed, first)), batches[first as usize]);
         }
     }
+}
+
+#[test]
+fn a_further_draw_gives_another_state_of_the_same_kind() {
+    let mut trajectories = mostly_easy();
+    trajectories.push((2, 3));
+    let plan = plan(&trajectories, StateBalance::SolutionStepsAndPosition);
+    let mut picker = Picker::new(&plan).expect("there are states");
+    let mut others = 0;
+    for (batch, place) in (0..20).flat_map(|batch| (0..4).map(move |place| (batch, place))) {
+        let first = picker.at(batch, place, 0);
+        for draw in 1..3 {
+            let other = picker.at(batch, place, draw);
+            assert_eq!(kind(other), kind(first));
+            others += usize::from(other.trajectory.item != first.trajectory.item);
+        }
+    }
+    assert!(others > 80, "{others} of 160");
 }
