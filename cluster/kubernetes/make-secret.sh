@@ -42,6 +42,11 @@ issue_all learner "${LEARNERS:-1}" learner
 issue_all sampler "${SAMPLERS:-2}" sampler
 issue_all tool "${TOOLS:-1}" tool,judge
 
+# Those that `swirl certs revoke` shut out; pods take the list as they start.
+if [[ -e $folder/revoked ]]; then
+    files+=("--from-file=revoked=$folder/revoked")
+fi
+
 kubectl get namespace "$namespace" >/dev/null 2>&1 || kubectl create namespace "$namespace"
 # On the server's side: the other way would keep a copy of the keys in an annotation.
 kubectl create secret generic swirl-certs --namespace "$namespace" \

@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-fn main() {
+/// The entry point, and a part of scripts that do more.
+pub fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     // `torch-sys` hands the folder on under the name of its `links` key.
     let lib = std::env::var("DEP_TCH_LIBTORCH_LIB")

@@ -112,7 +112,7 @@ pub fn disturb(
         }
         Fault::Leave => {
             stage.signal(name, "TERM")?;
-            stage.wait_for(HEAD, &format!("{lost}reason=\"it leaves\""), 0, LIMIT)?;
+            stage.wait_for(HEAD, &format!("A node leaves. node={name}"), 0, LIMIT)?;
             noticed = Some(began.elapsed());
         }
         Fault::Add | Fault::AddFarAway => {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -262,6 +262,42 @@ impl Stage {
         let log = self.log(name);
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(25)..].join("\n")
+    }
+
+    /// Shuts a node out of the run.
+    ///
+    /// # Errors
+    /// When the list of those shut out cannot be written.
+    pub fn revoke(&self, name: &str) -> Result<()> {
+        self.swirl(&["certs", "revoke", name, "--dir", "certs"])
+    }
+
+    /// Makes a node another certificate, in the place of the one it runs with.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn renew(&self, name: &str) -> Result<()> {
+        self.swirl(&["certs", "renew", name, "--dir", "certs"])
+    }
+
+    /// Waits for the end of a node that ends by itself.
+    ///
+    /// # Errors
+    /// When it does not run, or not end within `limit`.
+    pub fn ended(&mut self, name: &str, limit: Duration) -> Result<ExitStatus> {
+        let process = self.node(name)?.process.take();
+        let mut process = process.with_context(|| format!("{name} is not running"))?;
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(status) = process.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() >= end {
+                process.kill()?;
+                bail!("{name} did not end:\n{}", self.tail(name));
+            }
+            std::thread::sleep(POLL);
+        }
     }
 
     /// Whether the controller is done.

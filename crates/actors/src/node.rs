@@ -5,7 +5,7 @@ use crate::remote::{Host, Outfitter, method};
 use async_trait::async_trait;
 use bytes::Bytes;
 use control::backoff::Backoff;
-use proto::cluster::{Assignment, Join, Welcome};
+use proto::cluster::{Assignment, Join, JoinRequest, Welcome};
 use proto::{NodeName, Role, codec};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -207,9 +207,8 @@ async fn stay(
     tokio::select! {
         biased;
         () = &mut *stop => {
-            let leave = codec::encode(&joined.welcome.node).unwrap_or_default();
             // If it is not heard, the loss of the connection is.
-            let _ = joined.control.call(method::LEAVE, &leave, PROMPT).await;
+            let _ = joined.control.call(method::LEAVE, &[], PROMPT).await;
             StayEnd::End(NodeEnd::Stopped)
         }
         end = dismissed => {
@@ -277,11 +276,15 @@ async fn join(
         name: plan.name.clone(),
         boot: plan.boot,
         roles: plan.roles.clone(),
-        version: plan.version.clone(),
         config: plan.config.clone(),
         address: plan.dialler.address(),
     };
-    let body = codec::encode(&join).map_err(|error| unreachable(&error))?;
+    let encoded = codec::encode(&join).map(|join| JoinRequest {
+        version: plan.version.clone(),
+        join,
+    });
+    let body = encoded.and_then(|request| codec::encode(&request));
+    let body = body.map_err(|error| unreachable(&error))?;
     let welcome = match control.call(method::JOIN, &body, PROMPT).await {
         Ok(welcome) => welcome,
         Err(CallError::Refused(reason)) => return Err(DialFault::Refused(reason)),
@@ -325,8 +328,7 @@ async fn open(
 async fn beat(stay: &Stay, contact: &watch::Sender<Contact>) -> String {
     let every = Duration::from_millis(stay.welcome.heartbeat_ms.max(1));
     for count in 1.. {
-        let beat = codec::encode(&stay.welcome.node).unwrap_or_default();
-        let heard = stay.control.call(method::HEARTBEAT, &beat, PROMPT).await;
+        let heard = stay.control.call(method::HEARTBEAT, &[], PROMPT).await;
         match heard.map(|known| codec::decode::<bool>(&known)) {
             Ok(Ok(true)) => drop(contact.send_replace(Contact::Joined(count))),
             Ok(_) => return "the controller has given this node up".to_owned(),

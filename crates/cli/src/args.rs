@@ -1,5 +1,7 @@
 //! The command line.
 
+use crate::logs::LogFormat;
+use crate::version::VERSION;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use proto::{NodeName, Role};
 use std::ffi::OsString;
@@ -9,11 +11,21 @@ use transport::certs::Validity;
 
 /// Step-wise reinforcement learning for language models that use tools.
 #[derive(Debug, Parser)]
-#[command(name = "swirl", version, arg_required_else_help = true)]
+#[command(name = "swirl", version = VERSION, arg_required_else_help = true)]
 pub struct Args {
     /// What to log to stderr, such as `info` or `warn,actors=debug`.
     #[arg(long, global = true, value_name = "FILTER", env = "SWIRL_LOG")]
     pub log: Option<String>,
+    /// How log lines look, on stderr and in the file of a run.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        env = "SWIRL_LOG_FORMAT"
+    )]
+    pub log_format: LogFormat,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -35,7 +47,7 @@ pub enum Command {
     /// Import and describe models.
     #[command(subcommand)]
     Model(ModelCommand),
-    /// Make and renew the certificates of a cluster's nodes.
+    /// Make, renew and revoke the certificates of a cluster's nodes.
     #[command(subcommand)]
     Certs(CertsCommand),
     /// Take part in a run that another machine leads.
@@ -431,7 +443,20 @@ pub enum CertsCommand {
         )]
         days: u16,
     },
-    /// Replace a node's certificate and key by new ones with the same name and roles.
+    /// Shut a node out of runs: its connections end, and it gets no new ones. Running processes take
+    /// the list from the folder of their own certificate.
+    Revoke {
+        /// The node's name.
+        node: NodeName,
+        /// Only the certificate that it has now: `renew` makes it another one.
+        #[arg(long)]
+        certificate: bool,
+        /// The authority's folder.
+        #[arg(long, value_name = "DIR", default_value = "certs")]
+        dir: PathBuf,
+    },
+    /// Replace a node's certificate and key by new ones with the same name and roles. Running
+    /// processes take them when they lie in the folder that they were started with.
     Renew {
         /// The node's name.
         node: NodeName,

@@ -33,6 +33,23 @@ pub fn run(command: CertsCommand) -> Result<ExitCode> {
             authority.issue(&node, &roles, Validity::of_days(days))?;
             tell(&authority, &node)?;
         }
+        CertsCommand::Revoke {
+            node,
+            certificate,
+            dir,
+        } => {
+            let authority = Authority::open(&dir)?;
+            let entry = match certificate {
+                true => authority.revoke_certificate(&node)?,
+                false => authority.revoke(&node)?,
+            };
+            let dir = dir.display();
+            console::remark(format_args!(
+                "{node} is shut out (`{entry}`): {dir}/revoked and the folders of nodes in {dir} say \
+                 so. Processes that were started with one of these take it within seconds; elsewhere \
+                 the file goes beside cert.pem: scp {dir}/revoked NODE:CERTS/"
+            ));
+        }
         CertsCommand::Renew { node, dir, days } => {
             let authority = Authority::open(&dir)?;
             authority.renew(&node, Validity::of_days(days))?;

@@ -1,6 +1,7 @@
 //! Results on stdout, remarks on stderr. A reader that closed its end (`swirl … | head -1`) has read
 //! enough: that is no error, and never a panic.
 
+use crate::logs;
 use anyhow::Result;
 use std::io::{self, BufWriter, ErrorKind, Write};
 
@@ -33,9 +34,9 @@ pub fn print_with(write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()
     }
 }
 
-/// Writes a line to stderr. One that nobody reads is lost.
+/// Writes a line to stderr, as logs are written there: nobody waits for one who does not read.
 pub fn remark(line: impl std::fmt::Display) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    logs::remark(&line.to_string());
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {

@@ -220,8 +220,17 @@ fn in_use(path: &Path) -> anyhow::Error {
     .into()
 }
 
-/// Takes the folder; the lock ends with the file, at the latest with the process.
+/// Takes the folder of a run.
 fn lock(folder: &Path) -> Result<File> {
+    try_lock(folder)?.ok_or_else(|| in_use(folder))
+}
+
+/// Takes a folder, unless another process has it; the lock ends with the file, at the latest with the
+/// process.
+///
+/// # Errors
+/// When the system refuses.
+pub fn try_lock(folder: &Path) -> Result<Option<File>> {
     let path = folder.join(LOCK);
     let failed = || format!("cannot lock {}", path.display());
     let file = OpenOptions::new()
@@ -231,8 +240,8 @@ fn lock(folder: &Path) -> Result<File> {
         .open(&path)
         .with_context(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(in_use(folder)),
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(error).with_context(failed),
     }
 }
@@ -269,6 +278,23 @@ impl RunFolder {
         for sub in ["logs", "models", "checkpoints"] {
             let sub = self.path.join(sub);
             fs::create_dir_all(&sub).with_context(|| format!("cannot create {}", sub.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what a process that was ended left half made among checkpoints and models.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn clear_leftovers(&self) -> Result<()> {
+        let mut places = vec![self.path.join("models")];
+        let checkpoints = self.path.join("checkpoints");
+        if checkpoints.is_dir() {
+            places.extend(names(&checkpoints)?.iter().map(|arm| checkpoints.join(arm)));
+        }
+        for place in places.iter().filter(|place| place.is_dir()) {
+            actors::remote::clear_leftovers(place)
+                .with_context(|| format!("cannot clear {}", place.display()))?;
         }
         Ok(())
     }

@@ -28,6 +28,7 @@ mod questions;
 mod run;
 mod try_commands;
 mod usage;
+mod version;
 
 use args::{Args, Command, RunArgs};
 use clap::Parser;
@@ -37,7 +38,14 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args = Args::parse_from(args::with_settings(std::env::args_os()));
-    logs::init(args.log.as_deref());
+    // Dropped last: what is said at the end is out then.
+    let _logging = match logs::init(args.log.as_deref(), args.log_format) {
+        Ok(logging) => logging,
+        Err(error) => {
+            console::remark(format_args!("error: cannot start logging: {error}"));
+            return ExitCode::from(1);
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

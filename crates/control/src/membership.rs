@@ -42,8 +42,11 @@ pub struct Joining {
 /// Why a node may not join. It stays outside until it is started otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JoinRefusal {
-    /// Another build.
-    #[error("this node runs version {theirs}, the run is of version {ours}: install {ours} here")]
+    /// Another build: what the two say to each other may be laid out differently.
+    #[error(
+        "this node runs the build {theirs}, the run is led by {ours}: install the same build on both \
+         (`swirl --version` says which one a program is)"
+    )]
     Version {
         /// The controller's.
         ours: String,
@@ -171,13 +174,23 @@ impl Membership {
         Ok(Joined { id, replaced })
     }
 
-    fn check(&self, joining: &Joining) -> Result<(), JoinRefusal> {
-        if joining.version != self.version {
-            return Err(JoinRefusal::Version {
+    /// Looks at the version alone, before anything else is read of what a node says: another build may
+    /// lay it out differently.
+    ///
+    /// # Errors
+    /// When it is another version (ME-2).
+    pub fn check_version(&self, theirs: &str) -> Result<(), JoinRefusal> {
+        match theirs == self.version {
+            true => Ok(()),
+            false => Err(JoinRefusal::Version {
                 ours: self.version.clone(),
-                theirs: joining.version.clone(),
-            });
+                theirs: theirs.to_owned(),
+            }),
         }
+    }
+
+    fn check(&self, joining: &Joining) -> Result<(), JoinRefusal> {
+        self.check_version(&joining.version)?;
         if let Some(theirs) = joining.config.as_ref().filter(|hash| **hash != self.hash) {
             return Err(JoinRefusal::Config {
                 ours: self.hash.clone(),

@@ -9,6 +9,15 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+/// The first message of a node, whatever builds the two sides are of: this layout never changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinRequest {
+    /// The version of its program.
+    pub version: String,
+    /// A [`Join`] as that version encodes it.
+    pub join: Vec<u8>,
+}
+
 /// A node joins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Join {
@@ -18,8 +27,6 @@ pub struct Join {
     pub boot: u64,
     /// What it is ready to do.
     pub roles: BTreeSet<Role>,
-    /// The version of its program.
-    pub version: String,
     /// The hash of the configuration it was started for, if it knows one.
     pub config: Option<String>,
     /// Where it takes connections of other nodes, if it does.

@@ -270,7 +270,7 @@ struct Outfit {
 }
 
 impl Outfit {
-    fn folder(&self) -> PathBuf {
+    fn root(&self) -> PathBuf {
         self.world.folder().join(self.node.as_str())
     }
 
@@ -289,6 +289,10 @@ impl Outfit {
 
 #[async_trait]
 impl Outfitter for Outfit {
+    fn folder(&self) -> Option<PathBuf> {
+        Some(self.root())
+    }
+
     async fn open(
         &self,
         order: &EngineOrder,
@@ -299,7 +303,7 @@ impl Outfitter for Outfit {
         let scenario = &self.world.scenario;
         let takes = scenario.open_ms * u64::from(self.slowness.load(Ordering::Relaxed));
         tokio::time::sleep(Duration::from_millis(takes)).await;
-        let root = self.folder();
+        let root = self.root();
         if let Some(model) = &ordered.model {
             pull_folder(bulk.as_ref(), model, &root.join("model")).await?;
         }

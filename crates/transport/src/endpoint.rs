@@ -3,7 +3,9 @@
 //! An endpoint is one UDP socket. The control lane belongs on an endpoint of its own, on a runtime of
 //! its own: on a shared one a saturated lane delays the packets of all others.
 
-use crate::certs::{Credentials, SERVER_NAME};
+mod arrivals;
+
+use crate::certs::{BadIdentity, CurrentCredentials, SERVER_NAME, identity_of};
 use crate::connection::{Connection, Duplex, Incoming, Outgoing, Path};
 use crate::tls::{self, Expected, TlsError};
 use crate::{Lane, settings};
@@ -11,6 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use proto::Identity;
 use quinn::{RecvStream, SendStream, VarInt};
+use rustls::pki_types::CertificateDer;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -18,6 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use arrivals::{Follower, Open, Receiver, receive, serving};
 
 /// A handshake that takes longer is given up: a peer that begins one and says no more holds nothing.
 pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
@@ -64,44 +70,62 @@ pub enum DialError {
 pub struct Endpoint {
     quic: quinn::Endpoint,
     runtime: Handle,
-    credentials: Arc<Credentials>,
+    credentials: CurrentCredentials,
+    open: Open,
     arrivals: tokio::sync::Mutex<mpsc::Receiver<Arc<dyn Connection>>>,
+    /// Follows the credentials, with a handle of the socket: it ends with this.
+    following: AbortHandle,
 }
 
 impl Endpoint {
     /// Binds a UDP socket (port 0: any) on the current runtime, and takes connections for `serves`;
-    /// for none, it only dials.
+    /// for none, it only dials. Each connection is made with the newest credentials, and those that
+    /// they shut out lose theirs (CE-5, CE-6).
     ///
     /// # Errors
     /// When the address cannot be bound, or the certificates cannot be used.
     pub fn bind(
         address: SocketAddr,
-        credentials: Arc<Credentials>,
+        credentials: impl Into<CurrentCredentials>,
         serves: &[Lane],
     ) -> Result<Self, BindError> {
         let failed = |source| BindError::Socket { address, source };
+        let current = credentials.into();
+        // Before they are read: no change is missed.
+        let changes = current.changes();
+        let credentials = current.get();
         let server = match serves {
             [] => None,
-            lanes => {
-                let crypto = Arc::new(tls::quic_server(&credentials, lanes)?);
-                let mut server = quinn::ServerConfig::with_crypto(crypto);
-                server.transport_config(settings::listening());
-                Some(server)
-            }
+            lanes => Some(serving(&credentials, lanes)?),
         };
         let socket = settings::socket(address).map_err(failed)?;
         let runtime = Arc::new(quinn::TokioRuntime);
-        let config = settings::endpoint(&credentials);
+        let bound = socket.local_addr().map_err(failed)?;
+        let config = settings::endpoint(&credentials, bound);
         let quic = quinn::Endpoint::new(config, server, socket, runtime).map_err(failed)?;
         let (sender, arrivals) = mpsc::channel(ARRIVALS);
+        let open = Open::default();
+        let follower = Follower {
+            quic: quic.clone(),
+            lanes: serves.to_vec(),
+            open: open.clone(),
+        };
+        let following = tokio::spawn(follower.follow(changes)).abort_handle();
         if !serves.is_empty() {
-            tokio::spawn(receive(quic.clone(), serves.to_vec(), sender));
+            let receiver = Receiver {
+                lanes: serves.to_vec(),
+                credentials: current.clone(),
+                open: open.clone(),
+            };
+            tokio::spawn(receive(quic.clone(), receiver, sender));
         }
         Ok(Self {
             quic,
             runtime: Handle::current(),
-            credentials,
+            credentials: current,
+            open,
             arrivals: tokio::sync::Mutex::new(arrivals),
+            following,
         })
     }
 
@@ -131,7 +155,7 @@ impl Endpoint {
     ) -> Result<Arc<dyn Connection>, DialError> {
         let refused = |error: &dyn std::fmt::Display| DialError::Refused(error.to_string());
         let unreachable = |reason: String| DialError::Unreachable { address, reason };
-        let crypto = tls::quic_client(&self.credentials, lane, expected);
+        let crypto = tls::quic_client(&self.credentials.get(), lane, expected);
         let crypto = crypto.map_err(|error| refused(&error))?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         config.transport_config(settings::dialling(lane));
@@ -152,13 +176,10 @@ impl Endpoint {
             }
             Err(_) => return Err(unreachable("no answer".to_owned())),
         };
-        let peer = tls::peer_identity(&quic).map_err(|error| refused(&error))?;
-        Ok(Arc::new(Quic {
-            quic,
-            peer,
-            lane,
-            runtime: self.runtime.clone(),
-        }))
+        let connection = Quic::of(quic, lane, self.runtime.clone());
+        let connection = connection.map_err(|error| refused(&error))?;
+        let taken = self.open.take_in(connection, &self.credentials);
+        taken.map_err(|reason| refused(&reason))
     }
 
     /// Closes every connection and takes no more. Returns once the peers were told.
@@ -170,64 +191,33 @@ impl Endpoint {
 
 impl Drop for Endpoint {
     fn drop(&mut self) {
+        self.following.abort();
         self.quic.close(VarInt::from_u32(0), b"this side is done");
     }
-}
-
-/// Takes connections, each in a task of its own.
-async fn receive(
-    quic: quinn::Endpoint,
-    lanes: Vec<Lane>,
-    arrivals: mpsc::Sender<Arc<dyn Connection>>,
-) {
-    while let Some(incoming) = quic.accept().await {
-        let Ok(place) = arrivals.clone().try_reserve_owned() else {
-            incoming.refuse();
-            continue;
-        };
-        let lanes = lanes.clone();
-        tokio::spawn(async move {
-            let from = incoming.remote_address();
-            match shake_hands(incoming, &lanes).await {
-                Ok(connection) => drop(place.send(connection)),
-                Err(reason) => tracing::warn!(%from, reason, "A connection was turned away."),
-            }
-        });
-    }
-}
-
-async fn shake_hands(
-    incoming: quinn::Incoming,
-    lanes: &[Lane],
-) -> Result<Arc<dyn Connection>, String> {
-    let done = tokio::time::timeout(HANDSHAKE_LIMIT, incoming).await;
-    let quic = done
-        .map_err(|_| "the handshake took too long".to_owned())?
-        .map_err(|error| tls::refusal(&error, lanes).unwrap_or_else(|| error.to_string()))?;
-    let peer = tls::peer_identity(&quic).map_err(|error| error.to_string())?;
-    let protocol = quic
-        .handshake_data()
-        .and_then(|data| data.downcast::<quinn::crypto::rustls::HandshakeData>().ok())
-        .and_then(|data| data.protocol);
-    let lane = protocol.and_then(|protocol| Lane::of_alpn(&protocol));
-    let lane = lane.ok_or("no lane was agreed on")?;
-    Ok(Arc::new(Quic {
-        quic,
-        peer,
-        lane,
-        runtime: Handle::current(),
-    }))
 }
 
 /// A connection over QUIC.
 struct Quic {
     quic: quinn::Connection,
     peer: Identity,
+    /// What the peer has shown.
+    certificate: CertificateDer<'static>,
     lane: Lane,
     runtime: Handle,
 }
 
 impl Quic {
+    fn of(quic: quinn::Connection, lane: Lane, runtime: Handle) -> Result<Self, BadIdentity> {
+        let certificate = tls::peer_certificate(&quic)?;
+        Ok(Self {
+            peer: identity_of(&certificate)?,
+            quic,
+            certificate,
+            lane,
+            runtime,
+        })
+    }
+
     /// What ended the connection, in words for people.
     fn fault(&self, error: &quinn::ConnectionError) -> io::Error {
         fault(error, self.lane)

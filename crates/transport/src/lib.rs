@@ -15,6 +15,7 @@ pub mod frame;
 mod lane;
 mod link;
 pub mod memory;
+mod refusals;
 mod settings;
 pub mod tls;
 

@@ -70,11 +70,17 @@ fn transport(idle: Duration, keep_alive: Option<Duration>) -> Arc<TransportConfi
 
 /// Keys that stay the same when a node is started again: a peer of the process before then learns
 /// within a round trip that its connection is gone, instead of waiting for the time-out.
-pub fn endpoint(credentials: &Credentials) -> quinn::EndpointConfig {
+///
+/// Each socket has keys of its own, by the address it is bound to. With keys in common one socket would
+/// give out the tokens that reset connections of another, to whoever sends it an id that was seen on
+/// the way (RFC 9000, 21.11).
+pub fn endpoint(credentials: &Credentials, bound: SocketAddr) -> quinn::EndpointConfig {
     let derive = |purpose: &[u8]| {
         let key = credentials.key();
         Sha256::new()
             .chain_update(purpose)
+            .chain_update(bound.to_string())
+            .chain_update([0])
             .chain_update(key.secret_der())
             .finalize()
     };

@@ -6,7 +6,7 @@
 //! - **CL-3 (names).** Manifests name only what exists: volumes, Services, labels, files.
 //! - **CL-4 (numbers).** `run.toml` waits for no more nodes than there are replicas.
 //! - **CL-5 (image).** Everything that the Dockerfile copies from the checkout exists and is let
-//!   through by `.dockerignore`.
+//!   through by `.dockerignore`. That cargo can read the workspace from it, says TD-6.
 //! - **CL-6 (units).** Every unit passes `systemd-analyze verify`, where that is there.
 //!
 //! Not promised: that a cluster accepts the manifests, that the image can be built, that `swirl`

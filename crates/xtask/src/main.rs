@@ -16,6 +16,7 @@ mod download;
 mod e2e;
 mod fixtures;
 mod fuzz;
+mod image;
 mod libtorch;
 mod model;
 mod nccl;

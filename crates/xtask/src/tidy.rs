@@ -6,6 +6,7 @@
 //! - **TD-3 (nothing unfinished).** No test is ignored and no macro marks missing or left-over work.
 //! - **TD-4 (names).** No crate is named after nothing.
 //! - **TD-5 (scenarios).** Every `configs/*.toml` begins with a comment that says what it is for.
+//! - **TD-6 (image).** Cargo can read the workspace from the files that `cluster/Dockerfile` copies.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::paths::Paths;
-use crate::process;
+use crate::{image, process};
 
 /// Each crate of the project with those it may depend on.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -162,6 +163,7 @@ pub fn run(paths: &Paths) -> Result<()> {
     for (path, text) in files(&paths.root.join("configs"), "toml")? {
         breaks.extend(uncommented(&shown(paths, &path), &text));
     }
+    breaks.extend(image_faults(paths)?);
     for line in &breaks {
         println!("{line}");
     }
@@ -169,6 +171,17 @@ pub fn run(paths: &Paths) -> Result<()> {
         bail!("tidy: {} rule(s) broken", breaks.len());
     }
     Ok(())
+}
+
+/// TD-6.
+fn image_faults(paths: &Paths) -> Result<Vec<String>> {
+    let folder = paths.root.join("target/image");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)
+            .with_context(|| format!("cannot clear {}", folder.display()))?;
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    image::faults(&paths.root, &folder)
 }
 
 fn shown(paths: &Paths, path: &Path) -> String {

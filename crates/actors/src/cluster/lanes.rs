@@ -5,10 +5,10 @@ use crate::remote::method;
 use async_trait::async_trait;
 use bytes::Bytes;
 use control::membership::{Joined, Joining, NodeId};
-use proto::cluster::{Join, Welcome};
+use proto::cluster::{Join, JoinRequest, Welcome};
 use proto::{Identity, Role, codec};
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use tokio::sync::{oneshot, watch};
 use transport::{Connection, Handler, Limits, Link, Request, bulk};
 
@@ -20,6 +20,7 @@ impl Cluster {
             cluster: self.clone(),
             peer: connection.peer().clone(),
             joined: Mutex::new(Some(joined)),
+            session: OnceLock::new(),
             link: watch::Sender::new(None),
         });
         let opening = Link::open(connection, handler.clone(), Limits::default());
@@ -32,10 +33,10 @@ impl Cluster {
         handler.link.send_replace(None);
         let id = match joined {
             Ok(Ok(id)) => id,
-            // It was told why; the link ends here if it does not end it itself.
+            // It was told why, and so was the log; the link ends here if it does not end it itself.
             Ok(Err(_)) => {
-                let ended = tokio::time::timeout(PROMPT, link.closed()).await;
-                return Err(ended.unwrap_or_else(|_| "it was not let in".to_owned()));
+                let _ = tokio::time::timeout(PROMPT, link.closed()).await;
+                return Ok(());
             }
             Err(_) => return Err("it did not join".to_owned()),
         };
@@ -44,12 +45,29 @@ impl Cluster {
         Ok(())
     }
 
+    /// What a node says of itself, if it is of the same build (ME-2).
+    fn read_join(&self, body: &[u8]) -> Result<(String, Join), String> {
+        let is_unclear = |error: codec::CodecError| {
+            let ours = &self.0.plan.version;
+            format!(
+                "what this node says is not understood ({error}): the run is led by the build {ours}; \
+                 install the same build on both"
+            )
+        };
+        let request: JoinRequest = codec::decode(body).map_err(is_unclear)?;
+        let JoinRequest { version, join } = request;
+        let is_same = self.lock().membership.check_version(&version);
+        is_same.map_err(|refusal| refusal.to_string())?;
+        Ok((version, codec::decode(&join).map_err(is_unclear)?))
+    }
+
     fn join(
         &self,
         peer: &Identity,
-        join: Join,
+        body: &[u8],
         control: Link,
     ) -> Result<(NodeId, Welcome), String> {
+        let (version, join) = self.read_join(body)?;
         if join.name != peer.name {
             let (claims, is) = (&join.name, &peer.name);
             return Err(format!(
@@ -60,7 +78,7 @@ impl Cluster {
             identity: peer.clone(),
             boot: join.boot,
             roles: join.roles,
-            version: join.version,
+            version,
             config: join.config,
         };
         let is_giving = join.address.is_some() || !joining.roles.contains(&Role::Sampler);
@@ -195,8 +213,18 @@ struct ControlHandler {
     cluster: Cluster,
     peer: Identity,
     joined: Mutex<Option<oneshot::Sender<NodeId>>>,
+    /// The session that began on this link, once the node has joined (CL-3).
+    session: OnceLock<NodeId>,
     /// The link that this handles, once it is open.
     link: watch::Sender<Option<Link>>,
+}
+
+impl ControlHandler {
+    /// The session of this link. Bodies name none: a certificate counts for its own node alone (CL-3).
+    fn session(&self) -> Result<NodeId, String> {
+        let session = self.session.get().copied();
+        session.ok_or_else(|| "it has not joined on this link".to_owned())
+    }
 }
 
 #[async_trait]
@@ -204,36 +232,38 @@ impl Handler for ControlHandler {
     async fn request(&self, request: Request) -> Result<Bytes, String> {
         match request.method {
             method::JOIN => {
-                let join = codec::decode(&request.body).map_err(|error| error.to_string())?;
+                // Before anything is waited for: a second request has nothing to wait for.
+                let sender = self.joined.lock().expect("no holder panics").take();
+                let sender = sender.ok_or("it has joined already, or tried to, on this link")?;
                 let mut link = self.link.subscribe();
                 let link = link.wait_for(Option::is_some).await;
                 let link = link.ok().and_then(|link| link.clone());
-                let sender = self.joined.lock().expect("no holder panics").take();
-                let (Some(link), Some(sender)) = (link, sender) else {
-                    return Err("it has joined already".to_owned());
-                };
+                let link = link.ok_or("the link is closed")?;
                 if self.cluster.lock().is_closed {
                     let reason = "the run is over";
                     let _ = link.call(method::END, reason.as_bytes(), PROMPT).await;
                     return Err(reason.to_owned());
                 }
-                let joined = self.cluster.join(&self.peer, join, link);
+                let joined = self.cluster.join(&self.peer, &request.body, link);
                 let (id, welcome) = joined.inspect_err(|reason| {
                     tracing::warn!(node = %self.peer.name, reason, "A node is not let in.");
                 })?;
-                // Whoever waits for it has given the node up.
-                let _ = sender.send(id);
+                self.session.set(id).expect("a link joins once");
+                if sender.send(id).is_err() {
+                    // Nobody waits any more: it took too long to join.
+                    self.cluster.lost(id, "it took too long to join");
+                    return Err("it took too long to join".to_owned());
+                }
                 encode(&welcome)
             }
             method::HEARTBEAT => {
-                let id: u64 = codec::decode(&request.body).map_err(|error| error.to_string())?;
+                let id = self.session()?;
                 let now = self.cluster.now_ms();
                 let mut state = self.cluster.lock();
-                encode(&state.membership.heard(NodeId(id), now))
+                encode(&state.membership.heard(id, now))
             }
             method::LEAVE => {
-                let id: u64 = codec::decode(&request.body).map_err(|error| error.to_string())?;
-                self.cluster.lost(NodeId(id), "it leaves");
+                self.cluster.left(self.session()?);
                 encode(&())
             }
             method => Err(format!("a controller does not know method {method}")),

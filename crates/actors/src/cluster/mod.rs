@@ -9,15 +9,20 @@
 //!   stays away.
 //! - **CL-2 (kept).** A node that finds back within the same process keeps its engines, and a learner
 //!   the steps it has made, unless others went on without it.
+//! - **CL-3 (own session).** A message of the control lane counts for the session that began on its own
+//!   link, whatever its body says; the data lane and the bulk lane count for sessions of the name in the
+//!   connection's certificate. No certificate ends or prolongs the session of another.
 
 mod lanes;
 mod orders;
+#[cfg(test)]
+mod tests;
 
 use crate::controller::ControllerMessage;
 use crate::ports::EngineError;
 use crate::remote::{Blobs, CheckpointHook, Loan, RemoteEngine, SpreadPlan, Spreading, method};
 use async_trait::async_trait;
-use control::membership::{Membership, MembershipConfig, NodeId};
+use control::membership::{Member, Membership, MembershipConfig, NodeId};
 use proto::{NodeName, Role, RunId};
 use ractor::ActorRef;
 use std::collections::{BTreeMap, BTreeSet};
@@ -291,7 +296,10 @@ impl Cluster {
                 Lane::Bulk => cluster.bulk(connection).await,
                 Lane::Gradients => Err("the controller has no part in gradients".to_owned()),
             };
-            if let Err(reason) = served {
+            let Err(reason) = served else { return };
+            if cluster.lock().is_closed {
+                tracing::info!(node = %peer.name, %lane, reason, "A node's connection ends with the run.");
+            } else {
                 tracing::warn!(node = %peer.name, %lane, reason, "A node's connection ended early.");
             }
         });
@@ -390,20 +398,36 @@ impl Cluster {
         }
     }
 
+    /// A node's connection broke. Once the run is over that is how sessions end.
     fn lost(&self, id: NodeId, reason: &str) {
+        let is_closed = self.lock().is_closed;
+        if let Some(member) = self.end_session(id, reason) {
+            match is_closed {
+                true => tracing::info!(node = %member.name, reason, "A node is dismissed."),
+                false => tracing::warn!(node = %member.name, reason, "A node is lost."),
+            }
+        }
+    }
+
+    /// A node says that it leaves.
+    fn left(&self, id: NodeId) {
+        if let Some(member) = self.end_session(id, "it leaves") {
+            tracing::info!(node = %member.name, "A node leaves.");
+        }
+    }
+
+    fn end_session(&self, id: NodeId, reason: &str) -> Option<Member> {
         let mut state = self.lock();
         let member = state.membership.remove(id);
         let node = state.nodes.remove(&id);
         self.0.spreading.leave(id);
         self.tell_counts(&state);
         drop(state);
-        if let Some(member) = member {
-            tracing::warn!(node = %member.name, reason, "A node is lost.");
-        }
         if let Some(node) = node {
             self.learner_lost();
             end_node(&node, reason);
         }
+        member
     }
 }
 

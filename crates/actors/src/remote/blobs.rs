@@ -1,5 +1,6 @@
 //! What this node gives out in bulk, and how it gets what others give out.
 
+use super::folders;
 use crate::ports::EngineError;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -232,30 +233,13 @@ pub(super) async fn bring_folder(
     set: &FileSet,
     folder: &Path,
 ) -> Result<(), TransferError> {
-    let parent = folder.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent).map_err(|error| fault(&error))?;
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let partial = tempfile::Builder::new()
-        .prefix(&format!(".{name}."))
-        .tempdir_in(parent)
-        .map_err(|error| fault(&error))?;
+    let partial = folders::begin(folder).map_err(|error| fault(&error))?;
     for (relative, blob) in &set.files {
         let path = partial.path().join(inside(relative)?);
         pull_file(from, *blob, &path).await?;
     }
-    let (parent, folder) = (parent.to_owned(), folder.to_owned());
-    on_disk(move || {
-        if folder.exists() {
-            std::fs::remove_dir_all(&folder)?;
-        }
-        let partial = partial.keep();
-        // Made for this process alone; the folder it becomes is as any other.
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(&partial, std::fs::Permissions::from_mode(0o755))?;
-        std::fs::rename(&partial, folder)?;
-        File::open(parent)?.sync_all()
-    })
-    .await
+    let folder = folder.to_owned();
+    on_disk(move || folders::finish(partial, &folder)).await
 }
 
 /// Does what may wait for a disk for seconds, apart from the threads that others need meanwhile.
@@ -308,9 +292,96 @@ fn fault(error: &dyn std::fmt::Display) -> TransferError {
     TransferError::Here(error.to_string())
 }
 
+/// Whether a peer's word can be the name of a folder: it leads nowhere, and hides nothing.
+pub(super) fn is_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    let is_one = matches!(
+        (parts.next(), parts.next()),
+        (Some(Component::Normal(part)), None) if part == name
+    );
+    is_one && !name.starts_with('.') && !name.contains('\0')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::{Identity, Role};
+    use std::time::Duration;
+    use transport::Lane;
+    use transport::memory::{Network, Rules};
+
+    #[test]
+    fn a_name_is_one_folder_and_no_other() {
+        for good in ["step_5", "a b", "a..b"] {
+            assert!(is_name(good), "{good}");
+        }
+        for bad in [
+            "",
+            ".",
+            "..",
+            "/",
+            "a/",
+            "a/b",
+            "/a",
+            "./a",
+            ".step_5.old",
+            "a\0b",
+        ] {
+            assert!(!is_name(bad), "{bad:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transfer_that_breaks_off_leaves_what_was_there() {
+        let network = Network::new(1, Rules::default(), Duration::from_secs(1000));
+        let identity = |name: &str| Identity {
+            name: name.parse().unwrap(),
+            roles: [Role::Learner].into(),
+        };
+        let mut listener = network.listen(identity("node"));
+        let to = "node".parse().unwrap();
+        let from = network
+            .dial(identity("head"), &to, Lane::Bulk)
+            .await
+            .unwrap();
+        let there = listener.accept().await.unwrap();
+        let blobs = Blobs::default();
+        tokio::spawn(bulk::serve(there, Arc::new(blobs.clone())));
+
+        let dir = tempfile::tempdir().unwrap();
+        let [source, root] = ["source", "checkpoints"].map(|name| dir.path().join(name));
+        let lent = |text: &str| {
+            std::fs::create_dir_all(source.join("sub")).unwrap();
+            for file in ["a", "sub/b"] {
+                std::fs::write(source.join(file), text).unwrap();
+            }
+            blobs.lend_folder(&source).unwrap()
+        };
+        let folder = root.join("step_5");
+        let holds = |text: &str| {
+            for file in ["a", "sub/b"] {
+                assert_eq!(std::fs::read_to_string(folder.join(file)).unwrap(), text);
+            }
+            assert_eq!(std::fs::read_dir(&root).unwrap().count(), 1);
+        };
+        let (files, _loan) = lent("1");
+        pull_folder(from.as_ref(), &files, &folder).await.unwrap();
+        holds("1");
+        let (mut files, _loan) = lent("2");
+        let whole = files.clone();
+        // One that is not what was announced, and one that is not there.
+        for spoil in [
+            |blob: &mut BlobRef| blob.crc32 ^= 1,
+            |blob: &mut BlobRef| blob.id += 999,
+        ] {
+            files.clone_from(&whole);
+            spoil(files.files.get_mut("sub/b").unwrap());
+            assert!(pull_folder(from.as_ref(), &files, &folder).await.is_err());
+            holds("1");
+        }
+        pull_folder(from.as_ref(), &whole, &folder).await.unwrap();
+        holds("2");
+    }
 
     #[test]
     fn no_path_leads_out_of_its_folder() {

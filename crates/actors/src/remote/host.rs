@@ -46,7 +46,16 @@ pub trait Outfitter: Send + Sync + 'static {
         order: &EngineOrder,
         bulk: Arc<dyn Connection>,
     ) -> Result<Engine, EngineError>;
+
+    /// The node's own folder; without one it exports no model.
+    fn folder(&self) -> Option<PathBuf> {
+        None
+    }
 }
+
+/// Where exported models lie in a node's folder until the controller has them. What a process that was
+/// ended left there is of no use.
+pub const EXPORTS: &str = "exports";
 
 /// Why a request was not performed.
 #[derive(Debug, thiserror::Error)]
@@ -353,7 +362,19 @@ impl Host {
         hosted: &Hosted,
         replica: &dyn Replica,
     ) -> Result<FileSet, LearnerFault> {
-        let dir = tempfile::tempdir().map_err(|error| EngineError(error.to_string()))?;
+        let fault = |error: &dyn std::fmt::Display| EngineError(error.to_string());
+        let root = self.outfitter.folder();
+        let root = root.ok_or_else(|| fault(&"this node has no folder for exported models"))?;
+        // The one before is pulled, or given up: there is room for one.
+        let before = lock(&hosted.lent).remove("export");
+        let made = crate::blocking::run(move || {
+            drop(before);
+            let exports = root.join(EXPORTS);
+            std::fs::create_dir_all(&exports)?;
+            tempfile::tempdir_in(exports)
+        });
+        let dir = made.await.map_err(|error| fault(&error))?;
+        let dir = dir.map_err(|error| fault(&error))?;
         let folder = dir.path().join("model");
         replica.export(folder.clone()).await?;
         let (files, loan) = self.lend_folder(folder).await?;

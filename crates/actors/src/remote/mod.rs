@@ -8,13 +8,15 @@
 
 mod assembly;
 mod blobs;
+mod folders;
 mod gather;
 mod host;
 mod spreading;
 mod stand_in;
 
 pub use blobs::{Blobs, Loan, pull_folder};
-pub use host::{Engine, Host, HostError, Outfitter};
+pub use folders::clear_leftovers;
+pub use host::{EXPORTS, Engine, Host, HostError, Outfitter};
 pub use spreading::SpreadPlan;
 pub(crate) use spreading::Spreading;
 pub(crate) use stand_in::{PassOn, StandIn};
@@ -33,11 +35,11 @@ use transport::{CallError, Connection, Link};
 
 /// What is asked of the peer on its links.
 pub(crate) mod method {
-    /// Node to controller, control lane: [`proto::cluster::Join`].
+    /// Node to controller, control lane: [`proto::cluster::JoinRequest`].
     pub const JOIN: u8 = 1;
-    /// Node to controller, control lane: the number of its stay, which lives.
+    /// Node to controller, control lane: the session of this link lives. Nothing is in it.
     pub const HEARTBEAT: u8 = 2;
-    /// Node to controller, control lane: it leaves.
+    /// Node to controller, control lane: the session of this link ends. Nothing is in it.
     pub const LEAVE: u8 = 3;
     /// Node to controller, data lane: the number of its stay.
     pub const HELLO: u8 = 4;
@@ -128,12 +130,15 @@ impl RemoteEngine {
             // Its turn came late, which is no fault of the node. One that hangs is given up by the
             // calls whose turn it was in time.
             Err(CallError::TimedOut(_)) if left < limit / 2 => Err(backlog()),
-            Err(error) => {
+            Err(error @ CallError::TimedOut(_)) => {
                 tracing::warn!(%role, %node, %error, "An engine of another node gave no answer.");
-                if let CallError::TimedOut(_) = error {
-                    // Its actor here is given up, and comes back only with a new stay.
-                    self.give_up("an engine gave no answer in time");
-                }
+                // Its actor here is given up, and comes back only with a new stay.
+                self.give_up("an engine gave no answer in time");
+                Err(RemoteFault::Lost)
+            }
+            // That the node is lost, or leaves, is said once, and not for each call.
+            Err(error) => {
+                tracing::debug!(%role, %node, %error, "An engine of another node is gone.");
                 Err(RemoteFault::Lost)
             }
         }

@@ -1,6 +1,6 @@
 //! Actors here that stand for engines elsewhere.
 
-use super::blobs::{TransferError, bring_folder, pull_bytes};
+use super::blobs::{TransferError, bring_folder, is_name, pull_bytes};
 use super::{RemoteEngine, RemoteFault, engine_fault, method};
 use crate::fleet::{ENGINE_LIMIT, SERVICE_LIMIT};
 use crate::ports::{EngineError, LearnerFault, StepReport};
@@ -284,7 +284,7 @@ async fn checkpoint(
     let fault = |error: &str| TransferError::Here(error.to_owned());
     let root = engine.checkpoints.as_ref();
     let root = root.ok_or_else(|| fault("nothing is known of where checkpoints go"))?;
-    if name.contains('/') || name.starts_with('.') {
+    if !is_name(&name) {
         return Err(fault("that is no name for a checkpoint"));
     }
     let folder = root.join(name);

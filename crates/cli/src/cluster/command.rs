@@ -1,17 +1,24 @@
 //! `swirl node`.
 
+use super::certificates;
 use super::head::credentials;
 use super::network::{Giving, Sockets, ToController, address_towards};
-use super::outfit::Outfit;
+use super::outfit::{MODELS, Outfit};
 use super::replica::Berth;
 use crate::args::NodeArgs;
 use crate::config::{self, ModelSection};
 use crate::console;
 use crate::engine::Machine;
+use crate::files::empty_folder;
+use crate::folder;
+use crate::logs;
 use crate::usage::UsageError;
+use crate::version::VERSION;
 use actors::node::{Contact, NodeEnd, NodePlan};
+use actors::remote::{EXPORTS, clear_leftovers};
 use anyhow::{Context, Result};
 use proto::{NodeName, Role};
+use std::fs::File;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,6 +28,13 @@ use tokio::sync::watch;
 
 /// Pause before the controller's address is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long another process of the same folder may take to end: one that is started again at once may
+/// find the one before it still there.
+const TAKE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Pause between looks at whether it has.
+const TAKE_AGAIN: Duration = Duration::from_millis(200);
 
 /// Where launchers say which of a machine's processes this is.
 const LOCAL_RANKS: [&str; 3] = ["SLURM_LOCALID", "LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"];
@@ -38,7 +52,9 @@ pub async fn run(args: NodeArgs) -> Result<ExitCode> {
         .into());
     }
     let credentials = credentials(&args.certs, first)?;
-    let name = credentials.identity().name.clone();
+    let name = credentials.get().identity().name.clone();
+    logs::name(name.as_str());
+    tokio::spawn(certificates::keep(credentials.clone()));
     let config = match &args.config {
         Some(path) => {
             let loaded = config::load(std::slice::from_ref(path), &[])?;
@@ -50,14 +66,12 @@ pub async fn run(args: NodeArgs) -> Result<ExitCode> {
         Some(folder) => folder,
         None => default_folder(&name)?,
     };
-    std::fs::create_dir_all(&folder)
-        .with_context(|| format!("cannot make the node's folder {}", folder.display()))?;
+    let folder = NodeFolder::take(folder, TAKE_LIMIT).await?;
     let machine = Machine::new(&ModelSection {
         device: device(&args.device),
         threads: args.threads,
         ..ModelSection::default()
     })?;
-    let credentials = Arc::new(credentials);
     let berth = match args.roles.contains(&Role::Learner) {
         true => {
             let ip = own_address(args.address, &args.join).await?;
@@ -82,12 +96,12 @@ pub async fn run(args: NodeArgs) -> Result<ExitCode> {
     let plan = NodePlan {
         name,
         roles: args.roles.into_iter().collect(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: VERSION.to_owned(),
         config,
         boot: rand::random(),
         outfitter: Arc::new(Outfit {
             machine,
-            folder,
+            folder: folder.path.clone(),
             berth,
         }),
         dialler: Arc::new(ToController {
@@ -111,6 +125,46 @@ pub async fn run(args: NodeArgs) -> Result<ExitCode> {
         NodeEnd::Refused(reason) => {
             Err(anyhow::anyhow!("the run does not take this node: {reason}"))
         }
+    }
+}
+
+/// A node's folder, which belongs to this process until it ends.
+#[derive(Debug)]
+struct NodeFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl NodeFolder {
+    /// Takes a folder for this process, and clears what one that was ended left half made in it.
+    ///
+    /// # Errors
+    /// When it cannot be made, or another process has it and keeps it for so long.
+    async fn take(path: PathBuf, limit: Duration) -> Result<Self> {
+        let place = path.display().to_string();
+        std::fs::create_dir_all(&path)
+            .with_context(|| format!("cannot make the node's folder {place}"))?;
+        let until = tokio::time::Instant::now() + limit;
+        let mut is_said = false;
+        let lock = loop {
+            if let Some(lock) = folder::try_lock(&path)? {
+                break lock;
+            }
+            anyhow::ensure!(
+                tokio::time::Instant::now() < until,
+                "{place} is in use by another process: end that one, or say another --dir"
+            );
+            if !std::mem::replace(&mut is_said, true) {
+                console::remark(format_args!(
+                    "{place} is in use by another process; waiting for it to end."
+                ));
+            }
+            tokio::time::sleep(TAKE_AGAIN).await;
+        };
+        let cleared = empty_folder(&path.join(EXPORTS));
+        let cleared = cleared.and_then(|()| clear_leftovers(&path.join(MODELS)));
+        cleared.with_context(|| format!("cannot clear the node's folder {place}"))?;
+        Ok(Self { path, _lock: lock })
     }
 }
 
@@ -175,5 +229,37 @@ async fn terminated() {
             tracing::warn!(%error, "SIGTERM ends this node without a word to the controller.");
             std::future::pending().await
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_has_its_folder_to_itself_and_clears_what_is_left_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gpu-1");
+        for left in ["exports/x/model", "models/.m.part-abc", "models/whole"] {
+            std::fs::create_dir_all(path.join(left)).unwrap();
+        }
+        let first = NodeFolder::take(path.clone(), TAKE_LIMIT).await.unwrap();
+        let is_there = |name: &str| path.join(name).exists();
+        assert!(!is_there("exports/x") && !is_there("models/.m.part-abc"));
+        assert!(is_there("models/whole"));
+        let second = NodeFolder::take(path.clone(), TAKE_LIMIT).await;
+        let error = format!("{:#}", second.unwrap_err());
+        assert!(
+            error.contains("in use") && error.contains("--dir"),
+            "{error}"
+        );
+        // It is waited for, for a while.
+        let waiting = NodeFolder::take(path.clone(), TAKE_LIMIT);
+        let ending = async {
+            tokio::time::sleep(TAKE_LIMIT / 2).await;
+            drop(first);
+        };
+        let (taken, ()) = tokio::join!(waiting, ending);
+        taken.unwrap();
     }
 }

@@ -1,10 +1,13 @@
 //! The controller's side of a run over several nodes.
 
+use super::certificates;
 use super::network::{Listening, Sockets};
 use super::orders::{Epochs, FleetOrders, JudgeOrder, LearnerOrder, SamplerOrder, ToolOrder};
 use crate::config::{ClusterSection, Config};
 use crate::console;
+use crate::logs;
 use crate::usage::UsageError;
+use crate::version::VERSION;
 use actors::FleetPlan;
 use actors::cluster::{Cluster, ClusterPlan, Engagement};
 use anyhow::{Context, Result};
@@ -14,7 +17,7 @@ use std::net::ToSocketAddrs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use transport::certs::Credentials;
+use transport::certs::CurrentCredentials;
 
 /// How often it is said who is waited for.
 const REMIND: Duration = Duration::from_secs(30);
@@ -58,11 +61,13 @@ impl Head {
             .map_err(|error| UsageError::new(format!("cluster.listen = {listen:?}: {error}")))?;
         let address = found.next().context("cluster.listen has no address")?;
         let credentials = credentials(&section.certs, Role::Controller)?;
+        logs::name(credentials.get().identity().name.as_str());
+        tokio::spawn(certificates::keep(credentials.clone()));
         let sockets = Sockets::new()?;
         let listening = Listening::on(&sockets.handles(), address, credentials)?;
         let cluster = Cluster::new(ClusterPlan {
             run: config.run.name.as_str().into(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: VERSION.to_owned(),
             config: hash.to_owned(),
             data_port: listening.data_port,
             weights: section.weights(),
@@ -143,9 +148,10 @@ impl Head {
 ///
 /// # Errors
 /// When it cannot be used, or does not.
-pub fn credentials(folder: &Path, role: Role) -> Result<Credentials> {
-    let credentials = Credentials::load(folder)?;
-    let identity = credentials.identity();
+pub fn credentials(folder: &Path, role: Role) -> Result<CurrentCredentials> {
+    let credentials = CurrentCredentials::open(folder)?;
+    let present = credentials.get();
+    let identity = present.identity();
     if !identity.roles.contains(&role) {
         return Err(UsageError::new(format!(
             "{}: the certificate is that of {identity}, which may not be a {role}: issue one with \

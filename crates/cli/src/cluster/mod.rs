@@ -4,6 +4,7 @@
 //! opened ([`orders`]), how a node opens them ([`outfit`]), the sockets between
 //! them ([`network`]), and how learners meet each other ([`replica`]).
 
+mod certificates;
 mod command;
 mod head;
 mod network;

@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
-use transport::certs::Credentials;
+use transport::certs::CurrentCredentials;
 use transport::tls::Expected;
 use transport::{BindError, Connection, Endpoint, Lane};
 
@@ -86,7 +86,7 @@ impl SocketHandles {
         &self,
         kind: Socket,
         address: SocketAddr,
-        credentials: &Arc<Credentials>,
+        credentials: &CurrentCredentials,
         serves: &[Lane],
     ) -> Result<Endpoint, BindError> {
         let _inside = match kind {
@@ -122,9 +122,8 @@ impl Listening {
     pub fn on(
         sockets: &SocketHandles,
         address: SocketAddr,
-        credentials: Credentials,
+        credentials: CurrentCredentials,
     ) -> Result<Self> {
-        let credentials = Arc::new(credentials);
         let control = sockets.bind(Socket::Control, address, &credentials, &[Lane::Control])?;
         let mut next = address;
         if address.port() != 0 {
@@ -180,7 +179,7 @@ pub struct ToController {
     /// `HOST:PORT`.
     pub join: String,
     /// Who this node is.
-    pub credentials: Arc<Credentials>,
+    pub credentials: CurrentCredentials,
     /// Where sockets live.
     pub sockets: SocketHandles,
     /// The present attempt.
@@ -344,7 +343,7 @@ mod tests {
     use bytes::Bytes;
     use std::ops::Range;
     use transport::bulk;
-    use transport::certs::{Authority, Validity};
+    use transport::certs::{Authority, Credentials, Validity};
 
     struct Weights;
 
@@ -372,7 +371,7 @@ mod tests {
         let credentials = Credentials::load(&authority.node_folder(&name)).unwrap();
         ToController {
             join: join.to_string(),
-            credentials: Arc::new(credentials),
+            credentials: credentials.into(),
             sockets: sockets.clone(),
             way: Mutex::default(),
             giving: Some(Giving::at(None, 0)),
@@ -393,7 +392,7 @@ mod tests {
         let sockets = Sockets::new().unwrap();
         let handles = sockets.handles();
         let local = ([127, 0, 0, 1], 0).into();
-        let listening = Listening::on(&handles, local, credentials).unwrap();
+        let listening = Listening::on(&handles, local, credentials.into()).unwrap();
         let join = listening.address().unwrap();
         let giver = Arc::new(node(&authority, &handles, "giver", join));
         let taker = node(&authority, &handles, "taker", join);

@@ -21,8 +21,11 @@ use tch::Device;
 use tools::registry::Registry;
 use transport::Connection;
 
-/// Models that are kept in a node's folder.
-const MODELS: usize = 4;
+/// Where models lie in a node's folder.
+pub const MODELS: &str = "models";
+
+/// Models that are kept there.
+const MOST_MODELS: usize = 4;
 
 /// A node's device and folder.
 pub struct Outfit {
@@ -43,6 +46,10 @@ impl Outfitter for Outfit {
     ) -> Result<Engine, EngineError> {
         let opened = self.opened(&order.order, bulk.as_ref()).await;
         opened.map_err(|error| EngineError(format!("{error:#}")))
+    }
+
+    fn folder(&self) -> Option<PathBuf> {
+        Some(self.folder.clone())
     }
 }
 
@@ -160,7 +167,7 @@ impl Outfit {
 
     /// A folder with these files: one that was pulled before, or pulled now.
     async fn model(&self, files: &FileSet, bulk: &dyn Connection) -> Result<PathBuf> {
-        let models = self.folder.join("models");
+        let models = self.folder.join(MODELS);
         let folder = models.join(name_of(files));
         if !folder.exists() {
             let bytes: u64 = files.files.values().map(|blob| blob.len).sum();
@@ -210,10 +217,14 @@ fn make_room(models: &Path) -> Result<()> {
     let mut found: Vec<(SystemTime, PathBuf)> = Vec::new();
     for entry in entries {
         let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            // It is being pulled.
+            continue;
+        }
         found.push((entry.metadata()?.modified()?, entry.path()));
     }
     found.sort();
-    let old = found.len().saturating_sub(MODELS - 1);
+    let old = found.len().saturating_sub(MOST_MODELS - 1);
     for (_, path) in found.into_iter().take(old) {
         std::fs::remove_dir_all(&path)
             .with_context(|| format!("cannot remove {}", path.display()))?;

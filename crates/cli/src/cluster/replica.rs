@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tch::Device;
 use transport::Lane;
-use transport::certs::Credentials;
+use transport::certs::CurrentCredentials;
 use transport::tls::{Expected, TlsStream};
 
 /// Until when both neighbours in a ring have to be there.
@@ -42,7 +42,7 @@ pub struct RingOrder {
 pub struct Berth {
     listener: Listener,
     address: SocketAddr,
-    credentials: Arc<Credentials>,
+    credentials: CurrentCredentials,
 }
 
 impl Berth {
@@ -50,7 +50,7 @@ impl Berth {
     ///
     /// # Errors
     /// When the port is taken.
-    pub fn new(ip: IpAddr, port: u16, credentials: Arc<Credentials>) -> Result<Self> {
+    pub fn new(ip: IpAddr, port: u16, credentials: CurrentCredentials) -> Result<Self> {
         let any = super::any_like((ip, port).into()).ip();
         let listener = Listener::bind((any, port))
             .with_context(|| format!("cannot listen for other learners at TCP port {port}"))?;
@@ -176,7 +176,7 @@ impl Meetings {
         if !self.order.tls {
             return Ok(meeting::connect(&meeting)?);
         }
-        let (credentials, lane) = (&self.berth.credentials, Lane::Gradients);
+        let (credentials, lane) = (&self.berth.credentials.get(), Lane::Gradients);
         let expected = Expected {
             role: Role::Learner,
             name: None,

@@ -15,7 +15,7 @@ const LEAST_MEMORY_BYTES: u64 = 6 << 30;
 /// What there is to say of it.
 pub fn findings(model_dir: &Path) -> Vec<Finding> {
     vec![
-        Finding::ok("swirl", env!("CARGO_PKG_VERSION")),
+        Finding::ok("swirl", crate::version::VERSION),
         libtorch(),
         cuda(),
         nccl(),

@@ -117,6 +117,7 @@ pub async fn run(loaded: &Loaded, reuse: Reuse) -> Result<report::Report> {
     // Wrong certificates and a port that is taken are no reason to make or to clean a folder.
     let head = Head::start(config, &nodes_hash, claim.path())?;
     let folder = claim.open()?;
+    folder.clear_leftovers()?;
     let mut state = state::begin(&folder, loaded, &identity)?;
     crate::logs::to_file(&folder.logs()).context("cannot write the log")?;
     let metrics = MetricsFile::open(folder.path()).context("cannot open metrics.jsonl")?;

@@ -1,11 +1,10 @@
 //! A run over several processes, certificates and all. `cargo xtask e2e --chaos` is the long form.
 
-use crate::support::{output, small_run, tiny_model};
+use crate::support::{output, small_run, tiny_model, two_ports};
 use e2e::chaos::{Fault, disturb, kill_head};
 use e2e::hosts::Hosts;
 use e2e::results::Results;
 use e2e::stage::{HEAD, Stage};
-use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -49,18 +48,6 @@ fn a_cluster_that_loses_nodes_and_its_controller_ends_as_one_process_does() {
     stage.finish(LIMIT).unwrap();
     let found = Results::read(&stage.run_folder()).unwrap();
     println!("{}", alone.compare(&found, &model).unwrap());
-}
-
-/// A UDP port that is free, and so is the next.
-fn two_ports() -> u16 {
-    let bind = |port| UdpSocket::bind(("127.0.0.1", port));
-    loop {
-        let socket = bind(0).unwrap();
-        let port = socket.local_addr().unwrap().port();
-        if port < u16::MAX && bind(port + 1).is_ok() {
-            return port;
-        }
-    }
 }
 
 #[test]

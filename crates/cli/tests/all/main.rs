@@ -9,6 +9,8 @@ mod cluster;
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
+mod door;
+#[cfg(test)]
 mod replicas;
 #[cfg(test)]
 mod resume;

@@ -3,8 +3,10 @@
 use super::checks::{Read, malformed};
 use super::folder::{self, NodeFiles, PRIVATE, PUBLIC};
 use super::identity::names_of;
+use super::revoked::{Revocation, Revoked, Serial};
 use super::{
-    CERTIFICATE_FILE, CertError, ROOT_FILE, ROOT_KEY_FILE, SERVER_NAME, Validity, identity_of,
+    CERTIFICATE_FILE, CertError, REVOKED_FILE, ROOT_FILE, ROOT_KEY_FILE, SERVER_NAME, Validity,
+    identity_of,
 };
 use proto::{Identity, NodeName, Role};
 use rcgen::{
@@ -120,6 +122,12 @@ impl Authority {
     /// When the node has no certificate, or one that this authority did not sign or that names
     /// another node; when the authority has expired; or when the folder cannot be written.
     pub fn renew(&self, name: &NodeName, validity: Validity) -> Result<(), CertError> {
+        let (_, identity) = self.present(name)?;
+        self.make(&self.node_folder(name), &identity, validity)
+    }
+
+    /// The certificate that a node has, and who it says the node is.
+    fn present(&self, name: &NodeName) -> Result<(CertificateDer<'static>, Identity), CertError> {
         let folder = self.node_folder(name);
         folder::settle(&folder)?;
         let path = folder.join(CERTIFICATE_FILE);
@@ -130,14 +138,54 @@ impl Authority {
             path: path.clone(),
             source,
         })?;
-        if identity.name != *name {
-            return Err(CertError::OtherNode {
+        match identity.name == *name {
+            true => Ok((present.der, identity)),
+            false => Err(CertError::OtherNode {
                 path,
                 name: name.clone(),
                 found: identity.name,
-            });
+            }),
         }
-        self.make(&folder, &identity, validity)
+    }
+
+    /// Shuts a node out (CE-6): every certificate of its name, whenever it was made. The list lies in
+    /// the authority's folder, and in the folder of each node in it, where nodes take it from. The
+    /// entry.
+    ///
+    /// # Errors
+    /// When the present list cannot be used, or one cannot be written.
+    pub fn revoke(&self, name: &NodeName) -> Result<Revocation, CertError> {
+        self.shut_out(Revocation::Node(name.clone()))
+    }
+
+    /// Shuts out the certificate that a node has now. It may get another one of the same name.
+    ///
+    /// # Errors
+    /// As [`Self::revoke`], or when the node has no certificate of this authority.
+    pub fn revoke_certificate(&self, name: &NodeName) -> Result<Revocation, CertError> {
+        let (certificate, _) = self.present(name)?;
+        let serial = Serial::of(&certificate).ok_or_else(|| {
+            let path = self.node_folder(name).join(CERTIFICATE_FILE);
+            malformed(&path, "it has no serial number")
+        })?;
+        self.shut_out(Revocation::Certificate(serial))
+    }
+
+    fn shut_out(&self, entry: Revocation) -> Result<Revocation, CertError> {
+        let mut revoked = Revoked::read(&self.folder)?;
+        revoked.add(entry.clone());
+        revoked.write(&self.folder)?;
+        let cannot_list = |source| CertError::Read {
+            path: self.folder.clone(),
+            source,
+        };
+        for found in std::fs::read_dir(&self.folder).map_err(cannot_list)? {
+            let folder = found.map_err(cannot_list)?.path();
+            if folder.join(CERTIFICATE_FILE).exists() {
+                revoked.write(&folder)?;
+            }
+        }
+        Ok(entry)
     }
 
     fn make(
@@ -149,6 +197,14 @@ impl Authority {
         let root_path = self.folder.join(ROOT_FILE);
         self.root(&root_path)
             .check_time(OffsetDateTime::now_utc())?;
+        let revoked = Revoked::read(&self.folder)?;
+        if revoked.has_node(&identity.name) {
+            return Err(CertError::ShutOut {
+                name: identity.name.clone(),
+                path: self.folder.join(REVOKED_FILE),
+            });
+        }
+        let revoked = (revoked != Revoked::default()).then(|| revoked.to_string());
         let validity = Validity {
             not_after: validity.not_after.min(self.not_after),
             ..validity
@@ -159,6 +215,7 @@ impl Authority {
             root: &self.pem,
             certificate: &certificate.pem(),
             key: &key.serialize_pem(),
+            revoked: revoked.as_deref(),
         };
         folder::replace(folder, &files)
     }

@@ -1,6 +1,7 @@
 //! What a node shows of itself, and whom it trusts.
 
 use super::checks::Read;
+use super::revoked::Revoked;
 use super::{CERTIFICATE_FILE, CertError, KEY_FILE, ROOT_FILE, folder, identity_of};
 use proto::Identity;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -17,11 +18,13 @@ pub struct Credentials {
     /// `Debug` does not show it.
     key: Arc<PrivateKeyDer<'static>>,
     root: CertificateDer<'static>,
+    revoked: Arc<Revoked>,
 }
 
 impl Credentials {
-    /// Reads `ca.pem`, `cert.pem` and `key.pem` of a node's folder, and checks all that other nodes
-    /// will check: better one clear message at the start than refusals from all sides later.
+    /// Reads `ca.pem`, `cert.pem` and `key.pem` of a node's folder, and `revoked` where there is one,
+    /// and checks all that other nodes will check: better one clear message at the start than refusals
+    /// from all sides later.
     ///
     /// # Errors
     /// When a file is missing or malformed; when others may read the key; when the key is not the
@@ -47,7 +50,24 @@ impl Credentials {
             certificate: certificate.der,
             key: Arc::new(key),
             root: root.der,
+            revoked: Arc::new(Revoked::read(folder)?),
         })
+    }
+
+    /// The same with another list of certificates that are shut out.
+    pub(super) fn with_revoked(&self, revoked: Revoked) -> Self {
+        Self {
+            revoked: Arc::new(revoked),
+            ..self.clone()
+        }
+    }
+
+    /// Whether others see no difference, and the same ones are shut out.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.certificate == other.certificate
+            && self.key == other.key
+            && self.root == other.root
+            && self.revoked == other.revoked
     }
 
     /// Who the node is.
@@ -69,6 +89,11 @@ impl Credentials {
     /// The certificate's private key.
     pub fn key(&self) -> PrivateKeyDer<'static> {
         self.key.clone_key()
+    }
+
+    /// Certificates that this node shuts out.
+    pub fn revoked(&self) -> &Arc<Revoked> {
+        &self.revoked
     }
 
     /// The authority's certificate.

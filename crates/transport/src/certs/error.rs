@@ -37,6 +37,18 @@ pub enum CertError {
         /// Its certificate.
         path: PathBuf,
     },
+    /// The name is shut out, and with it every certificate that it might get.
+    #[error(
+        "{name} is shut out by {path}: give the node another name, or take the line `node {name}` out \
+         of that list, on every machine that has it",
+        path = .path.display()
+    )]
+    ShutOut {
+        /// The node.
+        name: NodeName,
+        /// The list.
+        path: PathBuf,
+    },
     /// The node's folder lacks a file.
     #[error(
         "{} is missing: `swirl certs issue` makes a node's folder, and the whole of it goes to the \

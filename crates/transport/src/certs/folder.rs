@@ -1,10 +1,10 @@
 //! Files of certificates and keys on disk.
 
-use super::{CERTIFICATE_FILE, CertError, KEY_FILE, ROOT_FILE};
+use super::{CERTIFICATE_FILE, CertError, KEY_FILE, REVOKED_FILE, ROOT_FILE, acl};
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Mode of a private key.
@@ -13,6 +13,10 @@ pub(super) const PRIVATE: u32 = 0o600;
 pub(super) const PUBLIC: u32 = 0o644;
 /// Permission bits of group and others.
 const OTHERS: u32 = 0o077;
+/// Of these, the group may read; where a file has an ACL, somebody in the ACL may.
+const GROUP_READS: u32 = 0o040;
+/// Where systemd says that it puts a service's credentials, which that service alone can reach.
+const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
 /// What lies in a node's folder, each as PEM.
 pub(super) struct NodeFiles<'a> {
@@ -22,6 +26,8 @@ pub(super) struct NodeFiles<'a> {
     pub certificate: &'a str,
     /// The node's private key.
     pub key: &'a str,
+    /// The list of certificates that are shut out, if there is one.
+    pub revoked: Option<&'a str>,
 }
 
 /// Reads a file; `missing` is the error where there is none.
@@ -37,12 +43,31 @@ pub(super) fn read_key(
     let file = open(path, missing)?;
     // Of the open file, so that it is this one's mode that is looked at.
     let metadata = file.metadata().map_err(|e| cannot_read(path, e))?;
-    let mode = metadata.permissions().mode() & 0o7777;
-    if mode & OTHERS != 0 {
+    let credentials = std::env::var_os(CREDENTIALS_DIRECTORY).map(PathBuf::from);
+    if !is_private(&file, &metadata, path, credentials.as_deref()) {
+        let mode = metadata.permissions().mode() & 0o7777;
         let path = path.to_owned();
         return Err(CertError::OpenKey { path, mode });
     }
     read_from(&file, path)
+}
+
+/// Whether this process's user alone, beside root, can read a key. systemd from version 254 on hands
+/// credentials over as root's, with an ACL for the service's user: the mode reads 0440 then.
+fn is_private(file: &File, metadata: &Metadata, path: &Path, credentials: Option<&Path>) -> bool {
+    match metadata.permissions().mode() & OTHERS {
+        0 => true,
+        GROUP_READS => {
+            let is_below = |folder: &Path| {
+                let found = path.canonicalize().ok();
+                let folder = folder.canonicalize().ok();
+                found.is_some_and(|found| folder.is_some_and(|folder| found.starts_with(folder)))
+            };
+            let is_roots = metadata.uid() == 0;
+            credentials.is_some_and(is_below) || is_roots && acl::is_for_this_user_alone(file)
+        }
+        _ => false,
+    }
 }
 
 /// Writes a file that must not be there yet.
@@ -54,6 +79,18 @@ pub(super) fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), CertEr
         file.sync_all()
     };
     write().map_err(|e| cannot_write(path, e))
+}
+
+/// Writes a file in the place of one that may be there.
+pub(super) fn replace_file(path: &Path, text: &str, mode: u32) -> Result<(), CertError> {
+    let new = beside(path, "new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(cannot_write(&new, error)),
+        _ => {}
+    }
+    write_new(&new, text, mode)?;
+    rename(&new, path)?;
+    sync(path.parent().unwrap_or(Path::new(".")))
 }
 
 /// Makes the folder with these files, in the place of one that may be there (CE-3). What else lay
@@ -68,6 +105,9 @@ pub(super) fn replace(folder: &Path, files: &NodeFiles<'_>) -> Result<(), CertEr
     write_new(&new.join(KEY_FILE), files.key, PRIVATE)?;
     write_new(&new.join(CERTIFICATE_FILE), files.certificate, PUBLIC)?;
     write_new(&new.join(ROOT_FILE), files.root, PUBLIC)?;
+    if let Some(revoked) = files.revoked {
+        write_new(&new.join(REVOKED_FILE), revoked, PUBLIC)?;
+    }
     sync(&new)?;
     if folder.exists() {
         rename(folder, &old)?;
@@ -164,12 +204,35 @@ mod tests {
             root: text,
             certificate: text,
             key: text,
+            revoked: None,
         }
     }
 
     fn holds(folder: &Path, text: &str) {
         for file in FILES {
             assert_eq!(fs::read_to_string(folder.join(file)).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn ce_2_only_one_who_asks_for_more_than_systemd_gives_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key.pem");
+        let file = File::create(&path).unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let cases = [
+            (0o400, None, true),
+            (0o440, None, false),
+            (0o440, Some(dir.path()), true),
+            (0o440, Some(elsewhere.path()), false),
+            (0o444, Some(dir.path()), false),
+            (0o460, Some(dir.path()), false),
+        ];
+        for (mode, credentials, is_fit) in cases {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let metadata = file.metadata().unwrap();
+            let found = is_private(&file, &metadata, &path, credentials);
+            assert_eq!(found, is_fit, "{mode:o} {credentials:?}");
         }
     }
 

@@ -12,21 +12,30 @@
 //!   old certificate, whenever the program is stopped. For a moment there may be no folder; the next
 //!   `issue` or `renew` puts that right.
 //! - **CE-4 (no survivors).** No certificate is valid longer than its authority's.
+//! - **CE-5 (renewed in a run).** Every new connection shows and checks what the node's folder holds
+//!   ([`CurrentCredentials`]); connections that are open stay.
+//! - **CE-6 (shut out).** A certificate in a node's list of [`Revoked`] ones gets no connection to it,
+//!   and loses those it has.
 //!
-//! Not promised: a certificate that got into wrong hands cannot be revoked. It ends with its
-//! validity, or when the run takes a new authority.
+//! Not promised: that a list which was changed on one machine is known on another. It lies in each
+//! node's folder, and is copied as certificates are.
 
+mod acl;
 mod authority;
 mod checks;
 mod credentials;
+mod current;
 mod error;
 mod folder;
 mod identity;
+mod revoked;
 
 pub use authority::Authority;
 pub use credentials::Credentials;
+pub use current::CurrentCredentials;
 pub use error::CertError;
 pub use identity::{BadIdentity, identity_of};
+pub use revoked::{Revocation, Revoked, Serial};
 
 use time::{Duration, OffsetDateTime};
 
@@ -42,6 +51,8 @@ const ROOT_KEY_FILE: &str = "ca-key.pem";
 const CERTIFICATE_FILE: &str = "cert.pem";
 /// A node's private key.
 const KEY_FILE: &str = "key.pem";
+/// The list of certificates that are shut out, in the authority's folder and in each node's.
+const REVOKED_FILE: &str = "revoked";
 
 /// From when until when a certificate is valid, to the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +66,7 @@ pub struct Validity {
 impl Validity {
     /// Days of an authority: longer than a run takes, short enough that a forgotten key ends.
     pub const AUTHORITY_DAYS: u16 = 365;
-    /// Days of a node's certificate. Nothing revokes one, so it is not valid for long.
+    /// Days of a node's certificate: one that is lost sight of ends soon.
     pub const NODE_DAYS: u16 = 90;
     /// How far other nodes' clocks may be behind: a certificate is valid from so long ago.
     pub const CLOCK_SKEW: Duration = Duration::minutes(10);

@@ -2,7 +2,8 @@
 //!
 //! - **TL-1 (mutual).** A server answers only clients whose certificate its own authority signed and
 //!   which says who they are. A client answers only such servers, and of those only the one it
-//!   expects ([`Expected`]). What a client may do is for the server to decide, by
+//!   expects ([`Expected`]). Neither answers a certificate that it shuts out
+//!   ([`Revoked`](crate::certs::Revoked)). What a client may do is for the server to decide, by
 //!   [`peer_identity`].
 //! - **TL-2 (each time anew).** No session is resumed and no data is sent before the handshake's end:
 //!   every connection checks the certificate as it is now.
@@ -84,7 +85,8 @@ pub fn client(
     expected: &Expected,
 ) -> Result<ClientConfig, TlsError> {
     let provider = provider();
-    let verifier = verify::ServerCheck::new(roots(credentials)?, &provider, expected.clone())?;
+    let trust = verify::Trust::of(credentials, roots(credentials)?);
+    let verifier = verify::ServerCheck::new(trust, &provider, expected.clone())?;
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
@@ -102,7 +104,8 @@ pub fn client(
 /// See [`TlsError`].
 pub fn server(credentials: &Credentials, lanes: &[Lane]) -> Result<ServerConfig, TlsError> {
     let provider = provider();
-    let verifier = verify::ClientCheck::new(roots(credentials)?, &provider)?;
+    let trust = verify::Trust::of(credentials, roots(credentials)?);
+    let verifier = verify::ClientCheck::new(trust, &provider)?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
@@ -142,10 +145,17 @@ pub fn quic_server(
 /// # Errors
 /// When the connection was made without the checks of this module.
 pub fn peer_identity(connection: &quinn::Connection) -> Result<Identity, BadIdentity> {
+    identity_of(&peer_certificate(connection)?)
+}
+
+/// The certificate that the other end has shown.
+pub(crate) fn peer_certificate(
+    connection: &quinn::Connection,
+) -> Result<CertificateDer<'static>, BadIdentity> {
     let chain = connection.peer_identity();
     let chain = chain.and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let certificate = chain.as_deref().and_then(|chain| chain.first());
-    identity_of(certificate.ok_or(BadIdentity::NoCertificate)?)
+    let certificate = chain.and_then(|chain| chain.into_iter().next());
+    certificate.ok_or(BadIdentity::NoCertificate)
 }
 
 fn roots(credentials: &Credentials) -> Result<Arc<RootCertStore>, TlsError> {

@@ -75,6 +75,10 @@ fn why(alert: AlertDescription, refused: Refused, reason: &str, lanes: &[Lane]) 
                  makes a new one"
             )
         }
+        A::CertificateRevoked => format!(
+            "{whose} certificate is shut out (`swirl certs revoke`); give the node one that is not in \
+             the list `revoked`"
+        ),
         A::UnknownCA => format!(
             "{whose} certificate is of another authority; give both nodes certificates of one \
              authority (`swirl certs`)"

@@ -1,7 +1,7 @@
 //! What each side checks of the other's certificate: what TLS checks, and then who it is.
 
 use super::Expected;
-use crate::certs::{BadIdentity, identity_of};
+use crate::certs::{BadIdentity, Credentials, Revoked, identity_of};
 use proto::Identity;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -38,22 +38,39 @@ impl From<WrongNode> for Error {
     }
 }
 
+/// Whose certificates are taken.
+pub(super) struct Trust {
+    /// Of these authorities,
+    roots: Arc<RootCertStore>,
+    /// and none of these.
+    revoked: Arc<Revoked>,
+}
+
+impl Trust {
+    pub fn of(credentials: &Credentials, roots: Arc<RootCertStore>) -> Self {
+        let revoked = credentials.revoked().clone();
+        Self { roots, revoked }
+    }
+}
+
 /// A client's check of a server.
 #[derive(Debug)]
 pub(super) struct ServerCheck {
     chain: Arc<WebPkiServerVerifier>,
+    revoked: Arc<Revoked>,
     expected: Expected,
 }
 
 impl ServerCheck {
     pub fn new(
-        roots: Arc<RootCertStore>,
+        trust: Trust,
         provider: &Arc<CryptoProvider>,
         expected: Expected,
     ) -> Result<Self, VerifierBuilderError> {
-        let builder = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
+        let builder = WebPkiServerVerifier::builder_with_provider(trust.roots, provider.clone());
         Ok(Self {
             chain: builder.build()?,
+            revoked: trust.revoked,
             expected,
         })
     }
@@ -76,6 +93,9 @@ impl ServerCertVerifier for ServerCheck {
             now,
         )?;
         let met = identity_of(end_entity).map_err(WrongNode::Nobody)?;
+        if self.revoked.covers(end_entity) {
+            return Err(CertificateError::Revoked.into());
+        }
         if !self.expected.is_met_by(&met) {
             let expected = self.expected.clone();
             return Err(WrongNode::Unexpected { expected, met }.into());
@@ -110,16 +130,16 @@ impl ServerCertVerifier for ServerCheck {
 #[derive(Debug)]
 pub(super) struct ClientCheck {
     chain: Arc<dyn ClientCertVerifier>,
+    revoked: Arc<Revoked>,
 }
 
 impl ClientCheck {
-    pub fn new(
-        roots: Arc<RootCertStore>,
-        provider: &Arc<CryptoProvider>,
-    ) -> Result<Self, VerifierBuilderError> {
-        let builder = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
-        let chain = builder.build()?;
-        Ok(Self { chain })
+    pub fn new(trust: Trust, provider: &Arc<CryptoProvider>) -> Result<Self, VerifierBuilderError> {
+        let builder = WebPkiClientVerifier::builder_with_provider(trust.roots, provider.clone());
+        Ok(Self {
+            chain: builder.build()?,
+            revoked: trust.revoked,
+        })
     }
 }
 
@@ -142,7 +162,10 @@ impl ClientCertVerifier for ClientCheck {
             .chain
             .verify_client_cert(end_entity, intermediates, now)?;
         identity_of(end_entity).map_err(WrongNode::Nobody)?;
-        Ok(verified)
+        match self.revoked.covers(end_entity) {
+            true => Err(CertificateError::Revoked.into()),
+            false => Ok(verified),
+        }
     }
 
     fn verify_tls12_signature(

@@ -9,4 +9,8 @@ mod fixture;
 #[cfg(test)]
 mod handshake;
 #[cfg(test)]
+mod renewal;
+#[cfg(test)]
+mod resets;
+#[cfg(test)]
 mod stream;

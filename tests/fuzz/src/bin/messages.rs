@@ -6,7 +6,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use proto::cluster::{Assignment, EngineRequest, Generated, Join, Opened, Welcome};
+use proto::cluster::{Assignment, EngineRequest, Generated, Join, JoinRequest, Opened, Welcome};
 use proto::{Trajectory, Verdict, WeightManifest, codec};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((which, bytes)) = data.split_first() else {
         return;
     };
-    match which % 10 {
+    match which % 11 {
         0 => check::<Join>(bytes),
         1 => check::<Welcome>(bytes),
         2 => check::<Assignment>(bytes),
@@ -35,6 +35,7 @@ fuzz_target!(|data: &[u8]| {
         6 => check::<Result<Verdict, String>>(bytes),
         7 => check::<Trajectory>(bytes),
         8 => check::<WeightManifest>(bytes),
-        _ => check::<bool>(bytes),
+        9 => check::<bool>(bytes),
+        _ => check::<JoinRequest>(bytes),
     }
 });

@@ -53,7 +53,6 @@ fn messages() -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
         name: "n-1".parse()?,
         boot: 1,
         roles: BTreeSet::from([Role::Sampler, Role::Tool]),
-        version: "0.1.0".into(),
         config: Some("hash".into()),
         address: Some("10.0.0.7:40000".into()),
     };

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use transport::certs::Credentials;
+use transport::certs::CurrentCredentials;
 use transport::tls::Expected;
 use transport::{Endpoint, Handler, Lane, Limits, Link, Request, bulk};
 
@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// # Errors
 /// When the certificate cannot be used, nobody answers, or the contact breaks.
 pub async fn probe(join: &str, certs: &Path, port: u16) -> Result<ExitCode> {
-    let credentials = Arc::new(Credentials::load(certs)?);
+    let credentials = CurrentCredentials::open(certs)?;
     let sockets = Sockets::new()?;
     let way = Arc::new(ToController {
         join: join.to_owned(),
@@ -65,7 +65,7 @@ pub async fn probe(join: &str, certs: &Path, port: u16) -> Result<ExitCode> {
 }
 
 struct Probe {
-    credentials: Arc<Credentials>,
+    credentials: CurrentCredentials,
     way: Arc<ToController>,
     /// All addresses of this machine, of the family that it came by.
     any: IpAddr,
@@ -79,7 +79,7 @@ struct Probe {
 impl Handler for Probe {
     async fn request(&self, request: Request) -> Result<Bytes, String> {
         let answer = match request.method {
-            FACTS => codec::encode(&Facts::here(&self.credentials)),
+            FACTS => codec::encode(&Facts::here(&self.credentials.get())),
             LISTEN => codec::encode(&self.listen().map_err(|error| error.to_string())?),
             PULL => {
                 let target = codec::decode(&request.body).map_err(|error| error.to_string())?;

@@ -4,6 +4,7 @@ use super::words::{Facts, Way};
 use crate::doctor::finding::{Finding, Status};
 use crate::doctor::machine::LEAST_DISK_BYTES;
 use crate::machine_memory::gib;
+use crate::version::VERSION;
 use proto::{NodeName, Role};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -128,9 +129,9 @@ impl Node {
         let mut add = |status, found: String, remedy: &str| {
             findings.push(Finding::but(name, status, found, remedy));
         };
-        if version != env!("CARGO_PKG_VERSION") {
-            let found = format!("swirl {version}, and {} leads", env!("CARGO_PKG_VERSION"));
-            let remedy = "Install the same version everywhere: a run takes no other.";
+        if version != VERSION {
+            let found = format!("swirl {version}, and {VERSION} leads");
+            let remedy = "Install the same build everywhere: a run takes no other.";
             add(Status::Problem, found, remedy);
         }
         let clock = (self.clock_ms.abs() - self.clock_error_ms).max(0.0);
@@ -229,7 +230,7 @@ mod tests {
             name: "n-1".parse().unwrap(),
             roles: BTreeSet::from([Role::Sampler]),
             facts: Facts {
-                version: env!("CARGO_PKG_VERSION").into(),
+                version: VERSION.into(),
                 clock_ms: 0,
                 disk_bytes: Some(100 << 30),
                 memory_bytes: 8 << 30,

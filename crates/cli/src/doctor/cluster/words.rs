@@ -1,5 +1,6 @@
 //! What the one who leads and the others say to each other.
 
+use crate::version::VERSION;
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -53,7 +54,7 @@ impl Facts {
         let now = now.unwrap_or_default();
         let left = credentials.not_after().unix_timestamp() - now.as_secs() as i64;
         Self {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: VERSION.to_owned(),
             clock_ms: now.as_millis() as u64,
             disk_bytes: crate::doctor::machine::free_disk(),
             memory_bytes: crate::machine_memory::available(),

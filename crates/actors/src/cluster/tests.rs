@@ -1,0 +1,246 @@
+//! What nodes can do to each other's sessions by what they say: nothing (CL-3).
+
+use super::*;
+use crate::remote::SpreadPlan;
+use bytes::Bytes;
+use proto::cluster::{Join, JoinRequest, Welcome};
+use proto::{Identity, codec};
+use transport::memory::{Network, Rules};
+use transport::{CallError, Handler, Limits, Request};
+
+const VERSION: &str = "1.0.0+abc";
+
+/// A cluster on a network in memory.
+struct Run {
+    network: Network,
+    cluster: Cluster,
+}
+
+fn identity(name: &str, roles: &[Role]) -> Identity {
+    Identity {
+        name: name.parse().unwrap(),
+        roles: roles.iter().copied().collect(),
+    }
+}
+
+/// Does nothing that it is asked.
+struct Deaf;
+
+#[async_trait]
+impl Handler for Deaf {
+    async fn request(&self, _: Request) -> Result<Bytes, String> {
+        std::future::pending().await
+    }
+
+    async fn cast(&self, _: u8, _: Bytes) {}
+}
+
+impl Run {
+    fn new() -> Self {
+        let network = Network::new(1, Rules::default(), Duration::from_secs(1000));
+        let cluster = Cluster::new(ClusterPlan {
+            run: "r".into(),
+            version: VERSION.into(),
+            config: "c".into(),
+            data_port: 1,
+            weights: SpreadPlan::default(),
+        });
+        let mut listener = network.listen(identity("head", &[Role::Controller]));
+        let admitting = cluster.clone();
+        tokio::spawn(async move {
+            while let Some(connection) = listener.accept().await {
+                admitting.admit(connection);
+            }
+        });
+        Self { network, cluster }
+    }
+
+    /// A link of whoever has this certificate.
+    async fn link(&self, identity: &Identity, lane: Lane) -> Link {
+        let head = "head".parse().unwrap();
+        let connection = self.network.dial(identity.clone(), &head, lane).await;
+        let opened = Link::open(connection.unwrap(), Arc::new(Deaf), Limits::default());
+        opened.await.unwrap()
+    }
+
+    /// A node that has joined, and says nothing more by itself.
+    async fn joined(&self, name: &str, roles: &[Role]) -> (Link, u64) {
+        let identity = identity(name, roles);
+        let link = self.link(&identity, Lane::Control).await;
+        let welcome = ask(&link, method::JOIN, &request(&join(name, roles))).await;
+        let welcome: Welcome = codec::decode(&welcome.unwrap()).unwrap();
+        (link, welcome.node)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let members = self.cluster.members().into_iter();
+        members.map(|(name, _)| name.to_string()).collect()
+    }
+}
+
+fn join(name: &str, roles: &[Role]) -> Join {
+    Join {
+        name: name.parse().unwrap(),
+        boot: 1,
+        roles: roles.iter().copied().collect(),
+        config: None,
+        address: None,
+    }
+}
+
+fn request(join: &Join) -> Vec<u8> {
+    let request = JoinRequest {
+        version: VERSION.into(),
+        join: codec::encode(join).unwrap(),
+    };
+    codec::encode(&request).unwrap()
+}
+
+async fn ask(link: &Link, method: u8, body: &[u8]) -> Result<Bytes, CallError> {
+    link.call(method, body, PROMPT).await
+}
+
+/// All that can be said on a lane, and what nobody ever says.
+const METHODS: [u8; 9] = [
+    method::JOIN,
+    method::HEARTBEAT,
+    method::LEAVE,
+    method::HELLO,
+    method::ASSIGN,
+    method::END,
+    method::EXPEL,
+    method::ENGINE,
+    99,
+];
+
+#[tokio::test(start_paused = true)]
+async fn cl_3_a_certificate_that_never_joined_ends_no_session() {
+    let run = Run::new();
+    let (learner, id) = run.joined("learner", &[Role::Learner]).await;
+    let tool = identity("tool", &[Role::Tool]);
+    let impostor = request(&join("learner", &[Role::Learner]));
+    for lane in [Lane::Control, Lane::Data] {
+        for method in METHODS {
+            for body in [codec::encode(&id).unwrap(), Vec::new(), impostor.clone()] {
+                let link = run.link(&tool, lane).await;
+                let answer = ask(&link, method, &body).await;
+                // The data lane hears who greets, and lets nobody in by that.
+                let is_greeting = lane == Lane::Data && method == method::HELLO;
+                assert!(
+                    answer.is_err() || is_greeting,
+                    "{lane} {method}: {answer:?}"
+                );
+                link.close("done");
+                assert_eq!(run.names(), ["learner"], "{lane} {method} {body:?}");
+                assert_eq!(learner.close_reason(), None, "{lane} {method} {body:?}");
+                // Only its own word keeps it.
+                ask(&learner, method::HEARTBEAT, &[]).await.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cl_3_a_member_speaks_for_itself_alone() {
+    let run = Run::new();
+    let (learner, id) = run.joined("learner", &[Role::Learner]).await;
+    let (tool, own) = run.joined("tool", &[Role::Tool]).await;
+    assert_ne!(id, own);
+    let body = codec::encode(&id).unwrap();
+    let heard = ask(&tool, method::HEARTBEAT, &body).await.unwrap();
+    assert!(codec::decode::<bool>(&heard).unwrap());
+    // A second name on the same link is none.
+    let again = ask(&tool, method::JOIN, &request(&join("tool", &[Role::Tool]))).await;
+    assert!(matches!(again, Err(CallError::Refused(reason)) if reason.contains("already")));
+    // The answer may be lost with the link.
+    let _ = ask(&tool, method::LEAVE, &body).await;
+    tool.closed().await;
+    assert_eq!(run.names(), ["learner"]);
+    assert_eq!(learner.close_reason(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn cl_3_nobody_keeps_a_silent_node_alive() {
+    let run = Run::new();
+    let (learner, id) = run.joined("learner", &[Role::Learner]).await;
+    let (tool, _) = run.joined("tool", &[Role::Tool]).await;
+    let stranger = run
+        .link(&identity("other", &[Role::Judge]), Lane::Control)
+        .await;
+    let body = codec::encode(&id).unwrap();
+    let talking = async {
+        loop {
+            ask(&tool, method::HEARTBEAT, &body).await.unwrap();
+            let _ = ask(&stranger, method::HEARTBEAT, &body).await;
+            tokio::time::sleep(HEARTBEAT).await;
+        }
+    };
+    let lost = tokio::time::timeout(2 * LOST_AFTER, learner.closed());
+    let reason = tokio::select! {
+        () = talking => unreachable!("it goes on for ever"),
+        reason = lost => reason.expect("a silent node is lost in time"),
+    };
+    assert!(reason.contains("not heard"), "{reason}");
+    assert_eq!(run.names(), ["tool"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn cl_3_a_certificate_joins_in_its_own_name_and_roles() {
+    let run = Run::new();
+    let tool = identity("tool", &[Role::Tool]);
+    let cases = [
+        (
+            join("learner", &[Role::Learner]),
+            "its certificate says tool",
+        ),
+        (
+            join("tool", &[Role::Tool, Role::Learner]),
+            "does not allow the role learner",
+        ),
+        (
+            join("tool", &[Role::Controller]),
+            "does not allow the role controller",
+        ),
+        (join("tool", &[]), "at least one role"),
+    ];
+    for (join, why) in cases {
+        let link = run.link(&tool, Lane::Control).await;
+        let Err(CallError::Refused(reason)) = ask(&link, method::JOIN, &request(&join)).await
+        else {
+            panic!("it was let in: {join:?}");
+        };
+        assert!(reason.contains(why), "{reason}");
+    }
+    assert_eq!(run.names(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_build_is_refused_by_both_values_before_its_words_are_read() {
+    let run = Run::new();
+    let tool = identity("tool", &[Role::Tool]);
+    let other = |version: &str, join: Vec<u8>| {
+        let version = version.to_owned();
+        codec::encode(&JoinRequest { version, join }).unwrap()
+    };
+    let fits = codec::encode(&join("tool", &[Role::Tool])).unwrap();
+    // As `JoinRequest` came after it.
+    let old = codec::encode(&("tool", 7u64, [Role::Tool], "0.1.0", None::<String>)).unwrap();
+    let cases = [
+        (other("1.0.0+def", vec![9; 3]), ["1.0.0+def", VERSION]),
+        (other("1.0.0+def", fits), ["1.0.0+def", VERSION]),
+        (old, ["install the same build", VERSION]),
+        (
+            other(VERSION, vec![9; 3]),
+            ["install the same build", VERSION],
+        ),
+    ];
+    for (body, words) in cases {
+        let link = run.link(&tool, Lane::Control).await;
+        let Err(CallError::Refused(reason)) = ask(&link, method::JOIN, &body).await else {
+            panic!("it was let in");
+        };
+        assert!(words.iter().all(|word| reason.contains(word)), "{reason}");
+        assert!(reason.contains("install the same build"), "{reason}");
+    }
+    assert_eq!(run.names(), [""; 0]);
+}
