@@ -11,6 +11,8 @@ set -euo pipefail
 learners=${SWIRL_LEARNERS:-1}
 tools=${SWIRL_TOOLS:-1}
 samplers=$((SLURM_NTASKS - 1 - learners - tools))
+# Exit code of a node whose engine stays sick.
+sick=75
 
 fail() {
     echo "error: task $SLURM_PROCID on $SLURMD_NODENAME: $*" >&2
@@ -72,7 +74,8 @@ device() {
 }
 
 # Runs a command; when a signal has ended it that was not meant for this task, runs it again, since
-# every part goes on where it was. An exit code of its own is final.
+# every part goes on where it was. An exit code of its own is final, but for that of a node whose engine
+# stays sick: it is started again without end, since its controller gives it work ever more rarely.
 keep_up() {
     local tries child code
     stopped=
@@ -89,8 +92,13 @@ keep_up() {
             wait "$child" || true
             exit 0
         fi
-        ((code > 128)) || exit "$code"
-        echo "task $SLURM_PROCID: ended by signal $((code - 128)), start $((tries + 1)) in 5 s" >&2
+        if ((code == sick)); then
+            tries=0
+            echo "task $SLURM_PROCID: an engine stays sick, start in 5 s" >&2
+        else
+            ((code > 128)) || exit "$code"
+            echo "task $SLURM_PROCID: ended by signal $((code - 128)), start $((tries + 1)) in 5 s" >&2
+        fi
         sleep 5 &
         wait $! || true
         [[ -z $stopped ]] || exit 0

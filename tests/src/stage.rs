@@ -174,11 +174,19 @@ impl Stage {
     /// # Errors
     /// When the process cannot be started.
     pub fn start(&mut self, name: &str) -> Result<()> {
+        self.start_with(name, "")
+    }
+
+    /// Starts a node with more arguments.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn start_with(&mut self, name: &str, more: &str) -> Result<()> {
         let port = self.port;
         let Node { role, join, .. } = *self.node(name)?;
         let words = format!(
             "node --role {role} --join {join}:{port} --certs certs/{name} --dir nodes/{name} \
-             --threads 1"
+             --threads 1 {more}"
         );
         let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
         let process = self.spawn(name, &words)?;

@@ -3,15 +3,17 @@
 use crate::cluster::Arrival;
 use crate::fleet::{Fleet, FleetError, FleetPlan, RestartCounts};
 use crate::patience::Patience;
-use crate::pool::{Home, Pool};
+use crate::pool::{Pool, Who};
 use crate::publication::catch_up;
 use crate::remote::{PassOn, RemoteEngine, StandIn};
 use crate::replicas::{self, GroupMessage};
 use crate::rollouts::{
     ItemResult, Job, Outcome, RolloutError, RolloutPlan, RolloutReport, Unjudged,
 };
+use crate::vitals::{Sick, Vitals};
 use crate::workers::{Judge, Learner, Sampler, ToolExecutor};
 use control::ledger::LeaseToken;
+use control::quarantine::Remedy;
 use proto::{ItemId, Role, Trajectory};
 use ractor::{
     Actor, ActorCell, ActorProcessingErr, ActorRef, Message, RpcReplyPort, SupervisionEvent,
@@ -64,6 +66,10 @@ pub(crate) enum ControllerMessage {
     },
     /// An engine of another node is ready.
     Arrived(Arrival),
+    /// A worker is left out, and is to be cured.
+    Sick(Sick),
+    /// The quarantine of a sampler of this process is over.
+    Recovered(Who),
     /// There is more to give out.
     GoOn,
     Tick,
@@ -180,7 +186,7 @@ impl Actor for Supervisor {
         myself: ActorRef<Self::Msg>,
         plan: FleetPlan,
     ) -> Result<State, ActorProcessingErr> {
-        let fleet = start_fleet(&plan, &myself.get_cell()).await?;
+        let fleet = start_fleet(&plan, &myself).await?;
         if let Some(engagement) = &plan.elsewhere {
             engagement.begin(myself.clone());
         }
@@ -242,6 +248,8 @@ impl Actor for Supervisor {
             ControllerMessage::Arrived(arrival) => {
                 take_in(&state.fleet, arrival, &myself.get_cell()).await?;
             }
+            ControllerMessage::Sick(sick) => cure(state, sick, &myself),
+            ControllerMessage::Recovered(who) => recover(state, who, &myself.get_cell()).await?,
             ControllerMessage::GoOn => {}
             ControllerMessage::Tick => {
                 if let Some(job) = &mut state.job {
@@ -294,7 +302,22 @@ impl Actor for Supervisor {
     }
 }
 
-async fn start_fleet(plan: &FleetPlan, me: &ActorCell) -> Result<Fleet, ActorProcessingErr> {
+/// The health of the workers of a role, told to `controller`.
+fn vitals(plan: &FleetPlan, role: Role, controller: &ActorRef<ControllerMessage>) -> Vitals {
+    let controller = controller.clone();
+    let tell = move |sick| {
+        // A controller that is gone cures nobody.
+        let _ = controller.send_message(ControllerMessage::Sick(sick));
+    };
+    Vitals::new(role, plan.quarantine_after, plan.patience, Box::new(tell))
+}
+
+async fn start_fleet(
+    plan: &FleetPlan,
+    controller: &ActorRef<ControllerMessage>,
+) -> Result<Fleet, ActorProcessingErr> {
+    let me = &controller.get_cell();
+    let vitals = |role| vitals(plan, role, controller);
     let elsewhere = plan.elsewhere.as_ref();
     let comes = |role| elsewhere.is_some_and(|engagement| engagement.roles().contains(&role));
     let epoch = Arc::default();
@@ -305,14 +328,36 @@ async fn start_fleet(plan: &FleetPlan, me: &ActorCell) -> Result<Fleet, ActorPro
         None => None,
     };
     let fleet = Fleet {
-        samplers: Pool::new("sampler", SERVICE_TRIES, comes(Role::Sampler)),
-        tools: Pool::new("tool executor", SERVICE_TRIES, comes(Role::Tool)),
-        judges: Pool::new("judge", SERVICE_TRIES, comes(Role::Judge)),
+        samplers: Pool::new(
+            "sampler",
+            SERVICE_TRIES,
+            comes(Role::Sampler),
+            vitals(Role::Sampler),
+        ),
+        tools: Pool::new(
+            "tool executor",
+            SERVICE_TRIES,
+            comes(Role::Tool),
+            vitals(Role::Tool),
+        ),
+        judges: Pool::new(
+            "judge",
+            SERVICE_TRIES,
+            comes(Role::Judge),
+            vitals(Role::Judge),
+        ),
         judge_patience: Arc::new(Patience::new("judge", plan.judge_patience)),
-        learner: Pool::new("learner", LEARNER_TRIES, false),
+        // A step that fails is made again by the group: nobody is left out here.
+        learner: Pool::new(
+            "learner",
+            LEARNER_TRIES,
+            false,
+            Vitals::new(Role::Learner, 0, plan.patience, Box::new(|_| {})),
+        ),
         restarts: Arc::new(RestartCounts::default()),
         published: Arc::default(),
         epoch,
+        trainers: elsewhere.filter(|_| group.is_some()).cloned(),
         group: group.clone(),
     };
     for engine in &plan.samplers {
@@ -345,7 +390,50 @@ async fn start<A: Actor>(
     me: &ActorCell,
 ) -> Result<(), ActorProcessingErr> {
     let (actor, _) = Actor::spawn_linked(None, actor, engine, me.clone()).await?;
-    pool.insert(actor, Home::Here);
+    pool.insert(actor, Who::Here(pool.arrivals()), false);
+    Ok(())
+}
+
+/// Has a worker that is left out cured: its node opens the engine again, or ends. What this process
+/// itself has is tried again once, and then given up.
+fn cure(state: &State, sick: Sick, controller: &ActorRef<ControllerMessage>) {
+    let Sick {
+        role,
+        who,
+        sentence,
+        reason,
+    } = sick;
+    match who {
+        Who::Node(node) => {
+            if let Some(engagement) = &state.plan.elsewhere {
+                engagement.renew(&node, role, sentence.remedy, &reason);
+            }
+        }
+        Who::Here(_) if sentence.remedy == Remedy::Reopen => {
+            let pause = Duration::from_millis(sentence.pause_ms);
+            controller.send_after(pause, move || ControllerMessage::Recovered(who));
+        }
+        Who::Here(number) => {
+            let who = Who::Here(number);
+            tracing::error!(
+                number,
+                reason,
+                "A sampler of this process does not work any more."
+            );
+            state.fleet.samplers.given_up(&who);
+        }
+    }
+}
+
+/// Takes a sampler of this process in again, for a trial.
+async fn recover(state: &State, who: Who, me: &ActorCell) -> Result<(), ActorProcessingErr> {
+    let Who::Here(number) = &who else {
+        return Ok(());
+    };
+    if let Some(engine) = state.plan.samplers.get(*number as usize).cloned() {
+        let (actor, _) = Actor::spawn_linked(None, Sampler, engine, me.clone()).await?;
+        tokio::spawn(catch_up(state.fleet.clone(), actor, who, None));
+    }
     Ok(())
 }
 
@@ -356,22 +444,15 @@ async fn take_in(
     me: &ActorCell,
 ) -> Result<(), ActorProcessingErr> {
     let (role, engine) = (arrival.role, arrival.engine.clone());
+    let who = Who::Node(engine.node().clone());
     tracing::info!(role = %role, node = %engine.node(), "An engine of another node joins.");
     match role {
         Role::Sampler => {
             let actor = stand_in(engine, me).await?;
-            tokio::spawn(catch_up(fleet.clone(), actor, None));
+            tokio::spawn(catch_up(fleet.clone(), actor, who, None));
         }
-        Role::Tool => {
-            fleet
-                .tools
-                .insert(stand_in(engine, me).await?, Home::Elsewhere);
-        }
-        Role::Judge => {
-            fleet
-                .judges
-                .insert(stand_in(engine, me).await?, Home::Elsewhere);
-        }
+        Role::Tool => admit(&fleet.tools, stand_in(engine, me).await?, who),
+        Role::Judge => admit(&fleet.judges, stand_in(engine, me).await?, who),
         Role::Learner => {
             if let Some(group) = &fleet.group {
                 group.send_message(GroupMessage::Arrived(arrival))?;
@@ -380,6 +461,15 @@ async fn take_in(
         Role::Controller => {}
     }
     Ok(())
+}
+
+/// Takes an engine of another node in once its quarantine is over, if it is in one.
+fn admit<M: Message>(pool: &Pool<M>, actor: ActorRef<M>, who: Who) {
+    let pool = pool.clone();
+    tokio::spawn(async move {
+        let is_on_trial = pool.vitals.admit(&who).await;
+        pool.insert(actor, who, is_on_trial);
+    });
 }
 
 async fn stand_in<M: PassOn>(
@@ -400,7 +490,6 @@ async fn restart(
 ) -> Result<(), ActorProcessingErr> {
     let (plan, fleet) = (&state.plan, &state.fleet);
     let counts = &fleet.restarts;
-    // Members of this process came first: a number is the index of the engine.
     let sampler = |id: u32| plan.samplers.get(id as usize).cloned();
     renew(
         &fleet.samplers,
@@ -462,11 +551,11 @@ where
     let Some(id) = pool.id_of(who.get_id()) else {
         return Ok(());
     };
-    if pool.home(id) != Some(Home::Here) {
+    let Some(Who::Here(number)) = pool.who(id) else {
         pool.remove(id);
         return Ok(());
-    }
-    if let Some(engine) = engine(id.0) {
+    };
+    if let Some(engine) = engine(number) {
         count.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(reason, "An actor ended and is started again.");
         let (actor, _) = Actor::spawn_linked(None, actor, engine, me.clone()).await?;

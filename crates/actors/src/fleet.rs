@@ -3,9 +3,10 @@
 use crate::cluster::Engagement;
 use crate::newest::Newest;
 use crate::patience::{Patience, Sign, Unanswered};
-use crate::pool::{CallError, MemberId, Pool};
+use crate::pool::{CallError, MemberId, Pool, Word};
 use crate::ports::{EngineError, Generator, LearnerFault, StepReport, Trainer};
 use crate::replicas::GroupMessage;
+use crate::vitals::LONGEST_LIMIT;
 use crate::workers::{
     Caller, JudgeMessage, LearnerMessage, LearnerPort, RulingPort, SamplerMessage, ToolMessage,
     Waiting,
@@ -23,13 +24,16 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tools::registry::{Registry, ToolError, ToolReply};
 
-/// How long a sampler may take for one request, a learner for one step. Generous: a CPU is slow,
-/// and a limit that is too short would throw work away.
+/// How long a sampler may take for new weights. Generous: a CPU is slow, and a
+/// limit that is too short would throw work away. What samplers sample has a limit by their pace.
 pub(crate) const ENGINE_LIMIT: Duration = Duration::from_secs(3600);
 
 /// How long whoever trains waits for a task. Learners on other nodes may be lost with it again and
 /// again, and others may be long in coming: that is for whoever watches the run to end.
-const LEARNER_LIMIT: Duration = Duration::from_secs(30 * 24 * 3600);
+pub(crate) const LEARNER_LIMIT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How often it is looked whether there are learners.
+const LOOK_FOR_LEARNERS: Duration = Duration::from_secs(1);
 
 /// How long a call of a tool or a judge may take, waiting for its turn included. Tools and judges
 /// have time limits and retries of their own, and theirs end first: a judge model with the default
@@ -62,6 +66,11 @@ pub struct FleetPlan {
     /// Time that calls wait for judges that are away before they fail; zero: none, as where the
     /// caller is on another node and waits there.
     pub judge_patience: Duration,
+    /// Failures in a row after which a sampler, or the tools or judges of a node, are left out for a
+    /// while, and their engine is opened again; 0: never, and whoever asks is told of the first failure.
+    pub quarantine_after: u32,
+    /// How long a role of which nobody works is waited for before the run ends; zero: for ever.
+    pub patience: Duration,
     /// The learner, where the run trains and the learner lives here.
     pub learner: Option<Arc<dyn Trainer>>,
     /// What other nodes are to do.
@@ -140,7 +149,7 @@ impl FleetError {
             Self::Call(
                 CallError::Lost { .. } | CallError::TimedOut { .. } | CallError::Gone { .. },
             ) => Obstacle::Outage,
-            Self::Call(CallError::None { .. })
+            Self::Call(CallError::None { .. } | CallError::Away { .. })
             | Self::Engine(_)
             | Self::Tool(_)
             | Self::Rollout(_)
@@ -185,6 +194,8 @@ pub struct Fleet {
     pub(crate) epoch: Arc<AtomicU32>,
     /// What is told of learners on other nodes, where there may be some.
     pub(crate) group: Option<ActorRef<GroupMessage>>,
+    /// Says how many of these there are.
+    pub(crate) trainers: Option<Engagement>,
 }
 
 impl Fleet {
@@ -198,52 +209,23 @@ impl Fleet {
         &self.restarts
     }
 
-    /// Continuations of one request from one sampler.
-    pub(crate) async fn sample(
-        &self,
-        sampler: MemberId,
-        request: GenerateRequest,
-    ) -> Result<Vec<Completion>, FleetError> {
-        let caller = Caller::new();
-        let message =
-            |port| SamplerMessage::Generate(vec![request.clone()], caller.waiting(), port);
-        let completions = self.samplers.call_on(sampler, message, ENGINE_LIMIT);
-        Ok(complete(completions.await??, 1)?
-            .into_iter()
-            .flatten()
-            .collect())
+    /// Names of samplers that are left out since they are sick, or on trial.
+    pub fn left_out(&self) -> Vec<String> {
+        let left_out = self.samplers.vitals.left_out().into_iter();
+        left_out.map(|who| who.to_string()).collect()
     }
 
-    /// Continuations of every request, in order. They are dealt out to as many shares as there are
-    /// samplers, one after the other, and each sampler in turn gets a share at once. The share of one
-    /// that is lost goes to another.
-    pub async fn sample_all(
-        &self,
-        requests: Vec<GenerateRequest>,
-    ) -> Result<Vec<Vec<Completion>>, FleetError> {
-        self.samplers.wait().await?;
-        let (count, samplers) = (requests.len(), self.sampler_count().max(1));
-        let mut shares: Vec<Vec<GenerateRequest>> = vec![Vec::new(); samplers.min(count)];
-        for (i, request) in requests.into_iter().enumerate() {
-            shares[i % samplers].push(request);
-        }
-        let calls = shares.into_iter().map(|share| self.sample_some(share));
-        let shares = futures::future::try_join_all(calls).await?;
-        let mut shares: Vec<_> = shares.into_iter().map(Vec::into_iter).collect();
-        Ok((0..count)
-            .filter_map(|i| shares[i % samplers].next())
-            .collect())
-    }
-
-    /// Continuations of requests that one sampler, whichever, works on together.
-    pub async fn sample_some(
+    /// Continuations of requests that one sampler, whichever, works on together. Whoever asks knows when
+    /// it is too late.
+    pub(crate) async fn sample_some(
         &self,
         requests: Vec<GenerateRequest>,
     ) -> Result<Vec<Vec<Completion>>, FleetError> {
         let caller = Caller::new();
         let message = |port| SamplerMessage::Generate(requests.clone(), caller.waiting(), port);
-        let completions = self.samplers.call(message, ENGINE_LIMIT).await??;
-        Ok(complete(completions, requests.len())?)
+        let nothing = |_: &_| Word::Nothing;
+        let asked = self.samplers.call(message, LONGEST_LIMIT, nothing, false);
+        Ok(asked.await??)
     }
 
     /// The tool's reply.
@@ -252,7 +234,14 @@ impl Fleet {
             call: call.clone(),
             reply,
         };
-        Ok(self.tools.call(message, SERVICE_LIMIT).await??)
+        let word = |reply: &Result<ToolReply, ToolError>| match reply {
+            Err(ToolError::Infrastructure(reason)) => Word::Sick(reason.clone()),
+            _ => Word::Well,
+        };
+        Ok(self
+            .tools
+            .call(message, SERVICE_LIMIT, word, true)
+            .await??)
     }
 
     /// The verdict on a step. Waits for judges that are away.
@@ -304,7 +293,16 @@ impl Fleet {
     ) -> Result<Ruling, FleetError> {
         let caller = Caller::new();
         let message = |port| message(caller.waiting(), port);
-        Ok(self.judges.call(message, SERVICE_LIMIT).await??)
+        let word = |ruling: &Result<Ruling, JudgeError>| match ruling {
+            Ok(ruling) if ruling.is_fresh => Word::Well,
+            Ok(_) => Word::Nothing,
+            Err(error) if error.obstacle() == Obstacle::Outage && !error.is_overload() => {
+                Word::Sick(error.to_string())
+            }
+            Err(_) => Word::Nothing,
+        };
+        let asked = self.judges.call(message, SERVICE_LIMIT, word, false);
+        Ok(asked.await??)
     }
 
     /// The learner there is, or the next to come.
@@ -319,22 +317,10 @@ impl Fleet {
                     pool: self.learner.clone(),
                     id,
                     epoch: self.epoch.clone(),
+                    trainers: self.trainers.clone(),
                 });
             }
         }
-    }
-}
-
-/// As many answers as requests, whatever the engine gave.
-fn complete(
-    completions: Vec<Vec<Completion>>,
-    asked: usize,
-) -> Result<Vec<Vec<Completion>>, EngineError> {
-    match completions.len() {
-        answered if answered == asked => Ok(completions),
-        answered => Err(EngineError(format!(
-            "the sampler answered {answered} of {asked} requests"
-        ))),
     }
 }
 
@@ -345,6 +331,7 @@ pub struct LearnerHandle {
     pool: Pool<LearnerMessage>,
     id: MemberId,
     epoch: Arc<AtomicU32>,
+    trainers: Option<Engagement>,
 }
 
 impl LearnerHandle {
@@ -398,11 +385,34 @@ impl LearnerHandle {
         &self,
         message: impl Fn(LearnerPort<R>) -> LearnerMessage,
     ) -> Result<R, FleetError> {
-        let answer = self.pool.call_on(self.id, message, LEARNER_LIMIT).await?;
+        let limit = || LEARNER_LIMIT;
+        let asked = self
+            .pool
+            .call_on(self.id, message, limit, |_| Word::Nothing);
+        let answer = tokio::select! {
+            biased;
+            answer = asked => answer?,
+            error = self.missing() => return Err(error.into()),
+        };
         answer.map_err(|fault| match fault {
             LearnerFault::Engine(error) => FleetError::Engine(error),
             LearnerFault::Apart(reason) => FleetError::Engine(EngineError(reason)),
             LearnerFault::Behind => FleetError::Call(CallError::Gone { role: "learner" }),
         })
+    }
+
+    /// Says now and then that there is no learner, where they are on other nodes; ends when there was none
+    /// for longer than the run has patience.
+    async fn missing(&self) -> CallError {
+        let Some(trainers) = &self.trainers else {
+            return std::future::pending().await;
+        };
+        loop {
+            self.pool.vitals.set_works(trainers.learners() > 0);
+            if let Err(error) = self.pool.look() {
+                return error;
+            }
+            tokio::time::sleep(LOOK_FOR_LEARNERS).await;
+        }
     }
 }

@@ -17,6 +17,8 @@
 //!   plan's patience says; what was sampled is kept, and nothing is sampled twice.
 //! - **AC-5 (bounded loss).** What cannot be judged is left out and reported, up to the share that the
 //!   plan allows.
+//! - **AC-6 (the sick are left out).** A worker that fails again and again, or gives no answer in time,
+//!   is left out until it works again; what it was given goes to others, and nobody waits for it.
 
 mod blocking;
 pub mod cluster;
@@ -31,8 +33,10 @@ mod publication;
 pub mod remote;
 mod replicas;
 mod rollouts;
+mod sampling;
 pub mod seeds;
 pub mod training;
+mod vitals;
 mod workers;
 
 pub use controller::Controller;

@@ -110,6 +110,8 @@ pub enum NodeEnd {
     Stopped,
     /// The run does not take it; the reason.
     Refused(String),
+    /// An engine of it stays sick: its process is to be started again; the reason.
+    Sick(String),
 }
 
 /// How one stay ended.
@@ -122,6 +124,7 @@ enum StayEnd {
 /// Runs a node until it is dismissed, refused, or `stop` is ready. Then its engines are closed.
 pub async fn run(mut plan: NodePlan, stop: impl Future<Output = ()>) -> NodeEnd {
     let host = Arc::new(Host::new(plan.outfitter.clone(), plan.dialler.clone()));
+    let _last = Last(host.clone());
     let mut giving = JoinSet::new();
     giving.spawn(give(plan.dialler.clone(), host.given_on()));
     let mut stop = std::pin::pin!(stop);
@@ -156,6 +159,15 @@ pub async fn run(mut plan: NodePlan, stop: impl Future<Output = ()>) -> NodeEnd 
     };
     host.close().await;
     end
+}
+
+/// Assignments are tasks of their own: with the node they end, also where nobody waits for its end.
+struct Last(Arc<Host>);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        self.0.shut();
+    }
 }
 
 /// Gives other nodes what they pull, for as long as it is not dropped.
@@ -366,10 +378,11 @@ impl Handler for NodeHandler {
                     .map(Bytes::from)
                     .map_err(|error| error.to_string())
             }
-            method::END | method::EXPEL => {
+            method::END | method::EXPEL | method::RESTART => {
                 let reason = String::from_utf8_lossy(&request.body).into_owned();
                 let end = match request.method {
                     method::END => NodeEnd::Dismissed(reason),
+                    method::RESTART => NodeEnd::Sick(reason),
                     _ => NodeEnd::Refused(reason),
                 };
                 self.end.send_replace(Some(end));

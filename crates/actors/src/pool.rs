@@ -1,12 +1,19 @@
 //! A group of interchangeable actors, reached by one handle that outlives each of them.
 
+use crate::vitals::{Look, Vitals};
+use control::quarantine::{Remedy, Sentence, Turn};
+use proto::NodeName;
 use ractor::{ActorId, ActorRef, Message, RpcReplyPort, rpc::CallResult};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+#[cfg(test)]
+mod tests;
 
 /// Pause before a call is made again: long enough for a restart, short against any call.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
@@ -17,7 +24,10 @@ const LOSS_PAUSE: Duration = Duration::from_millis(100);
 
 /// How many nodes may be lost with a call before it is given up: a call that kills whoever takes it
 /// must not take the cluster down.
-const LOSSES: u32 = 8;
+pub(crate) const LOSSES: u32 = 8;
+
+/// How often it is looked whether a call has taken too long, at first; more rarely when it has lasted.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
 
 /// A call to another actor had no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,11 +61,65 @@ pub enum CallError {
         /// The role.
         role: &'static str,
     },
+    /// No actor of this role has worked for too long. Nothing is lost: mend the cause, or raise
+    /// `actors.patience`, and resume.
+    #[error(
+        "no {role} has worked for {}, and actors.patience is used up ({reason}): mend the cause, or \
+         raise it, and resume",
+        humantime::format_duration(*.waited)
+    )]
+    Away {
+        /// The role.
+        role: &'static str,
+        /// For how long.
+        waited: Duration,
+        /// The last error.
+        reason: String,
+    },
 }
 
 /// Names a member within its pool. Never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct MemberId(pub u32);
+
+/// Names whoever a member is, also when it comes back as another member.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Who {
+    /// The actor of this number in this process.
+    Here(u32),
+    /// The engine of a node.
+    Node(NodeName),
+}
+
+impl Who {
+    /// Where it lives.
+    pub(crate) fn home(&self) -> Home {
+        match self {
+            Self::Here(_) => Home::Here,
+            Self::Node(_) => Home::Elsewhere,
+        }
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Here(number) => write!(f, "number {number} of this process"),
+            Self::Node(name) => write!(f, "{name}"),
+        }
+    }
+}
+
+/// What an answer says of whoever gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// It works.
+    Well,
+    /// It does not; the reason.
+    Sick(String),
+    /// Nothing.
+    Nothing,
+}
 
 /// Where an actor lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +133,8 @@ pub(crate) enum Home {
 /// What the call of one member came to.
 enum Attempt<R> {
     Answered(R),
-    TimedOut,
+    /// Within this limit.
+    TimedOut(Duration),
     /// It died here, and is started again.
     Died,
     /// It is lost with its node.
@@ -78,7 +143,9 @@ enum Attempt<R> {
 
 struct Member<M> {
     actor: ActorRef<M>,
-    home: Home,
+    who: Who,
+    /// It has been quarantined, and has not worked since.
+    is_on_trial: bool,
     /// Calls under way.
     calls: Arc<AtomicUsize>,
 }
@@ -87,31 +154,57 @@ impl<M> Clone for Member<M> {
     fn clone(&self) -> Self {
         Self {
             actor: self.actor.clone(),
-            home: self.home,
+            who: self.who.clone(),
+            is_on_trial: self.is_on_trial,
             calls: self.calls.clone(),
         }
-    }
-}
-
-/// Counts a call for as long as it is under way.
-struct Call<'a>(&'a AtomicUsize);
-
-impl<'a> Call<'a> {
-    fn of(calls: &'a AtomicUsize) -> Self {
-        calls.fetch_add(1, Ordering::Relaxed);
-        Self(calls)
-    }
-}
-
-impl Drop for Call<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 struct Members<M> {
     by_id: BTreeMap<MemberId, Member<M>>,
     next: u32,
+    /// Those that were quarantined, and did not just leave.
+    put_out: BTreeSet<MemberId>,
+    /// Members that have left so far, whatever for.
+    departures: u64,
+}
+
+impl<M> Members<M> {
+    fn remove(&mut self, id: MemberId) -> Option<Member<M>> {
+        let removed = self.by_id.remove(&id)?;
+        self.departures += 1;
+        Some(removed)
+    }
+
+    fn has_working(&self) -> bool {
+        self.by_id.values().any(|member| !member.is_on_trial)
+    }
+}
+
+/// A call, for as long as it is under way, and until what it says of the member was heard.
+struct Call<M> {
+    member: Member<M>,
+    vitals: Arc<Vitals>,
+    turn: Turn,
+}
+
+impl<M> Call<M> {
+    fn of(member: Member<M>, vitals: &Arc<Vitals>) -> Self {
+        member.calls.fetch_add(1, Ordering::Relaxed);
+        Self {
+            turn: vitals.began(&member.who),
+            vitals: vitals.clone(),
+            member,
+        }
+    }
+}
+
+impl<M> Drop for Call<M> {
+    fn drop(&mut self) {
+        self.member.calls.fetch_sub(1, Ordering::Relaxed);
+        self.vitals.ended(&self.member.who, self.turn);
+    }
 }
 
 /// The actors of one role. Clones share the members, so a change is seen by all of them.
@@ -125,6 +218,8 @@ pub(crate) struct Pool<M> {
     next: Arc<AtomicUsize>,
     /// Told of each new member.
     arrived: Arc<Notify>,
+    /// Who is left out, and how long things may take.
+    pub(crate) vitals: Arc<Vitals>,
 }
 
 impl<M> Clone for Pool<M> {
@@ -136,12 +231,13 @@ impl<M> Clone for Pool<M> {
             members: self.members.clone(),
             next: self.next.clone(),
             arrived: self.arrived.clone(),
+            vitals: self.vitals.clone(),
         }
     }
 }
 
 impl<M: Message> Pool<M> {
-    pub(crate) fn new(role: &'static str, tries: u32, is_open: bool) -> Self {
+    pub(crate) fn new(role: &'static str, tries: u32, is_open: bool, vitals: Vitals) -> Self {
         Self {
             role,
             tries,
@@ -149,15 +245,33 @@ impl<M: Message> Pool<M> {
             members: Arc::new(RwLock::new(Members {
                 by_id: BTreeMap::new(),
                 next: 0,
+                put_out: BTreeSet::new(),
+                departures: 0,
             })),
             next: Arc::default(),
             arrived: Arc::default(),
+            vitals: Arc::new(vitals),
         }
     }
 
     /// The members, in the order in which they came.
     pub(crate) fn ids(&self) -> Vec<MemberId> {
         self.read(|members| members.by_id.keys().copied().collect())
+    }
+
+    /// The members that nothing is asked of at the moment, and whether they are on trial.
+    pub(crate) fn idle(&self) -> Vec<(MemberId, Who, bool)> {
+        let is_idle = |member: &Member<M>| member.calls.load(Ordering::Relaxed) == 0;
+        self.read(|members| {
+            let idle = members.by_id.iter().filter(|(_, member)| is_idle(member));
+            idle.map(|(id, member)| (*id, member.who.clone(), member.is_on_trial))
+                .collect()
+        })
+    }
+
+    /// Everybody who is a member.
+    pub(crate) fn everybody(&self) -> BTreeSet<Who> {
+        self.read(|members| members.by_id.values().map(|m| m.who.clone()).collect())
     }
 
     /// The member that an actor is.
@@ -169,16 +283,33 @@ impl<M: Message> Pool<M> {
         })
     }
 
-    pub(crate) fn insert(&self, actor: ActorRef<M>, home: Home) -> MemberId {
-        let id = self.write(|members| {
+    /// Takes a member in; it stays on trial until it has done something. Of two actors that stand for the
+    /// same one the newer stays.
+    pub(crate) fn insert(&self, actor: ActorRef<M>, who: Who, is_on_trial: bool) {
+        self.vitals.keep_patient(&who, false);
+        let older = self.write(|members| {
+            let mut same = members.by_id.iter().filter(|(_, m)| m.who == who);
+            let same = same.next().map(|(id, m)| (*id, m.actor.get_id().pid()));
+            if same.is_some_and(|(_, pid)| pid > actor.get_id().pid()) {
+                return Some(actor);
+            }
+            let older = same.and_then(|(same, _)| members.remove(same));
             let id = MemberId(members.next);
             members.next += 1;
-            let calls = Arc::default();
-            members.by_id.insert(id, Member { actor, home, calls });
-            id
+            let member = Member {
+                actor,
+                who,
+                is_on_trial,
+                calls: Arc::default(),
+            };
+            members.by_id.insert(id, member);
+            older.map(|older| older.actor)
         });
+        if let Some(older) = older {
+            older.stop(None);
+        }
+        self.count();
         self.arrived.notify_waiters();
-        id
     }
 
     pub(crate) fn replace(&self, id: MemberId, actor: ActorRef<M>) {
@@ -190,12 +321,22 @@ impl<M: Message> Pool<M> {
     }
 
     pub(crate) fn remove(&self, id: MemberId) {
-        self.write(|members| members.by_id.remove(&id));
+        if let Some((_, who)) = self.take(id) {
+            self.vitals.forget_pace(&who);
+        }
     }
 
     /// Removes a member that lives on, to be inserted again.
-    pub(crate) fn take(&self, id: MemberId) -> Option<ActorRef<M>> {
-        self.write(|members| members.by_id.remove(&id).map(|member| member.actor))
+    pub(crate) fn take(&self, id: MemberId) -> Option<(ActorRef<M>, Who)> {
+        let removed = self.write(|members| members.remove(id))?;
+        self.count();
+        Some((removed.actor, removed.who))
+    }
+
+    /// Notes whether anybody works.
+    fn count(&self) {
+        let works = self.read(Members::has_working);
+        self.vitals.set_works(works);
     }
 
     /// How many members have come so far, those that are gone included.
@@ -203,24 +344,81 @@ impl<M: Message> Pool<M> {
         self.read(|members| members.next)
     }
 
+    /// How many members have left so far.
+    pub(crate) fn departures(&self) -> u64 {
+        self.read(|members| members.departures)
+    }
+
     pub(crate) fn home(&self, id: MemberId) -> Option<Home> {
-        self.read(|members| members.by_id.get(&id).map(|member| member.home))
+        self.who(id).map(|who| who.home())
+    }
+
+    pub(crate) fn who(&self, id: MemberId) -> Option<Who> {
+        self.read(|members| members.by_id.get(&id).map(|member| member.who.clone()))
+    }
+
+    /// Whether a member has been quarantined, and has not worked since.
+    pub(crate) fn is_on_trial(&self, id: MemberId) -> bool {
+        self.read(|members| members.by_id.get(&id).is_some_and(|m| m.is_on_trial))
+    }
+
+    /// Whether a member was quarantined: what it failed at is its own fault.
+    pub(crate) fn was_put_out(&self, id: MemberId) -> bool {
+        self.read(|members| members.put_out.contains(&id))
+    }
+
+    /// A member of this process does not come back.
+    pub(crate) fn given_up(&self, who: &Who) {
+        self.vitals.keep_patient(who, false);
+        self.arrived.notify_waiters();
     }
 
     /// Waits until there is a member.
     ///
     /// # Errors
-    /// When none can come.
+    /// When none can come, or none has worked for longer than the run has patience.
     pub(crate) async fn wait(&self) -> Result<(), CallError> {
         loop {
             let arrived = self.arrived.notified();
             if self.read(|members| !members.by_id.is_empty()) {
                 return Ok(());
             }
-            if !self.is_open {
-                return Err(CallError::None { role: self.role });
-            }
-            arrived.await;
+            let until = self.look()?;
+            let _ = tokio::time::timeout_at(until, arrived).await;
+        }
+    }
+
+    /// Waits for the next member to come, but no longer than that.
+    pub(crate) async fn arrival(&self, until: Instant) {
+        let _ = tokio::time::timeout_at(until, self.arrived.notified()).await;
+    }
+
+    /// Looks after a wait for a member that works: says that it lasts; when to look again.
+    ///
+    /// # Errors
+    /// As [`Pool::wait`].
+    pub(crate) fn look(&self) -> Result<Instant, CallError> {
+        let role = self.role;
+        let has_members = self.read(|members| !members.by_id.is_empty());
+        if !self.is_open && !has_members && !self.vitals.has_patients() {
+            let reason = self.vitals.last_reason();
+            let waited = Duration::ZERO;
+            return Err(match reason.is_empty() {
+                true => CallError::None { role },
+                false => CallError::Away {
+                    role,
+                    waited,
+                    reason,
+                },
+            });
+        }
+        match self.vitals.look() {
+            Look::Again(at) => Ok(at),
+            Look::GiveUp(waited, reason) => Err(CallError::Away {
+                role,
+                waited,
+                reason,
+            }),
         }
     }
 
@@ -232,16 +430,77 @@ impl<M: Message> Pool<M> {
         f(&mut self.members.write().expect("no holder of the lock panics"))
     }
 
+    /// Takes in what an answer of a member says of it.
+    fn hear(&self, id: MemberId, turn: Turn, word: Word) {
+        let Some(who) = self.who(id) else {
+            return;
+        };
+        match word {
+            Word::Well => {
+                if self.vitals.succeeded(&who, turn) {
+                    self.write(|members| {
+                        if let Some(member) = members.by_id.get_mut(&id) {
+                            member.is_on_trial = false;
+                        }
+                    });
+                    tracing::info!(role = self.role, worker = %who, "A worker works again.");
+                    self.count();
+                    self.arrived.notify_waiters();
+                }
+            }
+            Word::Sick(reason) => {
+                if let Some(sentence) = self.vitals.failed(&who, turn) {
+                    self.put_out(id, sentence, reason);
+                }
+            }
+            Word::Nothing => {}
+        }
+    }
+
+    /// A member cannot be asked again as it is.
+    pub(crate) fn broke(&self, id: MemberId, reason: String) {
+        if let Some(sentence) = self.who(id).and_then(|who| self.vitals.broke(&who)) {
+            self.put_out(id, sentence, reason);
+        }
+    }
+
+    /// A member gave no answer in time, also if it is none any more, for it fell behind.
+    fn hung(&self, id: MemberId, who: Who, reason: String) {
+        let is_another = self.everybody().contains(&who) || self.was_put_out(id);
+        if self.who(id).is_some() {
+            self.broke(id, reason);
+        } else if !is_another && let Some(sentence) = self.vitals.broke(&who) {
+            self.vitals.commit(who, sentence, reason);
+        }
+    }
+
+    /// Leaves a member out until it is well.
+    fn put_out(&self, id: MemberId, sentence: Sentence, reason: String) {
+        // Who looks in between must not find that nobody comes back.
+        if let Some(who) = self.who(id).filter(|_| sentence.remedy == Remedy::Reopen) {
+            self.vitals.keep_patient(&who, true);
+        }
+        self.write(|members| members.put_out.insert(id));
+        if let Some((actor, who)) = self.take(id) {
+            self.vitals.commit(who, sentence, reason);
+            actor.stop(Some("it is quarantined".to_owned()));
+        }
+    }
+
     /// Asks the actor with the fewest calls under way, of several the next in turn, so that nothing
     /// waits behind a slow call while others are idle; asks another one when it dies of it (AC-1) or
-    /// is lost.
+    /// is lost. `word` reads from an answer whether whoever gave it works; where it does not, another one
+    /// is asked if that is wanted and there is one.
     pub(crate) async fn call<R: Send + 'static>(
         &self,
         message: impl Fn(RpcReplyPort<R>) -> M,
         limit: Duration,
+        word: impl Fn(&R) -> Word,
+        asks_others: bool,
     ) -> Result<R, CallError> {
         let end = Instant::now() + limit;
         let (mut deaths, mut losses) = (0, 0);
+        let mut failed = Vec::new();
         while deaths < self.tries && losses < LOSSES {
             let late = || CallError::TimedOut {
                 role: self.role,
@@ -249,24 +508,32 @@ impl<M: Message> Pool<M> {
             };
             let waited = tokio::time::timeout_at(end, self.wait()).await;
             waited.map_err(|_| late())??;
-            // Each attempt takes its turn anew: calls that lost an actor together part ways, so
-            // that one that kills every actor does not take the same others down with it each time.
-            let turn = self.next.fetch_add(1, Ordering::Relaxed);
-            let member = self.read(|members| {
-                let first = turn.checked_rem(members.by_id.len())?;
-                let all = members.by_id.iter();
-                let in_turn = all.clone().skip(first).chain(all.take(first));
-                in_turn
-                    .min_by_key(|(_, member)| member.calls.load(Ordering::Relaxed))
-                    .map(|(id, member)| (*id, member.clone()))
-            });
-            let Some((id, member)) = member else { continue };
+            let Some((id, member)) = self.next_of(&failed) else {
+                continue;
+            };
             let left = end.saturating_duration_since(Instant::now());
-            match self.attempt(id, member, &message, left).await {
-                Attempt::Answered(reply) => return Ok(reply),
-                Attempt::TimedOut => return Err(late()),
+            // Those of this process all have the same engine.
+            let who = member.who.clone();
+            let asks_others = asks_others && who.home() == Home::Elsewhere;
+            let call = Call::of(member, &self.vitals);
+            match self.attempt(id, &call.member, &message, || left).await {
+                Attempt::Answered(reply) => {
+                    let word = word(&reply);
+                    let is_sick = matches!(word, Word::Sick(_));
+                    self.hear(id, call.turn, word);
+                    failed.push(id);
+                    let is_last = failed.len() >= self.tries as usize || !self.has_other(&failed);
+                    if !is_sick || !asks_others || is_last {
+                        return Ok(reply);
+                    }
+                }
+                Attempt::TimedOut(_) => {
+                    self.hung(id, who, late().to_string());
+                    return Err(late());
+                }
                 Attempt::Died => deaths += 1,
                 Attempt::Gone => {
+                    drop(call);
                     tokio::time::sleep(LOSS_PAUSE * (1 << losses)).await;
                     losses += 1;
                 }
@@ -278,25 +545,57 @@ impl<M: Message> Pool<M> {
         })
     }
 
-    /// Asks one member, again when it dies of it and is started again.
+    fn has_other(&self, than: &[MemberId]) -> bool {
+        self.read(|members| members.by_id.keys().any(|id| !than.contains(id)))
+    }
+
+    /// The member that is to be asked next, and none of those that failed, if there is another one.
+    ///
+    /// Each attempt takes its turn anew: calls that lost an actor together part ways, so that one that
+    /// kills every actor does not take the same others down with it each time.
+    fn next_of(&self, failed: &[MemberId]) -> Option<(MemberId, Member<M>)> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        self.read(|members| {
+            let first = turn.checked_rem(members.by_id.len())?;
+            let all = members.by_id.iter();
+            let in_turn = all.clone().skip(first).chain(all.take(first));
+            in_turn
+                .min_by_key(|(id, member)| {
+                    let calls = member.calls.load(Ordering::Relaxed);
+                    // One call decides a trial.
+                    let is_tried = member.is_on_trial && calls > 0;
+                    (failed.contains(id), is_tried, calls)
+                })
+                .map(|(id, member)| (*id, member.clone()))
+        })
+    }
+
+    /// Asks one member, again when it dies of it and is started again. `limit` is asked for now and then:
+    /// it may change while the call is under way. A member that gives no answer in time is left out.
     pub(crate) async fn call_on<R: Send + 'static>(
         &self,
         id: MemberId,
         message: impl Fn(RpcReplyPort<R>) -> M,
-        limit: Duration,
+        limit: impl Fn() -> Duration,
+        word: impl Fn(&R) -> Word,
     ) -> Result<R, CallError> {
         for _ in 0..self.tries {
             let member = self.read(|members| members.by_id.get(&id).cloned());
             let Some(member) = member else {
                 return Err(CallError::Gone { role: self.role });
             };
-            match self.attempt(id, member, &message, limit).await {
-                Attempt::Answered(reply) => return Ok(reply),
-                Attempt::TimedOut => {
-                    return Err(CallError::TimedOut {
-                        role: self.role,
-                        limit,
-                    });
+            let who = member.who.clone();
+            let call = Call::of(member, &self.vitals);
+            match self.attempt(id, &call.member, &message, &limit).await {
+                Attempt::Answered(reply) => {
+                    self.hear(id, call.turn, word(&reply));
+                    return Ok(reply);
+                }
+                Attempt::TimedOut(limit) => {
+                    let role = self.role;
+                    let late = CallError::TimedOut { role, limit };
+                    self.hung(id, who, late.to_string());
+                    return Err(late);
                 }
                 Attempt::Died => {}
                 Attempt::Gone => return Err(CallError::Gone { role: self.role }),
@@ -311,17 +610,29 @@ impl<M: Message> Pool<M> {
     async fn attempt<R: Send + 'static>(
         &self,
         id: MemberId,
-        member: Member<M>,
+        member: &Member<M>,
         message: impl Fn(RpcReplyPort<R>) -> M,
-        limit: Duration,
+        limit: impl Fn() -> Duration,
     ) -> Attempt<R> {
-        let _call = Call::of(&member.calls);
-        match member.actor.call(message, Some(limit)).await {
-            Ok(CallResult::Success(reply)) => return Attempt::Answered(reply),
-            Ok(CallResult::Timeout) => return Attempt::TimedOut,
-            Ok(CallResult::SenderError) | Err(_) => {}
+        let mut call = std::pin::pin!(member.actor.call(message, None));
+        // Time that this process was stopped for does not count.
+        let mut waited = Duration::ZERO;
+        let ended = loop {
+            let limit = limit();
+            let left = limit.saturating_sub(waited);
+            if left.is_zero() {
+                return Attempt::TimedOut(limit);
+            }
+            let pause = left.min(FIRST_LOOK.max(waited / 8));
+            match tokio::time::timeout(pause, &mut call).await {
+                Ok(ended) => break ended,
+                Err(_) => waited += pause,
+            }
+        };
+        if let Ok(CallResult::Success(reply)) = ended {
+            return Attempt::Answered(reply);
         }
-        match member.home {
+        match member.who.home() {
             Home::Here => {
                 tokio::time::sleep(RETRY_PAUSE).await;
                 Attempt::Died

@@ -1,7 +1,7 @@
 //! What the actors ask of engines that live outside of them.
 
 use async_trait::async_trait;
-use proto::cluster::{Place, Standing};
+use proto::cluster::{Occupation, Place, Standing, Unmet};
 use proto::{
     Completion, GenerateRequest, Question, SftSample, SnapshotScope, StateGroup, WeightSnapshot,
     WeightVersion,
@@ -98,13 +98,16 @@ pub trait Replica: Trainer {
 
     /// Leaves the group it is in, and meets the members of another one. All take over weights,
     /// moments and steps of rank 0; returns the steps.
-    async fn meet(&self, place: Place) -> Result<u64, EngineError>;
+    ///
+    /// # Errors
+    /// When there is no group; says whom it misses, as far as it knows.
+    async fn meet(&self, place: Place) -> Result<u64, Unmet>;
 
     /// Writes a checkpoint together with the other members, where they keep shares of the optimizer's
     /// state; `None` on those who only gave their shares.
     async fn checkpoint_together(&self) -> Result<Option<PathBuf>, LearnerFault>;
 
     /// Gives this group and all before it up, at once: a step under way ends without new weights, and
-    /// a meeting without a group.
-    fn abandon(&self, epoch: u32, reason: &str);
+    /// a meeting without a group. Says what it was at.
+    fn abandon(&self, epoch: u32, reason: &str) -> Occupation;
 }

@@ -7,10 +7,12 @@
 //!   then.
 //! - **PU-3 (adapters after their base).** A snapshot of adapters alone goes to samplers that hold the
 //!   weights they belong to; one that joins is given these first.
+//! - **PU-4 (who refuses is left out).** A sampler that refuses weights, or does not take them in time, is
+//!   left out as one that is sick: its engine is opened again, and then it is brought to the newest.
 
 use crate::fleet::{ENGINE_LIMIT, Fleet, FleetError};
 use crate::newest::Serves;
-use crate::pool::{CallError, Home, MemberId, Pool};
+use crate::pool::{CallError, Home, MemberId, Pool, Who, Word};
 use crate::ports::EngineError;
 use crate::workers::SamplerMessage;
 use control::publication::Publication;
@@ -34,8 +36,13 @@ async fn deliver(
     weights: WeightSnapshot,
 ) -> (MemberId, Served) {
     let message = |port| SamplerMessage::Publish(weights.clone(), port);
-    (id, samplers.call_on(id, message, ENGINE_LIMIT).await)
+    let limit = || ENGINE_LIMIT;
+    let served = samplers.call_on(id, message, limit, |_| Word::Nothing);
+    (id, served.await)
 }
+
+/// Samplers that are behind, by who they were in the pool.
+type Behind = BTreeMap<MemberId, (ActorRef<SamplerMessage>, Who)>;
 
 /// What a publication came to.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -59,8 +66,8 @@ impl Fleet {
     /// that take much longer are asked for nothing until they do, as those that join later.
     ///
     /// # Errors
-    /// When a sampler refuses the weights, none can come, or they are adapters of weights that were not
-    /// published.
+    /// When they are adapters of weights that were not published, or no sampler takes them for longer than
+    /// the run has patience. Where nobody is ever left out: when a sampler refuses them.
     pub async fn publish(&self, weights: WeightSnapshot) -> Result<Published, FleetError> {
         let version = weights.manifest.version;
         let members = {
@@ -101,11 +108,17 @@ impl Fleet {
                 }
                 // The weights wait for the next one to come.
                 Err(CallError::Gone { .. }) => publication.lost(after),
-                Ok(Err(error)) => drop(failure.get_or_insert(error.into())),
-                Err(error) => drop(failure.get_or_insert(error.into())),
+                Ok(Err(error)) => {
+                    self.refused(id, error.into(), &mut failure);
+                    publication.lost(after);
+                }
+                Err(error) => {
+                    self.refused(id, error.into(), &mut failure);
+                    publication.lost(after);
+                }
             }
         }
-        let behind: BTreeMap<MemberId, ActorRef<SamplerMessage>> = owed
+        let behind: Behind = owed
             .into_iter()
             .filter(|id| self.samplers.home(*id) == Some(Home::Elsewhere))
             .filter_map(|id| Some((id, self.samplers.take(id)?)))
@@ -132,41 +145,66 @@ impl Fleet {
         tracing::debug!(%version, ?published, "Weights are published.");
         Ok(published)
     }
+
+    /// PU-4.
+    fn refused(&self, id: MemberId, error: FleetError, failure: &mut Option<FleetError>) {
+        match self.samplers.vitals.is_on() {
+            true => self.samplers.broke(id, error.to_string()),
+            false => drop(failure.get_or_insert(error)),
+        }
+    }
+
+    /// Leaves a sampler that is no member out until it is well.
+    fn leave_out(&self, who: Who, sampler: &ActorRef<SamplerMessage>, reason: String) {
+        sampler.stop(None);
+        match self.samplers.vitals.broke(&who) {
+            Some(sentence) => self.samplers.vitals.commit(who, sentence, reason),
+            None => tracing::warn!(
+                worker = %who, reason, "A sampler cannot serve the present weights, and is left out."
+            ),
+        }
+    }
 }
 
 const WITHOUT_BASE: &str = "adapters were to be published without the weights they belong to";
 
 /// Takes samplers that were left behind in again, once they have what they were sent.
-async fn follow(
-    fleet: Fleet,
-    mut behind: BTreeMap<MemberId, ActorRef<SamplerMessage>>,
-    mut deliveries: Deliveries,
-    serves: Serves,
-) {
+async fn follow(fleet: Fleet, mut behind: Behind, mut deliveries: Deliveries, serves: Serves) {
     while let Some(Ok((id, served))) = deliveries.join_next().await {
-        let Some(sampler) = behind.remove(&id) else {
+        let Some((sampler, who)) = behind.remove(&id) else {
             continue;
         };
         match served {
-            Ok(Ok(_)) => drop(tokio::spawn(catch_up(fleet.clone(), sampler, Some(serves)))),
-            Ok(Err(error)) => give_up(&sampler, &error),
+            // Its engine is being opened again: what this one was sent is lost with it.
+            _ if fleet.samplers.vitals.is_out(&who) => sampler.stop(None),
+            Ok(Ok(_)) => {
+                let catching_up = catch_up(fleet.clone(), sampler, who, Some(serves));
+                drop(tokio::spawn(catching_up));
+            }
+            Ok(Err(error)) => fleet.leave_out(who, &sampler, error.to_string()),
             Err(CallError::Gone { .. }) => {}
-            Err(error) => give_up(&sampler, &error),
+            Err(error) => fleet.leave_out(who, &sampler, error.to_string()),
         }
     }
 }
 
-/// Takes a sampler of another node in, once it serves the newest weights; `serves` is what it has.
+/// Takes a sampler in once its quarantine is over, if it is in one, and it serves the newest weights;
+/// `serves` is what it has.
 pub(crate) async fn catch_up(
     fleet: Fleet,
     sampler: ActorRef<SamplerMessage>,
+    who: Who,
     mut serves: Option<Serves>,
 ) {
+    let is_on_trial = fleet.samplers.vitals.admit(&who).await;
     loop {
         let weights = {
             let published = fleet.published.lock().await;
             let Some(next) = published.next(serves) else {
-                fleet.samplers.insert(sampler, Home::Elsewhere);
+                match fleet.samplers.vitals.is_out(&who) {
+                    true => sampler.stop(None),
+                    false => fleet.samplers.insert(sampler, who, is_on_trial),
+                }
                 return;
             };
             next.clone()
@@ -176,15 +214,12 @@ pub(crate) async fn catch_up(
         let publish = |port| SamplerMessage::Publish(weights, port);
         match ractor::call!(sampler, publish) {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => return give_up(&sampler, &error),
-            Err(error) => return give_up(&sampler, &error),
+            Ok(Err(error)) => return fleet.leave_out(who, &sampler, error.to_string()),
+            // It was lost with its node, and comes back with it.
+            Err(_) if who.home() == Home::Elsewhere => return,
+            Err(error) => return fleet.leave_out(who, &sampler, error.to_string()),
         }
     }
-}
-
-fn give_up(sampler: &ActorRef<SamplerMessage>, reason: &dyn std::fmt::Display) {
-    tracing::warn!(%reason, "A sampler cannot serve the present weights, and is left out.");
-    sampler.stop(None);
 }
 
 #[cfg(test)]
@@ -193,6 +228,8 @@ mod tests {
     use crate::fleet::RestartCounts;
     use crate::newest::tests::{adapted, weights};
     use crate::patience::Patience;
+    use crate::vitals::Vitals;
+    use proto::Role;
     use ractor::{Actor, ActorProcessingErr};
     use std::sync::atomic::AtomicU32;
     use std::sync::{Arc, Mutex};
@@ -234,16 +271,21 @@ mod tests {
 
     fn fleet() -> Fleet {
         Fleet {
-            samplers: Pool::new("sampler", 1, true),
-            tools: Pool::new("tool executor", 1, false),
-            judges: Pool::new("judge", 1, false),
+            samplers: Pool::new("sampler", 1, true, Vitals::off(Role::Sampler)),
+            tools: Pool::new("tool executor", 1, false, Vitals::off(Role::Tool)),
+            judges: Pool::new("judge", 1, false, Vitals::off(Role::Judge)),
             judge_patience: Arc::new(Patience::new("judge", Duration::ZERO)),
-            learner: Pool::new("learner", 1, false),
+            learner: Pool::new("learner", 1, false, Vitals::off(Role::Learner)),
             restarts: Arc::new(RestartCounts::default()),
             published: Arc::default(),
             epoch: Arc::new(AtomicU32::new(0)),
             group: None,
+            trainers: None,
         }
+    }
+
+    fn node(number: usize) -> Who {
+        Who::Node(format!("n{number}").parse().unwrap())
     }
 
     /// PU-3: one that joins gets the base and then the adapters; the others were sent these alone.
@@ -251,11 +293,11 @@ mod tests {
     async fn pu_3_a_sampler_that_joins_gets_the_base_first() {
         let fleet = fleet();
         let (early, log) = sampler(1).await;
-        fleet.samplers.insert(early, Home::Elsewhere);
+        fleet.samplers.insert(early, node(0), false);
         fleet.publish(adapted(1, 7, true)).await.unwrap();
         fleet.publish(adapted(2, 7, false)).await.unwrap();
         let (late, late_log) = sampler(1).await;
-        tokio::spawn(catch_up(fleet.clone(), late, None));
+        tokio::spawn(catch_up(fleet.clone(), late, node(1), None));
         tokio::time::sleep(Duration::from_secs(5)).await;
         fleet.publish(adapted(3, 7, false)).await.unwrap();
         assert_eq!(*log.lock().unwrap(), [1, 2, 3]);
@@ -278,7 +320,7 @@ mod tests {
         let mut logs = Vec::new();
         for seconds in [1, 1, 60] {
             let (actor, log) = sampler(seconds).await;
-            fleet.samplers.insert(actor, Home::Elsewhere);
+            fleet.samplers.insert(actor, node(logs.len()), false);
             logs.push(log);
         }
         let began = Instant::now();
@@ -306,10 +348,10 @@ mod tests {
     async fn a_sampler_that_joins_holds_up_nobody() {
         let fleet = fleet();
         let (quick, _) = sampler(1).await;
-        fleet.samplers.insert(quick, Home::Elsewhere);
+        fleet.samplers.insert(quick, node(0), false);
         fleet.publish(weights(1)).await.unwrap();
         let (slow, log) = sampler(60).await;
-        tokio::spawn(catch_up(fleet.clone(), slow, None));
+        tokio::spawn(catch_up(fleet.clone(), slow, node(1), None));
         let began = Instant::now();
         fleet.publish(weights(2)).await.unwrap();
         assert!(began.elapsed() < Duration::from_secs(3));
@@ -323,9 +365,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn samplers_of_this_process_are_waited_for() {
         let fleet = fleet();
-        for seconds in [1, 60] {
+        for (number, seconds) in [1, 60].into_iter().enumerate() {
             let (actor, _) = sampler(seconds).await;
-            fleet.samplers.insert(actor, Home::Here);
+            fleet
+                .samplers
+                .insert(actor, Who::Here(number as u32), false);
         }
         fleet.publish(weights(1)).await.unwrap();
         assert_eq!(fleet.sampler_count(), 2);

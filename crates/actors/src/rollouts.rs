@@ -11,17 +11,17 @@ pub(crate) use judging::Unjudged;
 
 use crate::controller::ControllerMessage;
 use crate::fleet::{Fleet, FleetError};
-use crate::pool::MemberId;
+use crate::pool::{CallError, MemberId, Who};
 use crate::ports::Turns;
 use control::ledger::{
-    Completion as Done, Failure, Lease, LeaseToken, Ledger, LedgerConfig, WorkerId,
+    Completion as Done, Failure, Lease, LeaseToken, Ledger, LedgerConfig, MachineId, WorkerId,
 };
 use control::rollout::Limits;
 use driver::Driver;
 use judging::Judging;
 use proto::{ItemId, Question, RunId, SamplingParams, Trajectory};
 use ractor::{ActorRef, RpcReplyPort};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,6 +130,10 @@ pub enum RolloutError {
         /// Why it cannot.
         reason: String,
     },
+    /// No sampler has worked for longer than the run has patience. What was sampled is stored, or kept
+    /// without verdicts.
+    #[error("{0}. Nothing is lost")]
+    Samplers(String),
     /// The controller cannot be started, or died.
     #[error("the controller failed: {0}")]
     Controller(String),
@@ -153,6 +157,12 @@ pub(crate) struct Job {
     stored: u64,
     /// Samplers that have come and were given their credits: those with lower numbers.
     known: u32,
+    /// Samplers that had left when it was last looked.
+    departed: u64,
+    /// Those of the samplers that were given a single credit, since they are on trial.
+    on_trial: BTreeSet<MemberId>,
+    /// Numbers of all samplers that have come, however often.
+    machines: BTreeMap<Who, u32>,
     /// Trajectories to be written.
     waiting: Vec<Trajectory>,
     judging: Judging,
@@ -223,6 +233,9 @@ impl Job {
             resumed,
             stored: resumed,
             known: 0,
+            departed: 0,
+            on_trial: BTreeSet::new(),
+            machines: BTreeMap::new(),
             waiting: Vec::new(),
             judging,
             ending: None,
@@ -245,6 +258,14 @@ impl Job {
     /// Deadlines are looked at, and whether the judge is away: what waits for it is kept on disk then.
     pub(crate) fn tick(&mut self, controller: &ActorRef<ControllerMessage>) {
         self.expire();
+        if !self.ledger.is_finished()
+            && let Err(error) = self.fleet.samplers.look()
+        {
+            self.end_early(match error {
+                CallError::None { .. } => RolloutError::Controller(error.to_string()),
+                error => RolloutError::Samplers(error.to_string()),
+            });
+        }
         if self.fleet.judge_patience.is_away() {
             self.judging.keep_all(controller);
         }
@@ -264,6 +285,7 @@ impl Job {
         controller: &ActorRef<ControllerMessage>,
     ) {
         self.drivers.remove(&token);
+        self.part();
         let now = self.now_ms();
         match result {
             Ok(trajectory) => {
@@ -283,17 +305,51 @@ impl Job {
                     }
                 }
             }
-            Err(ItemFailure::Failed(reason)) => {
-                tracing::warn!(reason, "An item failed.");
-                self.ledger.fail(token, reason);
+            Err(ItemFailure::Failed(reason, item, begun)) => {
+                let is_its_own = self.is_sick(token);
+                tracing::warn!(%item, reason, "An item failed.");
+                let failure = match is_its_own {
+                    true => self.ledger.take_back(token),
+                    false => self.ledger.fail(token, reason),
+                };
+                self.go_on_later(failure, item, begun);
             }
             Err(ItemFailure::Lost(item, begun)) => {
                 let reason = "its samplers were lost, one after the other".to_owned();
                 tracing::info!(%item, "An item's sampler was lost; another one goes on with it.");
-                if let Failure::Retry { .. } = self.ledger.lose(token, reason) {
-                    self.begun.insert(item, *begun);
-                }
+                let failure = match self.is_sick(token) {
+                    true => self.ledger.take_back(token),
+                    false => self.ledger.lose(token, reason),
+                };
+                self.go_on_later(failure, item, Some(begun));
             }
+        }
+    }
+
+    /// Keeps how far an item is that is tried again.
+    fn go_on_later(&mut self, failure: Failure, item: ItemId, begun: Option<Box<Begun>>) {
+        if let (Failure::Retry { .. }, Some(begun)) = (failure, begun) {
+            self.begun.insert(item, *begun);
+        }
+    }
+
+    /// Whether the sampler of a lease is left out since it is sick.
+    fn is_sick(&self, token: LeaseToken) -> bool {
+        let worker = self.ledger.worker_of(token);
+        worker.is_some_and(|worker| self.fleet.samplers.was_put_out(MemberId(worker.0)))
+    }
+
+    /// Takes the credits of samplers that have left: what they failed at was their own fault.
+    fn part(&mut self) {
+        let departures = self.fleet.samplers.departures();
+        if std::mem::replace(&mut self.departed, departures) == departures {
+            return;
+        }
+        let is_gone = |worker: &WorkerId| self.fleet.samplers.who(MemberId(worker.0)).is_none();
+        let gone: Vec<WorkerId> = self.ledger.workers().filter(is_gone).collect();
+        for worker in gone {
+            self.ledger.dismiss(worker);
+            self.on_trial.remove(&MemberId(worker.0));
         }
     }
 
@@ -399,7 +455,9 @@ impl Job {
     }
 
     fn lease(&mut self, controller: &ActorRef<ControllerMessage>) {
+        self.part();
         self.welcome();
+        self.trust();
         let now = self.now_ms();
         let mut given = 0;
         // As many again as are being sampled: a judge that is slower, or away, is not run away from.
@@ -430,7 +488,7 @@ impl Job {
         }
     }
 
-    /// Gives samplers that are new their credits.
+    /// Gives samplers that are new their credits: one to those that are on trial.
     fn welcome(&mut self) {
         let arrivals = self.fleet.samplers.arrivals();
         if arrivals == self.known {
@@ -438,17 +496,43 @@ impl Job {
         }
         let ids = self.fleet.samplers.ids().into_iter();
         for sampler in ids.filter(|id| (self.known..arrivals).contains(&id.0)) {
-            let credits = self.plan.items_per_sampler;
+            let Some(who) = self.fleet.samplers.who(sampler) else {
+                continue;
+            };
+            let next = self.machines.len() as u32;
+            let machine = MachineId(*self.machines.entry(who).or_insert(next));
+            let is_on_trial = self.fleet.samplers.is_on_trial(sampler);
+            let credits = match is_on_trial {
+                true => 1,
+                false => self.plan.items_per_sampler,
+            };
+            if is_on_trial {
+                self.on_trial.insert(sampler);
+            }
+            self.ledger.enter(WorkerId(sampler.0), machine);
             self.ledger.grant_credits(WorkerId(sampler.0), credits);
         }
         self.known = arrivals;
+    }
+
+    /// Gives samplers that have passed their trial the rest of their credits.
+    fn trust(&mut self) {
+        let rest = self.plan.items_per_sampler.saturating_sub(1);
+        let passed = |id: &MemberId| !self.fleet.samplers.is_on_trial(*id);
+        let passed: Vec<MemberId> = self.on_trial.iter().copied().filter(passed).collect();
+        for sampler in passed {
+            self.on_trial.remove(&sampler);
+            if self.ledger.is_engaged(WorkerId(sampler.0)) {
+                self.ledger.grant_credits(WorkerId(sampler.0), rest);
+            }
+        }
     }
 
     /// Starts the work on an item.
     fn drive(&mut self, sampler: MemberId, lease: Lease, controller: &ActorRef<ControllerMessage>) {
         let question = self.questions[&lease.item.question].clone();
         let (plan, fleet) = (self.plan.clone(), self.fleet.clone());
-        let (job, token) = (self.id, lease.token);
+        let (job, token, item) = (self.id, lease.token, lease.item.clone());
         let begun = self.begun.remove(&lease.item);
         let work = tokio::spawn(async move {
             let driver = Driver {
@@ -467,7 +551,7 @@ impl Job {
                 // The item is done.
                 Err(error) if error.is_cancelled() => return,
                 // A panic costs a try, as any failure, and not the rest of the lease.
-                Err(panic) => Err(ItemFailure::Failed(panic.to_string())),
+                Err(panic) => Err(ItemFailure::Failed(panic.to_string(), item, None)),
             };
             // A controller that is gone has nobody to tell.
             let _ = controller.send_message(ControllerMessage::ItemEnded { job, token, result });

@@ -200,11 +200,6 @@ impl LearnerPort {
         }
     }
 
-    /// Where it computes.
-    pub fn device(&self) -> Device {
-        self.machine.device
-    }
-
     /// Has something done with the learner, on its device's thread.
     ///
     /// # Errors

@@ -374,7 +374,8 @@ async fn keep_node(start: Start) -> Result<()> {
         if status.success() {
             return Ok(());
         }
-        if began.elapsed() >= STEADY {
+        // A node whose engine stays sick gets work ever more rarely: it is started again without end.
+        if began.elapsed() >= STEADY || status.code() == Some(crate::cluster::SICK) {
             (failures, backoff) = (0, Backoff::new(FIRST_WAIT_MS, LONGEST_WAIT_MS));
         }
         failures += 1;

@@ -22,6 +22,7 @@ pub mod nccl;
 pub mod ring;
 mod solo;
 mod threads;
+mod watched;
 
 pub use call::{Reduce, share};
 pub use error::CollectiveError;
@@ -29,6 +30,7 @@ pub use nccl::Nccl;
 pub use ring::Ring;
 pub use solo::Solo;
 pub use threads::{ThreadMember, threads};
+pub use watched::{Waits, Watched};
 
 use std::fmt::{self, Debug, Formatter};
 use std::sync::Arc;

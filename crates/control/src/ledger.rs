@@ -4,15 +4,18 @@
 //! - **RL-2 (once).** Each item is accepted as done at most once, and done and failed are final.
 //! - **RL-3 (credits).** A worker never holds more leases than it was granted credits. A lease takes
 //!   a credit and gives it back when it ends, whichever way.
-//! - **RL-4 (nothing lost).** An item that fails or expires over and over ends as done or failed
-//!   after at most `max_tries` tries, and one more if it was leased twice at the last. Losing a worker
-//!   costs its items no try, unless they lost `max_losses` of them: an item that kills whoever works
-//!   on it must not kill all.
+//! - **RL-4 (nothing lost).** An item that fails or expires over and over ends as done or failed. It is
+//!   given up once `max_tries` tries have failed on `max_tries` different machines that have worked at
+//!   other items since, or on every machine there ever was. Losing a worker costs its items no try,
+//!   unless they lost `max_losses` of them: an item that kills whoever works on it must not kill all.
 //! - **RL-5 (failure is not a result).** Only [`Ledger::complete`] makes an item done: a failure, a
 //!   missed deadline and a lost worker never do.
 //! - **RL-6 (stragglers).** Once no item waits, one that has been leased for much longer than others
 //!   took is leased a second time, to another worker. No item has more than two leases at a time,
 //!   and none is leased a second time once its tries are used up.
+//! - **RL-7 (the worker's fault).** What a worker failed at since its last result counts against no item
+//!   once the worker is left out; and an item that failed on one machine goes to another, as long as
+//!   there is one that has not failed it.
 //!
 //! Items are leased in the order they were given; an item that is tried again goes to the back, one
 //! whose worker was lost to the front. The ledger does not promise that an item is worked on by one
@@ -32,7 +35,8 @@ mod tests;
 pub struct LedgerConfig {
     /// How long a lease lasts, in milliseconds. Longer than the slowest honest rollout takes.
     pub lease_ms: u64,
-    /// How often an item may fail or expire before it is given up; 0 is taken as 1.
+    /// Machines on which an item may fail or expire before it is given up, and tries that it has at
+    /// least where there are fewer; 0 is taken as 1.
     pub max_tries: u32,
     /// How many workers may be lost with an item before it is given up; 0 is taken as 1.
     pub max_losses: u32,
@@ -41,12 +45,19 @@ pub struct LedgerConfig {
     pub straggler_factor: u32,
 }
 
+/// Items that are passed over, at most, to find one for a worker.
+const MOST_PASSED_OVER: usize = 256;
+
 /// Results that must be in before their average says who straggles.
 const KNOWN_DURATIONS: u64 = 8;
 
 /// A worker, as the shell numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkerId(pub u32);
+
+/// A machine: workers that come one after the other under one name are the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MachineId(pub u32);
 
 /// Names one lease of one item. Never used twice within a ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -141,8 +152,10 @@ struct Slot {
     item: ItemId,
     /// Leases so far; the last one's attempt.
     leases: u32,
-    /// Of these, those that failed or expired.
+    /// Of these, those that failed or expired, those that count against the machine alone left out.
     failures: u32,
+    /// The machines that they failed on.
+    failed_on: Vec<Failed>,
     /// Of these, those whose worker was lost.
     losses: u32,
     state: State,
@@ -156,6 +169,41 @@ impl Slot {
         };
         holds.into_iter().flatten()
     }
+
+    fn has_failed_on(&self, machine: MachineId) -> bool {
+        let mut failed = self.failed_on.iter();
+        failed.any(|failed| failed.machine == machine)
+    }
+
+    fn fail_on(&mut self, machine: MachineId) {
+        self.failures += 1;
+        let mut failed = self.failed_on.iter_mut();
+        match failed.find(|failed| failed.machine == machine) {
+            Some(failed) => failed.times += 1,
+            None => self.failed_on.push(Failed {
+                machine,
+                times: 1,
+                is_proven: false,
+            }),
+        }
+    }
+
+    /// What failed on a machine without proof that it works does not count.
+    fn forgive(&mut self, machine: MachineId) {
+        let is_forgiven = |failed: &Failed| failed.machine == machine && !failed.is_proven;
+        let forgiven = self.failed_on.iter().find(|failed| is_forgiven(failed));
+        self.failures -= forgiven.map_or(0, |failed| failed.times);
+        self.failed_on.retain(|failed| !is_forgiven(failed));
+    }
+}
+
+/// Failures of an item on a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Failed {
+    machine: MachineId,
+    times: u32,
+    /// The machine has had a result since: it works.
+    is_proven: bool,
 }
 
 /// Why a lease ended without a result.
@@ -163,13 +211,18 @@ impl Slot {
 enum Ending {
     Failed,
     Lost,
+    /// Its worker is left out, whose fault it is.
+    TakenBack,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Worker {
+    machine: MachineId,
     /// Leases it may still take.
     credits: u32,
     leases: BTreeSet<u32>,
+    /// Items that failed on it since its last result.
+    unproven: BTreeSet<u32>,
     /// It is given no more: credits that come back are not kept.
     is_leaving: bool,
 }
@@ -182,6 +235,8 @@ pub struct Ledger {
     /// Unleased slots in order; may also hold slots that a late result has made done.
     queue: VecDeque<u32>,
     workers: BTreeMap<WorkerId, Worker>,
+    /// All that ever had a worker.
+    machines: BTreeSet<MachineId>,
     /// Those with credits.
     free: BTreeSet<WorkerId>,
     /// Leases by deadline: slot and attempt.
@@ -212,6 +267,7 @@ impl Ledger {
                     item: item.clone(),
                     leases: 0,
                     failures: 0,
+                    failed_on: Vec::new(),
                     losses: 0,
                     state: State::Unleased,
                 });
@@ -240,6 +296,7 @@ impl Ledger {
             slots,
             queue,
             workers: BTreeMap::new(),
+            machines: BTreeSet::new(),
             free: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             single: BTreeSet::new(),
@@ -249,23 +306,51 @@ impl Ledger {
         }
     }
 
+    /// Says on which machine a worker is, before it is granted credits. A worker of which nothing is
+    /// said has a machine of its own number.
+    pub fn enter(&mut self, worker: WorkerId, machine: MachineId) {
+        self.machines.insert(machine);
+        let account = || Worker {
+            machine,
+            credits: 0,
+            leases: BTreeSet::new(),
+            unproven: BTreeSet::new(),
+            is_leaving: false,
+        };
+        self.workers.entry(worker).or_insert_with(account);
+    }
+
     /// Lets a worker hold `n` leases more at the same time.
     pub fn grant_credits(&mut self, worker: WorkerId, n: u32) {
-        let credits = &mut self.workers.entry(worker).or_default().credits;
-        *credits = credits.saturating_add(n);
-        if *credits > 0 {
+        self.enter(worker, MachineId(worker.0));
+        let Some(account) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        account.credits = account.credits.saturating_add(n);
+        if account.credits > 0 {
             self.free.insert(worker);
         }
     }
 
     /// Takes a worker's credits, those of leases under way once these end. What it works on stays with
-    /// it.
+    /// it; what it failed at since its last result counts against no item (RL-7).
     pub fn dismiss(&mut self, worker: WorkerId) {
         self.free.remove(&worker);
-        if let Some(account) = self.workers.get_mut(&worker) {
-            account.credits = 0;
-            account.is_leaving = true;
+        let Some(account) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        account.credits = 0;
+        account.is_leaving = true;
+        let machine = account.machine;
+        for slot in std::mem::take(&mut account.unproven) {
+            self.slots[slot as usize].forgive(machine);
         }
+    }
+
+    /// Whether a worker is known and was not dismissed.
+    pub fn is_engaged(&self, worker: WorkerId) -> bool {
+        let account = self.workers.get(&worker);
+        account.is_some_and(|account| !account.is_leaving)
     }
 
     /// The workers that may take a lease.
@@ -288,13 +373,9 @@ impl Ledger {
         if self.credits(worker) == 0 {
             return None;
         }
-        let slot = loop {
-            let Some(slot) = self.queue.pop_front() else {
-                break self.straggler(worker, now_ms)?;
-            };
-            if self.slots[slot as usize].state == State::Unleased {
-                break slot;
-            }
+        let slot = match self.next_waiting(worker) {
+            Some(slot) => slot,
+            None => self.straggler(worker, now_ms)?,
         };
         let entry = &mut self.slots[slot as usize];
         entry.leases += 1;
@@ -325,11 +406,12 @@ impl Ledger {
         let item = entry.item.clone();
         self.deadlines
             .insert((hold.deadline_ms, slot, hold.attempt));
-        let account = self.workers.entry(worker).or_default();
-        account.credits -= 1;
-        account.leases.insert(slot);
-        if account.credits == 0 {
-            self.free.remove(&worker);
+        if let Some(account) = self.workers.get_mut(&worker) {
+            account.credits -= 1;
+            account.leases.insert(slot);
+            if account.credits == 0 {
+                self.free.remove(&worker);
+            }
         }
         Some(Lease {
             item,
@@ -337,6 +419,33 @@ impl Ledger {
             deadline_ms: hold.deadline_ms,
             attempt: hold.attempt,
         })
+    }
+
+    /// Takes the first item from the queue that this worker may have: not one that failed on its machine
+    /// while there is another one for it (RL-7).
+    fn next_waiting(&mut self, worker: WorkerId) -> Option<u32> {
+        let machine = self.workers.get(&worker)?.machine;
+        let mut place = 0;
+        while let Some(&slot) = self.queue.get(place) {
+            let entry = &self.slots[slot as usize];
+            if entry.state != State::Unleased {
+                self.queue.remove(place);
+            } else if entry.has_failed_on(machine) && self.is_for_another(entry) {
+                place += 1;
+                if place == MOST_PASSED_OVER {
+                    return None;
+                }
+            } else {
+                return self.queue.remove(place);
+            }
+        }
+        None
+    }
+
+    /// Whether there is a machine that an item has not failed on.
+    fn is_for_another(&self, entry: &Slot) -> bool {
+        let mut engaged = self.workers.values().filter(|worker| !worker.is_leaving);
+        engaged.any(|worker| !entry.has_failed_on(worker.machine))
     }
 
     /// How long a lease may be under way before its item straggles, if that is known.
@@ -348,13 +457,14 @@ impl Ledger {
         Some((sum / count).saturating_mul(self.config.straggler_factor.into()))
     }
 
-    /// The item that has had a single lease for longest, if that is long, and another worker's.
+    /// The item that has had a single lease for longest, if that is long, another worker's, and has not
+    /// failed on this worker's machine.
     fn straggler(&self, worker: WorkerId, now_ms: u64) -> Option<u32> {
         let long = self.long_ms()?;
+        let machine = self.workers.get(&worker)?.machine;
         let is_other = |slot: u32| {
-            self.slots[slot as usize]
-                .holds()
-                .all(|h| h.worker != worker)
+            let entry = &self.slots[slot as usize];
+            !entry.has_failed_on(machine) && entry.holds().all(|h| h.worker != worker)
         };
         let mut oldest = self.single.iter();
         let due = oldest
@@ -375,6 +485,7 @@ impl Ledger {
                 };
                 self.durations.0 += now_ms.saturating_sub(hold.since_ms);
                 self.durations.1 += 1;
+                self.prove(hold.worker);
                 self.end_all(token.slot());
             }
             // It waits in the queue, where `lease` will pass over it.
@@ -398,6 +509,19 @@ impl Ledger {
     /// is no fault of the item.
     pub fn lose(&mut self, token: LeaseToken, reason: String) -> Failure {
         self.end(token, Ending::Lost, reason)
+    }
+
+    /// Ends a lease whose worker is left out since it is sick: that is no fault of the item, however
+    /// often it happens.
+    pub fn take_back(&mut self, token: LeaseToken) -> Failure {
+        self.end(token, Ending::TakenBack, String::new())
+    }
+
+    /// The worker that holds a lease.
+    pub fn worker_of(&self, token: LeaseToken) -> Option<WorkerId> {
+        let entry = self.slots.get(token.slot() as usize)?;
+        let hold = entry.holds().find(|hold| hold.attempt == token.attempt())?;
+        Some(hold.worker)
     }
 
     fn end(&mut self, token: LeaseToken, ending: Ending, reason: String) -> Failure {
@@ -446,8 +570,8 @@ impl Ledger {
             self.retry_or_give_up(slot, hold, Ending::Lost, reason);
             again.extend(self.waiting(slot));
         }
+        self.dismiss(worker);
         self.workers.remove(&worker);
-        self.free.remove(&worker);
         again.reverse();
         again
     }
@@ -509,10 +633,38 @@ impl Ledger {
         (entry.state == State::Unleased).then(|| entry.item.clone())
     }
 
-    /// Whether an item has used up its tries, or the workers it may lose.
+    /// Whether an item has used up its tries, or the workers it may lose (RL-4).
     fn is_spent(&self, entry: &Slot) -> bool {
-        entry.failures >= self.config.max_tries.max(1)
-            || entry.losses >= self.config.max_losses.max(1)
+        if entry.losses >= self.config.max_losses.max(1) {
+            return true;
+        }
+        let max_tries = self.config.max_tries.max(1);
+        let proven = entry.failed_on.iter().filter(|failed| failed.is_proven);
+        let is_everywhere = entry.failed_on.len() >= self.machines.len();
+        entry.failures >= max_tries && (is_everywhere || proven.count() >= max_tries as usize)
+    }
+
+    /// A worker had a result: what failed on it before was not its fault.
+    fn prove(&mut self, worker: WorkerId) {
+        let Some(account) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        let machine = account.machine;
+        for slot in std::mem::take(&mut account.unproven) {
+            let failed = &mut self.slots[slot as usize].failed_on;
+            if let Some(failed) = failed.iter_mut().find(|f| f.machine == machine) {
+                failed.is_proven = true;
+            }
+        }
+    }
+
+    /// A lease has failed.
+    fn note_failure(&mut self, slot: u32, worker: WorkerId) {
+        let Some(account) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        account.unproven.insert(slot);
+        self.slots[slot as usize].fail_on(account.machine);
     }
 
     /// Ends one lease of two or of one; the item has no place in the queue after the last.
@@ -564,10 +716,10 @@ impl Ledger {
 
     /// Ends a lease. If it was the item's only one: back into the queue (true), or failed (false).
     fn retry_or_give_up(&mut self, slot: u32, hold: Hold, ending: Ending, reason: String) -> bool {
-        let entry = &mut self.slots[slot as usize];
         match ending {
-            Ending::Failed => entry.failures += 1,
-            Ending::Lost => entry.losses += 1,
+            Ending::Failed => self.note_failure(slot, hold.worker),
+            Ending::Lost => self.slots[slot as usize].losses += 1,
+            Ending::TakenBack => {}
         }
         self.end_hold(slot, hold);
         let is_spent = self.is_spent(&self.slots[slot as usize]);
@@ -575,10 +727,10 @@ impl Ledger {
         if entry.state != State::Unleased {
             return true;
         }
-        if !is_spent {
+        if !is_spent || ending == Ending::TakenBack {
             match ending {
                 Ending::Failed => self.queue.push_back(slot),
-                Ending::Lost => self.queue.push_front(slot),
+                Ending::Lost | Ending::TakenBack => self.queue.push_front(slot),
             }
             return true;
         }

@@ -5,10 +5,15 @@
 //! - [`ledger`]: which rollout item is unleased, leased, done or failed.
 //! - [`membership`]: which nodes belong to the run.
 //! - [`outage`]: whether a service can be asked, and how long callers wait while it is away.
+//! - [`pace`]: how long a call may take, by the pace at which workers were seen to work.
 //! - [`phases`]: which phase of a run comes next, and whether a stopped run may be continued.
 //! - [`publication`]: how long new weights wait for samplers.
+//! - [`quarantine`]: which workers are left out because they are sick, and when they come back.
+//! - [`readmission`]: when a member that was left out is tried again.
+//! - [`reminder`]: when it is said that something is still waited for.
 //! - [`replicas`]: which learners train side by side, and which step counts when one is lost.
 //! - [`rollout`]: the steps of one item, from its prompt to its trajectory.
+//! - [`shares`]: how a batch of requests is divided among workers of unequal pace.
 //! - [`spread`]: which node pulls new weights from which.
 //! - [`tolerance`]: how much of a phase may be left out before it ends.
 
@@ -16,9 +21,14 @@ pub mod backoff;
 pub mod ledger;
 pub mod membership;
 pub mod outage;
+pub mod pace;
 pub mod phases;
 pub mod publication;
+pub mod quarantine;
+pub mod readmission;
+pub mod reminder;
 pub mod replicas;
 pub mod rollout;
+pub mod shares;
 pub mod spread;
 pub mod tolerance;

@@ -102,9 +102,33 @@ pub struct Standing {
     pub steps: u64,
     /// Where other learners meet it.
     pub address: SocketAddr,
-    /// What others need to meet it as rank 0 where they compute on GPUs: a new unique id of NCCL; empty
-    /// on a CPU.
-    pub key: Vec<u8>,
+}
+
+/// Why a learner did not meet the others. They stand in a ring: each dials the next one, and is dialled
+/// by the one before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unmet {
+    /// In words.
+    pub reason: String,
+    /// The next one could not be dialled, or gave no answer.
+    pub misses_next: bool,
+    /// The one before did not come.
+    pub misses_previous: bool,
+    /// It would not meet anybody: what it needs for it does not work here.
+    pub is_own_fault: bool,
+    /// What it holds is as it was before.
+    pub is_whole: bool,
+}
+
+/// The occupation of a learner at the moment when its group is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Occupation {
+    /// Nothing that the group waits for.
+    Idle,
+    /// A computation of its own.
+    Computing,
+    /// A wait for other members.
+    Waiting,
 }
 
 /// A learner's place in a group of replicas.
@@ -116,8 +140,6 @@ pub struct Place {
     pub rank: u32,
     /// Where the members are met, by rank.
     pub members: Vec<SocketAddr>,
-    /// The key of rank 0.
-    pub key: Vec<u8>,
     /// All have the same weights as it is: nothing is taken over.
     pub is_level: bool,
 }
@@ -137,10 +159,10 @@ pub enum EngineRequest {
     JudgeOutcome(Box<Question>, Option<String>),
     /// Of a learner: how far it is, and where others meet it.
     Standing,
-    /// Of a learner: a group that it is to be in.
+    /// Of a learner: a group that it is to be in. It answers with its steps, or [`Unmet`].
     Meet(Place),
     /// Of a learner: this group and any before it are given up; the reason. It is heard at once,
-    /// whatever the learner is at.
+    /// whatever the learner is at, and answered with its [`Occupation`].
     Abandon(u32, String),
     /// Of a learner in this group: its share of a supervised step.
     Supervised(u32, Vec<SftSample>),

@@ -1,5 +1,7 @@
 //! What happened in a simulation, and what must not have.
 
+use crate::scenario::LONGEST_WAIT_MS;
+use crate::{BACK_AFTER, Scenario};
 use proto::{NodeName, StateGroup, WeightVersion};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Arguments;
@@ -14,7 +16,17 @@ const KEPT_BREAKS: usize = 20;
 /// Everything that is seen of a simulation is told to it.
 pub(crate) struct Account {
     started: Instant,
+    /// SI-13 to SI-15: bounds in milliseconds, where they hold.
+    bounds: Option<Bounds>,
     books: Mutex<Books>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    step_ms: u64,
+    return_ms: u64,
+    /// Whether every learner may take part.
+    have_all_a_place: bool,
 }
 
 #[derive(Default)]
@@ -31,6 +43,8 @@ struct Books {
     /// Engines that are open.
     open: BTreeMap<u64, String>,
     opened: u64,
+    /// Machines whose samplers are or were sick: since when they are well.
+    ill: BTreeMap<NodeName, Option<Instant>>,
     /// Trajectories of which the controller said that they are stored.
     acknowledged: u64,
     steps: u64,
@@ -38,15 +52,34 @@ struct Books {
     shared_steps: u64,
     /// Steps that learners made, by epoch and number: the newest epoch at that time.
     made: BTreeMap<(u32, u64), u32>,
+    /// Who made them.
+    makers: BTreeMap<(u32, u64), BTreeSet<NodeName>>,
+    /// When learners were first asked for a step, and when the last of them had made it.
+    begun_ms: BTreeMap<u64, u64>,
+    made_ms: BTreeMap<u64, u64>,
+    longest_step_ms: u64,
+    /// Learners that take no part, and since when.
+    absent: BTreeMap<NodeName, u64>,
+    takers: BTreeSet<NodeName>,
+    /// How long each was away at most.
+    longest_ms: BTreeMap<NodeName, u64>,
+    /// Learners that are or were ill, and since when they are not.
+    ailing: BTreeMap<NodeName, Option<u64>>,
     /// Bytes of weights: pulled from nodes, and not pulled because of deltas.
     given_on: u64,
     saved: u64,
 }
 
 impl Account {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(scenario: &Scenario) -> Self {
+        let bounds = || Bounds {
+            step_ms: scenario.longest_step_ms(),
+            return_ms: scenario.return_ms(),
+            have_all_a_place: scenario.replicas >= scenario.machines.len(),
+        };
         Self {
             started: Instant::now(),
+            bounds: scenario.is_grey.then(bounds),
             books: Mutex::default(),
         }
     }
@@ -98,6 +131,51 @@ impl Account {
         number
     }
 
+    /// How many engines have been opened so far.
+    pub(crate) fn engines_opened(&self) -> u64 {
+        self.books().opened
+    }
+
+    /// A machine's samplers get sick, or well again.
+    pub(crate) fn sick(&self, node: &NodeName, is_sick: bool) {
+        let now = Instant::now();
+        let well_since = (!is_sick).then_some(now);
+        self.books().ill.insert(node.clone(), well_since);
+    }
+
+    /// SI-11: who is left out is sick, or was not long ago.
+    pub(crate) fn left_out(&self, names: &[String]) {
+        for name in names {
+            let since = self.books().ill.iter().find_map(|(node, since)| {
+                let is_it = node.as_str() == name;
+                is_it.then_some(*since)
+            });
+            match since {
+                None => self.breaks(
+                    "SI-11",
+                    format_args!("{name} is left out and never was sick"),
+                ),
+                Some(Some(since)) if since.elapsed() > BACK_AFTER => {
+                    let well = since.elapsed().as_secs();
+                    let how = format_args!("{name} is left out and has been well for {well} s");
+                    self.breaks("SI-11", how);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// SI-12: a batch of actions took so long; samplers that are well take `well`, and a call of one that
+    /// is not ends after `limit`.
+    pub(crate) fn batch_took(&self, took: Duration, well: Duration, limit: Duration) {
+        let sick = self.books().ill.len() as u32;
+        let most = 3 * well + limit * sick;
+        if took > most {
+            let how = format_args!("a batch took {took:?}, at most {most:?} with {sick} ever sick");
+            self.breaks("SI-12", how);
+        }
+    }
+
     pub(crate) fn closed(&self, number: u64) {
         let what = self.books().open.remove(&number).unwrap_or_default();
         self.note(format_args!("close {what}"));
@@ -119,9 +197,49 @@ impl Account {
         }
     }
 
-    /// A learner made a step, as one of so many.
-    pub(crate) fn step_made(&self, epoch: u32, step: u64, world: usize) {
+    fn now_ms(&self) -> u64 {
+        self.elapsed().as_millis() as u64
+    }
+
+    /// Steps that the training loop was told of.
+    pub(crate) fn steps(&self) -> u64 {
+        self.books().steps
+    }
+
+    /// A learner is asked for a step.
+    pub(crate) fn step_begun(&self, step: u64) {
+        let now = self.now_ms();
         let mut books = self.books();
+        // What was begun after it was of learners that are lost.
+        books.begun_ms.retain(|begun, _| *begun <= step);
+        books.begun_ms.entry(step).or_insert(now);
+    }
+
+    /// These learners are ill.
+    pub(crate) fn falls_ill(&self, who: &[NodeName]) {
+        let mut books = self.books();
+        books
+            .ailing
+            .extend(who.iter().map(|name| (name.clone(), None)));
+    }
+
+    /// They are not any more.
+    pub(crate) fn recovers(&self, who: &[NodeName]) {
+        self.note(format_args!("{who:?} recover"));
+        let now = self.now_ms();
+        let mut books = self.books();
+        books
+            .ailing
+            .extend(who.iter().map(|name| (name.clone(), Some(now))));
+    }
+
+    /// A learner made a step, as one of so many.
+    pub(crate) fn step_made(&self, node: &NodeName, epoch: u32, step: u64, world: usize) {
+        let now = self.now_ms();
+        let mut books = self.books();
+        books.made_ms.insert(step, now);
+        let makers = books.makers.entry((epoch, step)).or_default();
+        makers.insert(node.clone());
         books.shared_steps += u64::from(world > 1);
         let newest = books.epoch;
         books.made.insert((epoch, step), newest);
@@ -143,6 +261,95 @@ impl Account {
                 "SI-2",
                 format_args!("step {step} of {epoch:?} is not of the newest group"),
             );
+        }
+        if let Some(bounds) = self.bounds {
+            self.took_its_time(step, bounds);
+            self.take_part(step, bounds);
+        }
+    }
+
+    /// SI-13.
+    fn took_its_time(&self, step: u64, bounds: Bounds) {
+        let mut books = self.books();
+        let made = books.made_ms.get(&step).copied().unwrap_or_default();
+        let begun = books.begun_ms.remove(&step).unwrap_or(made);
+        let took = made.saturating_sub(begun);
+        books.longest_step_ms = books.longest_step_ms.max(took);
+        drop(books);
+        if took > bounds.step_ms {
+            let how = format_args!(
+                "step {step} took {took} ms, and {} is the bound",
+                bounds.step_ms
+            );
+            self.breaks("SI-13", how);
+        }
+    }
+
+    /// Who had a part in a step. SI-15.
+    fn take_part(&self, step: u64, bounds: Bounds) {
+        let now = self.now_ms();
+        let mut guard = self.books();
+        let books = &mut *guard;
+        let made = books.makers.iter().filter(|((_, made), _)| *made == step);
+        let Some((_, makers)) = made.max_by_key(|((epoch, _), _)| *epoch) else {
+            return;
+        };
+        books.takers.extend(makers.iter().cloned());
+        for node in &books.takers {
+            match makers.contains(node) {
+                true => {
+                    if let Some(since) = books.absent.remove(node) {
+                        let longest = books.longest_ms.entry(node.clone()).or_default();
+                        *longest = (*longest).max(now - since);
+                    }
+                }
+                false => drop(books.absent.entry(node.clone()).or_insert(now)),
+            }
+        }
+        let returns = LONGEST_WAIT_MS + bounds.return_ms;
+        let is_late = |node: &&NodeName| {
+            let well = books.ailing.get(*node).copied().flatten();
+            let since = well.map(|well| well.max(books.absent[*node]));
+            since.is_some_and(|since| now - since > returns)
+        };
+        let late = books.absent.keys().find(is_late).cloned();
+        if let Some(node) = late.filter(|_| bounds.have_all_a_place) {
+            let since = books.absent[&node];
+            drop(guard);
+            let how = format_args!("{node} has recovered, and takes no part since {since} ms");
+            self.breaks("SI-15", how);
+        }
+    }
+
+    /// SI-14, once training has ended.
+    pub(crate) fn trained(&self) {
+        let Some(bounds) = self.bounds.filter(|bounds| bounds.have_all_a_place) else {
+            return;
+        };
+        let now = self.now_ms();
+        let (longest, ailing) = {
+            let mut books = self.books();
+            let absent = std::mem::take(&mut books.absent);
+            for (node, since) in absent {
+                let longest = books.longest_ms.entry(node).or_default();
+                *longest = (*longest).max(now - since);
+            }
+            (books.longest_ms.clone(), books.ailing.clone())
+        };
+        let (longest, ailing) = (&longest, &ailing);
+        let of = |is_ill: bool| {
+            let some = longest
+                .iter()
+                .filter(move |(node, _)| ailing.contains_key(*node) == is_ill);
+            some.max_by_key(|(_, longest)| **longest)
+        };
+        let sick = of(true).map_or(0, |(_, longest)| *longest);
+        if let Some((node, away)) =
+            of(false).filter(|(_, away)| **away > sick.max(bounds.return_ms))
+        {
+            let how =
+                format_args!("{node} is well, and was left out for {away} ms; the sick {sick}");
+            self.breaks("SI-14", how);
         }
     }
 
@@ -226,6 +433,7 @@ impl Account {
             hash: hasher.finish(),
             breaks: books.breaks.clone(),
             faults: books.faults.clone(),
+            longest_step: Duration::from_millis(books.longest_step_ms),
             stored: books.acknowledged,
             steps: books.steps,
             shared_steps: books.shared_steps,
@@ -240,9 +448,79 @@ pub(crate) struct Finished {
     pub hash: u64,
     pub breaks: Vec<String>,
     pub faults: BTreeMap<&'static str, u64>,
+    pub longest_step: Duration,
     pub stored: u64,
     pub steps: u64,
     pub shared_steps: u64,
     pub given_on: u64,
     pub saved: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is broken after such a course.
+    fn breaks(account: &Account) -> Vec<String> {
+        let breaks = account.finish().breaks;
+        let invariant = |line: &String| line.split(' ').next().unwrap_or_default().to_owned();
+        breaks.iter().map(invariant).collect()
+    }
+
+    fn account() -> Account {
+        Account::new(&Scenario::of(1))
+    }
+
+    fn node(name: &str) -> NodeName {
+        name.parse().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn si_11_who_never_was_sick_must_not_be_left_out() {
+        let account = account();
+        account.sick(&node("bad"), true);
+        account.left_out(&["bad".to_owned()]);
+        assert!(breaks(&account).is_empty());
+        account.left_out(&["bad".to_owned(), "good".to_owned()]);
+        assert_eq!(breaks(&account), ["SI-11"]);
+        assert!(account.is_broken());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn si_11_who_has_been_well_for_long_must_not_be_left_out() {
+        let (account, left_out) = (account(), ["bad".to_owned()]);
+        let bad = node("bad");
+        account.sick(&bad, true);
+        // However long it is sick.
+        tokio::time::sleep(2 * BACK_AFTER).await;
+        account.left_out(&left_out);
+        account.sick(&bad, false);
+        tokio::time::sleep(BACK_AFTER).await;
+        account.left_out(&left_out);
+        assert!(breaks(&account).is_empty());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        account.left_out(&[]);
+        assert!(breaks(&account).is_empty());
+        account.left_out(&left_out);
+        assert_eq!(breaks(&account), ["SI-11"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn si_12_a_batch_must_not_take_longer_than_the_sick_explain() {
+        let (well, limit) = (Duration::from_secs(2), Duration::from_secs(100));
+        let instant = Duration::from_millis(1);
+        for sick in 0..3_u32 {
+            let account = account();
+            for number in 0..sick {
+                let node = node(&format!("bad{number}"));
+                account.sick(&node, true);
+                account.sick(&node, false);
+            }
+            let most = 3 * well + sick * limit;
+            account.batch_took(most, well, limit);
+            assert!(breaks(&account).is_empty(), "{sick}");
+            account.batch_took(most + instant, well, limit);
+            assert_eq!(breaks(&account), ["SI-12"], "{sick}");
+        }
+    }
 }

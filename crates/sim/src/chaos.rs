@@ -1,6 +1,8 @@
 //! What goes wrong, and the course of a simulation around it.
 
 use crate::World;
+use crate::engines::{Ailment, Cure, Sickness};
+use crate::grey;
 use crate::head::{Life, LifeEnd, controller, life};
 use crate::machine::{Machine, Process};
 use actors::cluster::Cluster;
@@ -29,6 +31,7 @@ enum Undo {
     Mend(NodeName),
     Start(usize),
     Quicken(usize),
+    Well(usize),
     Honest(usize),
     Unlag(NodeName),
     Calm,
@@ -39,10 +42,14 @@ enum Undo {
 struct Chaos {
     world: Arc<World>,
     rng: ChaCha8Rng,
+    /// Of samplers that get sick: what else goes wrong is as it was without.
+    own: ChaCha8Rng,
     due: BTreeMap<(Instant, u64), Undo>,
     undone: u64,
     life: Option<JoinHandle<Life>>,
     added: usize,
+    /// Has learners fall ill.
+    grey: Option<JoinHandle<()>>,
 }
 
 /// From the first process to the last; the virtual time it took.
@@ -50,10 +57,12 @@ pub(crate) async fn course(world: &Arc<World>) -> Duration {
     let mut chaos = Chaos {
         world: world.clone(),
         rng: ChaCha8Rng::seed_from_u64(world.scenario.seed ^ 0x5eed),
+        own: ChaCha8Rng::seed_from_u64(world.scenario.seed ^ 0x51c5),
         due: BTreeMap::new(),
         undone: 0,
         life: None,
         added: 0,
+        grey: None,
     };
     chaos.begin().await;
     let ended = match chaos.rage().await {
@@ -86,6 +95,9 @@ impl Chaos {
             let boot = self.rng.random();
             machine.start(&world, boot);
         }
+        if world.scenario.has_sick_learners {
+            self.grey = Some(tokio::spawn(grey::course(world.clone())));
+        }
     }
 
     fn start_controller(&mut self) {
@@ -95,11 +107,23 @@ impl Chaos {
 
     /// Lets faults happen until their time is over, or the run. Its controller, if that has ended.
     async fn rage(&mut self) -> Option<Life> {
-        let until = Instant::now() + Duration::from_millis(self.world.scenario.faults_ms);
-        let mut next = self.gap();
+        let sick = self.world.scenario.sick;
+        // Sickness lasts, and what comes of it shows late.
+        let faults_ms =
+            self.world
+                .scenario
+                .faults_ms
+                .max(if sick.is_alone { 7_200_000 } else { 0 });
+        let until = Instant::now() + Duration::from_millis(faults_ms);
+        let mut next = if sick.is_alone { until } else { self.gap() };
+        let mut next_sick = if sick.at_once == 0 {
+            until
+        } else {
+            self.sick_gap()
+        };
         loop {
             let undo = self.due.keys().next().map_or(until, |(at, _)| *at);
-            let at = next.min(undo).min(until);
+            let at = next.min(next_sick).min(undo).min(until);
             if let Some(Some(life)) = self.ended_by(at).await {
                 return Some(life);
             }
@@ -116,10 +140,76 @@ impl Chaos {
                 self.fault();
                 next = self.gap();
             }
+            if next_sick <= Instant::now() {
+                self.sicken();
+                next_sick = self.sick_gap();
+            }
         }
     }
 
+    /// The next sampler gets sick after this; none before all can be there.
+    fn sick_gap(&mut self) -> Instant {
+        let share: f64 = self.own.random_range(0.001..1.0);
+        let scenario = &self.world.scenario;
+        let wait = scenario.sick.gap_ms as f64 * -share.ln();
+        let least = 2 * scenario.open_ms + 2_000;
+        Instant::now() + Duration::from_millis(wait as u64 + least)
+    }
+
+    /// A sampler gets sick, if there may be another one.
+    fn sicken(&mut self) {
+        let world = self.world.clone();
+        let sick = world.scenario.sick;
+        let machines = world.machines();
+        let health = |machine: &Machine| *machine.health.lock().expect("no holder panics");
+        let samplers = machines.iter().enumerate().skip(1);
+        let samplers = samplers.filter(|(_, machine)| machine.samples() && !machine.is_gone);
+        let well = samplers.filter(|(_, machine)| health(machine).is_none());
+        let well: Vec<usize> = well.map(|(index, _)| index).collect();
+        let ill = machines.iter().filter(|machine| health(machine).is_some());
+        if ill.count() >= sick.at_once {
+            return;
+        }
+        let Some(&index) = well.choose(&mut self.own) else {
+            return;
+        };
+        let ailment = match self.own.random_range(0..4) {
+            0 => Ailment::Refuses,
+            1 => Ailment::Hangs,
+            // One that fails now and then is never left out: where it is the only one that is there at
+            // the moment it may fail all tries of an item.
+            2 if sick.is_alone && index <= 2 => Ailment::Fails(self.own.random_range(2..6)),
+            _ => Ailment::Slow,
+        };
+        let cures = [Cure::NewEngine, Cure::NewProcess, Cure::None];
+        let cure = *cures.choose(&mut self.own).expect("three");
+        let engines = world.account.engines_opened();
+        let machine = &machines[index];
+        *machine.health.lock().expect("no holder panics") = Some(Sickness {
+            ailment,
+            cure,
+            engines,
+        });
+        let kind = match ailment {
+            Ailment::Refuses => "sampler refuses",
+            Ailment::Hangs => "sampler hangs",
+            Ailment::Slow => "sampler is slow",
+            Ailment::Fails(_) => "sampler fails at times",
+        };
+        world
+            .account
+            .fault(kind, format_args!("{} {cure:?}", machine.name));
+        world.account.sick(&machine.name, true);
+        let after = Duration::from_millis(self.own.random_range(5_000..1_800_000));
+        self.undone += 1;
+        let due = (Instant::now() + after, self.undone);
+        self.due.insert(due, Undo::Well(index));
+    }
+
     fn gap(&mut self) -> Instant {
+        if self.world.scenario.is_grey {
+            return Instant::now() + LEFT_AFTER * 1000;
+        }
         let share: f64 = self.rng.random_range(0.001..1.0);
         let mean = self.world.scenario.gap_ms as f64;
         Instant::now() + Duration::from_millis((mean * -share.ln()) as u64 + 1)
@@ -148,6 +238,9 @@ impl Chaos {
         };
         match &life.end {
             LifeEnd::Done => return Some(Some(life)),
+            LifeEnd::GaveUp if self.world.scenario.is_grey => {
+                account.breaks("SI-13", format_args!("training does not get on"));
+            }
             LifeEnd::GaveUp => account.fault("controller gave up", format_args!("")),
             LifeEnd::Failed(reason) => {
                 account.breaks("SI-6", format_args!("the run failed: {reason}"));
@@ -306,6 +399,12 @@ impl Chaos {
             Undo::Quicken(index) => {
                 world.machines()[index].slowness.store(1, Ordering::Relaxed);
             }
+            Undo::Well(index) => {
+                let machine = &world.machines()[index];
+                world.account.note(format_args!("{} is well", machine.name));
+                world.account.sick(&machine.name, false);
+                *machine.health.lock().expect("no holder panics") = None;
+            }
             Undo::Honest(index) => {
                 world.machines()[index].lies.store(false, Ordering::Relaxed);
             }
@@ -322,6 +421,10 @@ impl Chaos {
         self.world
             .account
             .note(format_args!("everything is mended"));
+        if let Some(grey) = self.grey.take() {
+            grey.abort();
+            grey::recover(&self.world);
+        }
         for undo in std::mem::take(&mut self.due).into_values() {
             match undo {
                 // Its work is done already, or it is started below.
@@ -429,11 +532,23 @@ fn limit(scenario: &crate::Scenario) -> Duration {
     let states = scenario.states_per_step as u64;
     let batch = states * (sample + 2 * service) + scenario.updates_per_batch * (step + 2_000);
     let slow = 40 * (sample + service + step + scenario.open_ms);
-    let work = 2 * scenario.items() * item + 4 * scenario.steps * batch + slow;
+    // Quarantines, and calls that hang until then.
+    let sick = if scenario.sick.at_once > 0 {
+        2 * 3_600_000
+    } else {
+        0
+    };
+    let work = sick + 2 * scenario.items() * item + 4 * scenario.steps * batch + slow;
     let some_more = if scenario.is_harsh {
         12 * 3_600_000
     } else {
         300_000
     };
-    Duration::from_millis(work + some_more)
+    // A learner that has hung by now is found out late where it is not known how long a step takes,
+    // and may be let in again only after a while.
+    let sick = match scenario.has_sick_learners {
+        true => 4 * 3_600_000 + 4 * crate::scenario::LONGEST_WAIT_MS,
+        false => 0,
+    };
+    Duration::from_millis(work + some_more + sick)
 }

@@ -12,14 +12,50 @@ use proto::{
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tools::registry::{Limits, Registry, Tool, ToolError};
 
 /// How many times as long a machine takes for everything.
 pub(crate) type Slowness = Arc<AtomicU32>;
+
+/// What ails a sampler that stays connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ailment {
+    /// It refuses everything at once.
+    Refuses,
+    /// It never answers.
+    Hangs,
+    /// It takes ten times as long.
+    Slow,
+    /// It fails at every nth call.
+    Fails(u64),
+}
+
+/// What makes it well, beside being mended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cure {
+    /// An engine that is opened later is well.
+    NewEngine,
+    /// A process that is started later is well.
+    NewProcess,
+    /// Nothing.
+    None,
+}
+
+/// A machine whose samplers are sick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sickness {
+    pub ailment: Ailment,
+    pub cure: Cure,
+    /// Engines of the simulation that had been opened when it began.
+    pub engines: u64,
+}
+
+/// Of a machine, as all of its engines see it.
+pub(crate) type Health = Arc<Mutex<Option<Sickness>>>;
 
 /// Where an engine stands. Closed when it is dropped.
 pub(crate) struct Place {
@@ -28,7 +64,7 @@ pub(crate) struct Place {
     pub boot: u64,
     pub slowness: Slowness,
     what: String,
-    number: u64,
+    pub number: u64,
     /// Calls that it takes at once.
     credits: u32,
     busy: AtomicU32,
@@ -121,15 +157,55 @@ impl Turns for ByteTurns {
 pub(crate) struct Sampler {
     pub place: Place,
     version: AtomicU64,
+    health: Health,
+    /// The engine that its process opened first.
+    first: u64,
 }
 
 impl Sampler {
-    pub(crate) fn new(place: Place) -> Self {
+    pub(crate) fn new(place: Place, health: Health, first: u64) -> Self {
         place.account.serves_anew(&place.node, place.boot);
         Self {
             place,
             version: AtomicU64::new(0),
+            health,
+            first,
         }
+    }
+
+    /// What ails it at the moment.
+    fn ailment(&self) -> Option<Ailment> {
+        let sickness = (*self.health.lock().expect("no holder panics"))?;
+        let is_well = match sickness.cure {
+            Cure::NewEngine => self.place.number > sickness.engines,
+            Cure::NewProcess => self.first > sickness.engines,
+            Cure::None => false,
+        };
+        (!is_well).then_some(sickness.ailment)
+    }
+
+    /// The time that a call takes, and its failure.
+    async fn suffer(&self) -> Result<(), EngineError> {
+        let fault = || EngineError("the GPU has fallen off the bus".to_owned());
+        match self.ailment() {
+            Some(Ailment::Refuses) => return Err(fault()),
+            Some(Ailment::Hangs) => std::future::pending().await,
+            Some(Ailment::Slow) => {
+                for _ in 0..9 {
+                    self.place.work().await;
+                }
+            }
+            Some(Ailment::Fails(nth)) => {
+                let calls = self.place.calls.load(Ordering::Relaxed);
+                if calls.is_multiple_of(nth) {
+                    self.place.work().await;
+                    return Err(fault());
+                }
+            }
+            None => {}
+        }
+        self.place.work().await;
+        Ok(())
     }
 }
 
@@ -172,7 +248,7 @@ impl Generator for Sampler {
         requests: Vec<GenerateRequest>,
     ) -> Result<Vec<Vec<Completion>>, EngineError> {
         let version = WeightVersion(self.version.load(Ordering::Relaxed));
-        self.place.work().await;
+        self.suffer().await?;
         let all = requests
             .iter()
             .map(|request| continuations(request, version));
@@ -180,6 +256,13 @@ impl Generator for Sampler {
     }
 
     async fn publish(&self, weights: WeightSnapshot) -> Result<(), EngineError> {
+        match self.ailment() {
+            Some(Ailment::Refuses) => {
+                return Err(EngineError("the GPU takes no weights".to_owned()));
+            }
+            Some(Ailment::Hangs) => std::future::pending().await,
+            Some(Ailment::Slow | Ailment::Fails(_)) | None => {}
+        }
         let version = weights.manifest.version;
         let Place {
             account,

@@ -1,12 +1,12 @@
 //! The simulation's controller: a run in two phases, which is begun again wherever it died.
 
-use crate::World;
 use crate::engines::{ByteTurns, CHUNK_BYTES, Place, Slowness, own_judges, registry};
+use crate::{Scenario, World};
 use actors::cluster::{Cluster, ClusterPlan, Engagement, Order, Orders};
 use actors::ports::EngineError;
 use actors::remote::{Blobs, CheckpointHook, Loan, SpreadPlan};
 use actors::training::{self, PolicyPlan, StateBalance, StateWeighting, TrainingError};
-use actors::{Controller, FleetPlan, Progress, RolloutPlan};
+use actors::{Controller, Fleet, FleetPlan, Progress, RolloutPlan};
 use async_trait::async_trait;
 use control::ledger::LedgerConfig;
 use control::rollout::Limits;
@@ -132,7 +132,10 @@ impl Head {
             return LifeEnd::Done;
         }
         match self.train().await {
-            Ok(()) => LifeEnd::Done,
+            Ok(()) => {
+                self.world.account.trained();
+                LifeEnd::Done
+            }
             Err(TrainingError::NoProgress(..)) => LifeEnd::GaveUp,
             Err(error) => LifeEnd::Failed(error.to_string()),
         }
@@ -160,6 +163,8 @@ impl Head {
                 .then(|| own_judges(place("judges"))),
             judge_actors: 1,
             judge_patience: Duration::from_secs(7200),
+            quarantine_after: 3,
+            patience: Duration::from_secs(7200),
             elsewhere: Some(Engagement::new(self.cluster.clone(), Arc::new(orders))),
             ..FleetPlan::default()
         }
@@ -187,8 +192,9 @@ impl Head {
                 account.acknowledged(told.borrow_and_update().stored);
             }
         });
+        let watching = self.watch(started.fleet());
         let done = started.rollouts(rollout_plan(world, progress), store).await;
-        drop(telling);
+        drop((telling, watching));
         let (report, store) = done.map_err(|error| error.to_string())?;
         world.account.acknowledged(report.stored);
         started.stop().await;
@@ -197,6 +203,20 @@ impl Head {
             None if store.len() as u64 != scenario.items() => Err("items are missing".to_owned()),
             None => Ok(()),
         }
+    }
+
+    /// Looks who is left out, where it is known who may be (SI-11).
+    fn watch(&self, fleet: &Fleet) -> Stopped {
+        let (world, fleet) = (self.world.clone(), fleet.clone());
+        background(async move {
+            if !world.scenario.sick.is_alone {
+                return;
+            }
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                world.account.left_out(&fleet.left_out());
+            }
+        })
     }
 
     async fn train(&self) -> Result<(), TrainingError> {
@@ -213,6 +233,7 @@ impl Head {
         let started = Controller::start(plan).await;
         let started = started.expect("a controller without engines of its own starts");
         let fleet = started.fleet().clone();
+        let _watching = self.watch(&fleet);
         loop {
             training::policy(&fleet, &policy, |report| {
                 let epoch = report.metrics.get("epoch").map(|epoch| *epoch as u32);
@@ -221,6 +242,11 @@ impl Head {
                 let given_on = metric("publication_node_bytes") as u64;
                 let saved = metric("publication_saved_bytes") as u64;
                 world.account.spread(given_on, saved);
+                if scenario.sick.is_alone {
+                    let took = Duration::from_secs_f64(metric("sampling_seconds"));
+                    let (well, limit) = paces(scenario);
+                    world.account.batch_took(took, well, limit);
+                }
             })
             .await?;
             match fleet.learner().await?.export(world.exported()).await {
@@ -231,6 +257,17 @@ impl Head {
         started.stop().await;
         Ok(())
     }
+}
+
+/// How long a sampler that is well takes for a call at most, and the time limit that a call can have:
+/// three times as long as one that is slow takes for 64 tokens, where it samples 18 at least.
+fn paces(scenario: &Scenario) -> (Duration, Duration) {
+    let way = 8 * (scenario.rules.delay + scenario.rules.jitter);
+    let well = Duration::from_millis(scenario.sample_ms * 3 / 2) + way;
+    let slow = 10 * well;
+    // Whether it is over is looked at now and then.
+    let limit = (slow * 3 * 64 / 18 + Duration::from_secs(120)) * 9 / 8;
+    (well, limit + Duration::from_secs(10))
 }
 
 fn tags() -> ActionTags {
@@ -267,10 +304,10 @@ fn rollout_plan(world: &World, progress: watch::Sender<Progress>) -> RolloutPlan
         tags: tags(),
         turns: Arc::new(ByteTurns),
         items_per_sampler: scenario.items_per_sampler,
-        // Patient: an item that is given up here is a defect.
+        // An item that is given up here is a defect.
         ledger: LedgerConfig {
             lease_ms: scenario.lease_ms,
-            max_tries: 100,
+            max_tries: 3,
             max_losses: 16,
             straggler_factor: 3,
         },

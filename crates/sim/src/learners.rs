@@ -2,29 +2,35 @@
 //!
 //! A step of a group has a moment from which each member makes it or not, on its own: a ring that
 //! breaks then leaves some a step ahead of the others. Where members keep shares, nobody who was in a
-//! group of several joins another one, and a checkpoint takes all of them. What weights are made from is kept with them, so
-//! that members that differ are found.
+//! group of several joins another one, and a checkpoint takes all of them. What weights are made from is
+//! kept with them, so that members that differ are found. Who is ill, and how, says the
+//! [`crate::grey::Ward`].
 
 use crate::World;
 use crate::engines::{Place as Stand, bytes_of};
 use actors::ports::{EngineError, LearnerFault, Replica, StepReport, Trainer};
 use async_trait::async_trait;
-use proto::cluster::{Place, Standing};
+use proto::NodeName;
+use proto::cluster::{Occupation, Place, Standing, Unmet};
 use proto::{
     SftSample, SnapshotScope, StateGroup, TensorEntry, WeightManifest, WeightSnapshot,
     WeightVersion,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How long members wait for each other before they give a meeting up.
+/// How long members try to meet their neighbours.
 const MEETING: Duration = Duration::from_secs(20);
+
+/// How often they look whether a way is open by now.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The file of a checkpoint.
 const STEPS: &str = "steps";
@@ -57,6 +63,8 @@ pub(crate) struct Rings(Mutex<BTreeMap<u32, watch::Sender<Ring>>>);
 struct Ring {
     /// What all bring, by rank.
     brought: BTreeMap<u32, Brought>,
+    /// Those that have met both neighbours.
+    met: BTreeSet<u32>,
     /// Who is there for something that all do, and with which weights.
     there: BTreeMap<Common, BTreeMap<u32, u64>>,
     is_broken: bool,
@@ -84,7 +92,7 @@ impl Rings {
     }
 
     /// Breaks those up to `epoch`.
-    fn break_up(&self, epoch: u32) {
+    pub(crate) fn break_up(&self, epoch: u32) {
         let rings = self.0.lock().expect("no holder panics");
         for ring in rings.range(..=epoch).map(|(_, ring)| ring) {
             ring.send_modify(|ring| ring.is_broken = true);
@@ -96,6 +104,8 @@ impl Rings {
 pub(crate) struct Learner {
     world: Arc<World>,
     place: Stand,
+    /// As [`crate::grey::Ward`] knows it.
+    number: u64,
     folder: PathBuf,
     state: Mutex<State>,
     /// Told of groups that are given up.
@@ -108,22 +118,58 @@ struct State {
     joined: u32,
     /// It has what it kept in a group of several, and no more.
     keeps_share: bool,
+    occupation: Occupation,
     rng: ChaCha8Rng,
 }
 
 /// The group that a learner is in, and its place there.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct InGroup {
     epoch: u32,
     rank: u32,
-    world: usize,
+    /// By rank.
+    members: Arc<[NodeName]>,
+}
+
+impl InGroup {
+    fn neighbour(&self, ahead: usize) -> u32 {
+        ((self.rank as usize + ahead) % self.members.len()) as u32
+    }
+
+    fn next(&self) -> u32 {
+        self.neighbour(1)
+    }
+
+    fn previous(&self) -> u32 {
+        self.neighbour(self.members.len() - 1)
+    }
+
+    fn name(&self, rank: u32) -> &NodeName {
+        &self.members[rank as usize]
+    }
+}
+
+/// What a learner is at, for as long as it is not dropped.
+struct Busy<'a>(&'a Learner);
+
+impl<'a> Busy<'a> {
+    fn with(learner: &'a Learner, occupation: Occupation) -> Self {
+        learner.state().occupation = occupation;
+        Self(learner)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.state().occupation = Occupation::Idle;
+    }
 }
 
 impl Drop for Learner {
     /// Some of the others notice at once that it is gone, and some not before they are told.
     fn drop(&mut self) {
         let mut state = self.state();
-        if let Some(InGroup { epoch, .. }) = state.group
+        if let Some(epoch) = state.group.as_ref().map(|group| group.epoch)
             && state.rng.random_bool(0.5)
         {
             drop(state);
@@ -137,6 +183,7 @@ impl Learner {
     pub(crate) fn open(
         world: Arc<World>,
         place: Stand,
+        number: u64,
         folder: PathBuf,
         checkpoint: Option<&Path>,
     ) -> Result<Self, EngineError> {
@@ -161,11 +208,13 @@ impl Learner {
             group: None,
             joined: 0,
             keeps_share: false,
+            occupation: Occupation::Idle,
             rng,
         };
         Ok(Self {
             world,
             place,
+            number,
             folder,
             state: Mutex::new(state),
             given_up: watch::Sender::new(0),
@@ -174,6 +223,12 @@ impl Learner {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder panics")
+    }
+
+    /// Returns if it does anything at all.
+    async fn responds(&self) {
+        let Stand { node, boot, .. } = &self.place;
+        self.world.ward.responds(node, *boot, self.number).await;
     }
 
     fn write(&self, folder: &Path) -> Result<(), EngineError> {
@@ -190,18 +245,93 @@ impl Learner {
         is_so: impl Fn(&Ring) -> bool,
     ) -> bool {
         let (mut ring, mut given_up) = (ring.subscribe(), self.given_up.subscribe());
-        let so = ring.wait_for(|ring| ring.is_broken || is_so(ring));
-        let over = given_up.wait_for(|given_up| *given_up >= epoch);
-        tokio::select! {
-            biased;
-            so = so => so.is_ok_and(|ring| is_so(&ring)),
-            _ = over => false,
+        loop {
+            let so = ring.wait_for(|ring| ring.is_broken || is_so(ring));
+            let over = given_up.wait_for(|given_up| *given_up >= epoch);
+            tokio::select! {
+                biased;
+                so = so => return so.is_ok_and(|ring| is_so(&ring)),
+                _ = over => return false,
+                () = self.look() => {}
+            }
         }
     }
 
+    /// Until ways may be open that were not.
+    async fn look(&self) {
+        match self.world.scenario.has_sick_learners {
+            true => tokio::time::sleep(LOOK).await,
+            false => std::future::pending().await,
+        }
+    }
+
+    /// Computes, until the group is given up; some time after that it is over, too.
+    async fn compute(&self, epoch: u32) -> bool {
+        let mut given_up = self.given_up.subscribe();
+        let over = given_up.wait_for(|given_up| *given_up >= epoch);
+        let is_done = tokio::select! {
+            biased;
+            () = self.place.work() => true,
+            _ = over => false,
+        };
+        if !is_done {
+            let part = Duration::from_millis(self.world.scenario.step_ms / 8);
+            tokio::time::sleep(part).await;
+        }
+        is_done
+    }
+
+    /// Meets the next one and the one before.
+    async fn meet_neighbours(
+        &self,
+        group: &InGroup,
+        ring: &watch::Sender<Ring>,
+    ) -> Result<(), Unmet> {
+        let (next, previous, rank) = (group.next(), group.previous(), group.rank);
+        let ward = &self.world.ward;
+        let is_there = |ring: &Ring, from: u32, to: u32, other: u32| {
+            ring.brought.contains_key(&other) && !ward.is_blocked(group.name(from), group.name(to))
+        };
+        let misses = |ring: &Ring| {
+            (
+                !is_there(ring, rank, next, next),
+                !is_there(ring, previous, rank, previous),
+            )
+        };
+        if group.members.len() == 1 {
+            return Ok(());
+        }
+        // What befalls others does not end it before its time.
+        let until = tokio::time::Instant::now() + MEETING;
+        let (mut changes, mut given_up) = (ring.subscribe(), self.given_up.subscribe());
+        while misses(&ring.borrow()) != (false, false) {
+            changes.mark_unchanged();
+            let is_over = tokio::select! {
+                biased;
+                _ = given_up.wait_for(|given_up| *given_up >= group.epoch) => true,
+                _ = changes.changed() => false,
+                () = self.look() => false,
+                () = tokio::time::sleep_until(until) => false,
+            };
+            if is_over {
+                return Err(unmet("the group was given up before it met"));
+            }
+            if tokio::time::Instant::now() >= until {
+                let (misses_next, misses_previous) = misses(&ring.borrow());
+                return Err(Unmet {
+                    misses_next,
+                    misses_previous,
+                    ..unmet("the others are not there")
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// SI-10, and the wait for the others: whether it is done.
-    async fn together(&self, group: InGroup, common: Common, made: Made) -> bool {
-        let InGroup { epoch, rank, world } = group;
+    async fn together(&self, group: &InGroup, common: Common, made: Made) -> bool {
+        let _busy = Busy::with(self, Occupation::Waiting);
+        let (epoch, rank, world) = (group.epoch, group.rank, group.members.len());
         let ring = self.world.rings.of(epoch);
         ring.send_modify(|ring| {
             ring.there
@@ -209,10 +339,14 @@ impl Learner {
                 .or_default()
                 .insert(rank, made.weights);
         });
+        let is_stalled = || {
+            let next = group.members.iter().cycle().skip(1);
+            let mut ways = group.members.iter().zip(next);
+            ways.any(|(from, to)| self.world.ward.is_stalled(from, to))
+        };
         let all = |ring: &Ring| {
-            ring.there
-                .get(&common)
-                .is_some_and(|all| all.len() == world)
+            let there = ring.there.get(&common);
+            there.is_some_and(|all| all.len() == world) && !is_stalled()
         };
         if !self.wait(epoch, &ring, all).await {
             return false;
@@ -231,7 +365,7 @@ impl Learner {
 
     fn in_group(&self) -> Result<(InGroup, Made), LearnerFault> {
         let state = self.state();
-        let group = state.group.ok_or_else(apart)?;
+        let group = state.group.clone().ok_or_else(apart)?;
         Ok((group, state.made))
     }
 
@@ -255,6 +389,30 @@ fn apart() -> LearnerFault {
     LearnerFault::Apart("the ring is broken".to_owned())
 }
 
+fn unmet(reason: &str) -> Unmet {
+    Unmet {
+        reason: reason.to_owned(),
+        is_whole: true,
+        ..Unmet::default()
+    }
+}
+
+/// Where a machine's learner is met, which says which machine it is.
+fn address_of(node: &NodeName) -> SocketAddr {
+    let number = node.as_str().trim_start_matches("n-").parse();
+    let [_, _, high, low] = number.unwrap_or(0u32).to_be_bytes();
+    ([10, 0, high, low], 1).into()
+}
+
+fn name_at(address: &SocketAddr) -> NodeName {
+    let number = match address.ip() {
+        IpAddr::V4(ip) => u32::from(ip) & 0xffff,
+        IpAddr::V6(_) => 0,
+    };
+    let name = format!("n-{number:03}").parse();
+    name.expect("a name of letters and digits")
+}
+
 fn fault(error: impl std::fmt::Display) -> EngineError {
     EngineError(error.to_string())
 }
@@ -262,16 +420,17 @@ fn fault(error: impl std::fmt::Display) -> EngineError {
 #[async_trait]
 impl Replica for Learner {
     async fn standing(&self) -> Result<Standing, EngineError> {
+        self.responds().await;
         let state = self.state();
         Ok(Standing {
             epoch: state.joined,
             steps: state.made.steps,
-            address: ([0, 0, 0, 0], 0).into(),
-            key: Vec::new(),
+            address: address_of(&self.place.node),
         })
     }
 
-    async fn meet(&self, place: Place) -> Result<u64, EngineError> {
+    async fn meet(&self, place: Place) -> Result<u64, Unmet> {
+        self.responds().await;
         let Place {
             epoch,
             rank,
@@ -282,18 +441,29 @@ impl Replica for Learner {
         let ring = self.world.rings.of(epoch);
         let made = self.state().made;
         if *self.given_up.borrow() >= epoch {
-            return Err(fault("the group was given up before it met"));
+            return Err(unmet("the group was given up before it met"));
         }
+        let group = InGroup {
+            epoch,
+            rank,
+            members: members.iter().map(name_at).collect(),
+        };
         let is_share = self.state().keeps_share;
         ring.send_modify(|ring| {
             ring.brought.insert(rank, Brought { made, is_share });
         });
-        let all = |ring: &Ring| ring.brought.len() == members.len();
-        let met = tokio::time::timeout(MEETING, self.wait(epoch, &ring, all)).await;
-        if met != Ok(true) {
-            return Err(fault("the others are not there"));
+        if let Err(unmet) = self.meet_neighbours(&group, &ring).await {
+            // What it had met of the ring ends.
+            ring.send_modify(|ring| ring.is_broken = true);
+            return Err(unmet);
         }
-        let leader = self.agreed(&ring.borrow().brought)?;
+        ring.send_modify(|ring| ring.met.extend([rank]));
+        let all = |ring: &Ring| ring.met.len() == members.len();
+        if !self.wait(epoch, &ring, all).await {
+            return Err(unmet("the ring broke before all had met"));
+        }
+        let leader = self.agreed(&ring.borrow().brought);
+        let leader = leader.map_err(|error| unmet(&error.0))?;
         if is_level && leader != made {
             let how = format_args!("{made:?} is taken for level with {leader:?} in group {epoch}");
             self.place.account.breaks("SI-10", how);
@@ -302,7 +472,7 @@ impl Replica for Learner {
         state.made = leader;
         state.joined = epoch;
         let world = members.len();
-        state.group = Some(InGroup { epoch, rank, world });
+        state.group = Some(group);
         state.keeps_share = self.world.scenario.keep_shares && world > 1;
         Ok(leader.steps)
     }
@@ -311,11 +481,10 @@ impl Replica for Learner {
         if !self.world.scenario.keep_shares {
             return Ok(Some(self.checkpoint().await?));
         }
+        self.responds().await;
         let (group, made) = self.in_group()?;
-        if !self
-            .together(group, Common::Checkpoint(made.steps), made)
-            .await
-        {
+        let common = Common::Checkpoint(made.steps);
+        if !self.together(&group, common, made).await {
             return Err(apart());
         }
         match group.rank {
@@ -324,20 +493,23 @@ impl Replica for Learner {
         }
     }
 
-    fn abandon(&self, epoch: u32, _: &str) {
+    fn abandon(&self, epoch: u32, _: &str) -> Occupation {
+        let occupation = self.state().occupation;
         // The others of the ring are told.
-        let present = self.state().group.map(|group| group.epoch);
+        let present = self.state().group.as_ref().map(|group| group.epoch);
         if let Some(present) = present.filter(|present| *present <= epoch) {
             self.world.rings.break_up(present);
         }
         self.given_up
             .send_modify(|given_up| *given_up = epoch.max(*given_up));
+        occupation
     }
 }
 
 #[async_trait]
 impl Trainer for Learner {
     async fn steps_done(&self) -> Result<u64, EngineError> {
+        self.responds().await;
         Ok(self.state().made.steps)
     }
 
@@ -347,17 +519,25 @@ impl Trainer for Learner {
 
     async fn policy_step(&self, batch: Vec<StateGroup>) -> Result<StepReport, LearnerFault> {
         let (group, begins) = self.in_group()?;
-        let InGroup { epoch, world, .. } = group;
+        let (epoch, world) = (group.epoch, group.members.len());
         self.world.account.on_policy(epoch, &batch);
-        self.place.work().await;
+        self.world.account.step_begun(begins.steps + 1);
+        {
+            let _busy = Busy::with(self, Occupation::Computing);
+            if !self.compute(epoch).await {
+                return Err(apart());
+            }
+            self.responds().await;
+        }
         let step = Common::Step(begins.steps);
-        if !self.together(group, step, begins).await {
+        if !self.together(&group, step, begins).await {
             return Err(apart());
         }
         let mut state = self.state();
         state.made = begins.stepped(epoch);
         let step = state.made.steps;
-        self.place.account.step_made(epoch, step, world);
+        let Stand { account, node, .. } = &self.place;
+        account.step_made(node, epoch, step, world);
         Ok(StepReport {
             step,
             metrics: BTreeMap::from([("epoch".to_owned(), f64::from(epoch))]),
@@ -369,11 +549,12 @@ impl Trainer for Learner {
         version: WeightVersion,
         _: SnapshotScope,
     ) -> Result<WeightSnapshot, EngineError> {
-        let (made, group) = {
+        self.responds().await;
+        let (made, epoch) = {
             let state = self.state();
-            (state.made, state.group)
+            let epoch = state.group.as_ref().map(|group| group.epoch);
+            (state.made, epoch.unwrap_or(0))
         };
-        let epoch = group.map_or(0, |group| group.epoch);
         if version != WeightVersion::of(epoch, made.steps) {
             let how = format_args!("{made:?} of group {epoch} is called {version}");
             self.place.account.breaks("SI-2", how);
@@ -400,6 +581,7 @@ impl Trainer for Learner {
     }
 
     async fn checkpoint(&self) -> Result<PathBuf, EngineError> {
+        self.responds().await;
         let folder = self
             .folder
             .join(format!("step_{}", self.state().made.steps));

@@ -23,17 +23,33 @@
 //! - **SI-9 (repeatable).** The same seed gives the same course, line by line.
 //! - **SI-10 (the same weights).** Learners that make a step together begin it with the same weights.
 //!
-//! What is not simulated: QUIC and TLS themselves, disks that fail, clocks that differ, engines that
-//! fail or hang.
+//! - **SI-11 (the well work).** Where samplers get sick and nothing else is wrong, none is left out that
+//!   never was sick, nor one that has been well for [`BACK_AFTER`]. Nowhere is an item given up: there
+//!   always is a sampler that is well.
+//! - **SI-12 (no long step).** There no batch of actions takes longer than three times as long as samplers
+//!   that are well take, and the time limit of a call for each of the sick.
+//!
+//! Where nothing goes wrong but that learners are half there ([`Ailment`]), also:
+//!
+//! - **SI-13 (a step takes its time).** No step takes longer than three times what it takes when all are
+//!   well, and the time that it takes to find out who is not.
+//! - **SI-14 (the sick are left out).** No learner that is well is left out for longer than those that
+//!   are not, nor for longer than it takes to be let in again.
+//! - **SI-15 (they come back).** A learner that has recovered takes part again.
+//!
+//! What is not simulated: QUIC and TLS themselves, disks that fail, clocks that differ, tools and judges
+//! that fail or hang.
 
 mod account;
 mod chaos;
 mod engines;
+mod grey;
 mod head;
 mod learners;
 mod machine;
 mod scenario;
 
+pub use grey::Ailment;
 pub use scenario::Scenario;
 
 use account::Account;
@@ -46,6 +62,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use transport::memory::Network;
+
+/// After so long a sampler that is well again takes part: the longest quarantine, and a new process.
+const BACK_AFTER: Duration = Duration::from_secs(900);
 
 /// What came of a simulation.
 #[derive(Debug, Clone)]
@@ -70,6 +89,8 @@ pub struct Outcome {
     pub saved: u64,
     /// Faults by their kind.
     pub faults: BTreeMap<&'static str, u64>,
+    /// The longest that a step took from when learners were first asked for it.
+    pub longest_step: Duration,
     /// Virtual time until everything had ended.
     pub took: Duration,
 }
@@ -82,6 +103,7 @@ pub(crate) struct World {
     machines: Mutex<Vec<Machine>>,
     epoch: AtomicU32,
     pub rings: Rings,
+    pub ward: grey::Ward,
     folder: tempfile::TempDir,
 }
 
@@ -100,11 +122,12 @@ impl World {
         std::fs::create_dir(folder.path().join("model")).expect("the folder is new");
         std::fs::write(folder.path().join("model/weights"), [7; 1000]).expect("there is room");
         Arc::new(Self {
-            account: Arc::new(Account::new()),
+            account: Arc::new(Account::new(&scenario)),
             network: Network::new(scenario.seed, scenario.rules, scenario.idle),
             machines: Mutex::default(),
             epoch: AtomicU32::new(0),
             rings: Rings::default(),
+            ward: grey::Ward::default(),
             folder,
             scenario,
         })
@@ -176,6 +199,7 @@ pub fn run(scenario: Scenario) -> Outcome {
         given_on: finished.given_on,
         saved: finished.saved,
         faults: finished.faults,
+        longest_step: finished.longest_step,
         took,
     }
 }

@@ -1,7 +1,7 @@
 //! The simulation's machines: each runs a node, which dies, comes back, and is slow at times.
 
 use crate::World;
-use crate::engines::{Place, Sampler, Slowness, judges, registry};
+use crate::engines::{Health, Place, Sampler, Slowness, judges, registry};
 use crate::head::{Ordered, controller};
 use crate::learners::Learner;
 use actors::node::{self, DialFault, Dialler, NodeEnd, NodePlan};
@@ -22,11 +22,19 @@ use tokio::task::AbortHandle;
 use transport::memory::{Listener, Network};
 use transport::{Connection, Duplex, Lane, Outgoing};
 
+/// In the words of a controller that does not want a process any more, because it is of no use.
+const SICK: &str = "did not answer";
+
+/// After so long whatever starts processes starts one that has ended again.
+const STARTED_AGAIN: Duration = Duration::from_secs(5);
+
 /// A machine.
 pub(crate) struct Machine {
     pub name: NodeName,
     roles: BTreeSet<Role>,
     pub slowness: Slowness,
+    /// What ails its samplers.
+    pub health: Health,
     /// It damages the weights that it gives on.
     pub lies: Arc<AtomicBool>,
     /// It takes no connections.
@@ -39,6 +47,7 @@ pub(crate) struct Machine {
 
 /// A process of a node.
 pub(crate) struct Process {
+    boot: u64,
     task: AbortHandle,
     stop: Option<oneshot::Sender<()>>,
     end: Arc<Mutex<Option<NodeEnd>>>,
@@ -47,7 +56,7 @@ pub(crate) struct Process {
 impl Process {
     /// It has not ended, and is not about to.
     pub(crate) fn is_alive(&self) -> bool {
-        !self.task.is_finished() && self.stop.is_some()
+        !self.task.is_finished() && self.stop.is_some() && self.end().is_none()
     }
 
     pub(crate) fn end(&self) -> Option<NodeEnd> {
@@ -79,6 +88,7 @@ impl Machine {
             name,
             roles,
             slowness,
+            health: Health::default(),
             lies: Arc::default(),
             is_hidden,
             is_gone: false,
@@ -86,8 +96,21 @@ impl Machine {
         }
     }
 
+    pub(crate) fn samples(&self) -> bool {
+        self.roles.contains(&Role::Sampler)
+    }
+
     pub(crate) fn trains(&self) -> bool {
-        self.roles.contains(&Role::Learner)
+        self.has(Role::Learner)
+    }
+
+    pub(crate) fn has(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
+    /// The process that was started last.
+    pub(crate) fn newest_boot(&self) -> Option<u64> {
+        self.processes.last().map(|process| process.boot)
     }
 
     /// Whether others that stay can do all that it does.
@@ -124,6 +147,8 @@ impl Machine {
                 node: name.clone(),
                 boot,
                 slowness: self.slowness.clone(),
+                health: self.health.clone(),
+                first: world.account.engines_opened() + 1,
             }),
             dialler: Arc::new(Way {
                 listener: (!self.is_hidden).then(|| world.network.listen(identity.clone()).into()),
@@ -134,7 +159,7 @@ impl Machine {
             contact: watch::Sender::default(),
         };
         let end = Arc::new(Mutex::new(None));
-        let (ended, account) = (end.clone(), world.account.clone());
+        let (ended, account, launcher) = (end.clone(), world.account.clone(), world.clone());
         let task = tokio::spawn(async move {
             let stop = async move {
                 if stopped.await.is_err() {
@@ -143,13 +168,35 @@ impl Machine {
             };
             let how = node::run(plan, stop).await;
             account.note(format_args!("{name} ({boot:x}) ends: {how:?}"));
+            let is_sick = match &how {
+                NodeEnd::Sick(_) => true,
+                NodeEnd::Refused(reason) => reason.contains(SICK),
+                _ => false,
+            };
             *ended.lock().expect("no holder panics") = Some(how);
+            if is_sick {
+                tokio::time::sleep(STARTED_AGAIN).await;
+                restart(&launcher, &name, boot);
+            }
         });
         self.processes.push(Process {
+            boot,
             task: task.abort_handle(),
             stop: Some(stop),
             end,
         });
+    }
+}
+
+/// Starts a process of a machine in the place of one that has ended, as launchers do.
+fn restart(world: &Arc<World>, name: &NodeName, boot: u64) {
+    let mut machines = world.machines();
+    let machine = machines.iter_mut().find(|machine| machine.name == *name);
+    if let Some(machine) = machine
+        && !machine.is_alive()
+        && !machine.is_gone
+    {
+        machine.start(world, boot.rotate_left(7) ^ 0x5eed);
     }
 }
 
@@ -267,6 +314,9 @@ struct Outfit {
     node: NodeName,
     boot: u64,
     slowness: Slowness,
+    health: Health,
+    /// The first engine that this process could open.
+    first: u64,
 }
 
 impl Outfit {
@@ -327,14 +377,17 @@ impl Outfitter for Outfit {
                     }
                     None => None,
                 };
+                let number = self.world.ward.open(&self.node, self.boot).await?;
                 let place = self.place("learner", 1, scenario.step_ms);
                 let world = self.world.clone();
-                let learner = Learner::open(world, place, folder, checkpoint.as_deref())?;
+                let checkpoint = checkpoint.as_deref();
+                let learner = Learner::open(world, place, number, folder, checkpoint)?;
                 Engine::Learner(Arc::new(learner))
             }
             Role::Sampler | Role::Controller => {
                 let place = self.place("sampler", credits, scenario.sample_ms);
-                Engine::Sampler(Arc::new(Sampler::new(place)), credits)
+                let sampler = Sampler::new(place, self.health.clone(), self.first);
+                Engine::Sampler(Arc::new(sampler), credits)
             }
         })
     }

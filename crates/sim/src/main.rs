@@ -38,6 +38,7 @@ struct Sums {
     given_on: u64,
     saved: u64,
     faults: BTreeMap<&'static str, u64>,
+    longest_step: (Duration, u64),
     took: Duration,
     slowest: (Duration, u64),
 }
@@ -90,6 +91,7 @@ impl Work {
         sums.given_on += outcome.given_on;
         sums.saved += outcome.saved;
         sums.took += outcome.took;
+        sums.longest_step = sums.longest_step.max((outcome.longest_step, outcome.seed));
         for (kind, count) in outcome.faults {
             *sums.faults.entry(kind).or_default() += count;
         }
@@ -148,6 +150,11 @@ fn main() -> ExitCode {
         sums.given_on, sums.saved
     );
     println!("faults: {}", faults.join(", "));
+    let (longest, seed) = sums.longest_step;
+    println!(
+        "learners that are half there, and nothing else: the longest step took {:.0} s (seed {seed})",
+        longest.as_secs_f64()
+    );
     match sums.failed.is_empty() {
         true => ExitCode::SUCCESS,
         false => {

@@ -1,5 +1,6 @@
 //! What a seed stands for.
 
+use crate::grey::Ailment;
 use proto::Role;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -7,6 +8,18 @@ use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use transport::memory::Rules;
+
+/// A meeting of learners that fails, and what is said of it, in milliseconds.
+const MEETING_MS: u64 = 31_000;
+
+/// The least limit of what learners do together, in milliseconds.
+const LIMIT_FLOOR_MS: u64 = 30_000;
+
+/// After so long a learner that was left out for the first time is tried again, in milliseconds.
+const FIRST_WAIT_MS: u64 = 30_000;
+
+/// After so long one is tried again at the latest, in milliseconds.
+pub(crate) const LONGEST_WAIT_MS: u64 = 600_000;
 
 /// Everything that is decided before a simulation begins. What goes wrong, and when, follows from the
 /// seed too.
@@ -65,6 +78,56 @@ pub struct Scenario {
     pub hidden: f64,
     /// Whether each learner of a group keeps a share of the optimizer's state alone.
     pub keep_shares: bool,
+    /// Sick samplers.
+    pub sick: Sick,
+    /// Whether learners are half there at times.
+    pub has_sick_learners: bool,
+    /// Whether nothing else goes wrong.
+    pub is_grey: bool,
+    /// The one thing that is wrong with them; none: anything.
+    pub ailment: Option<Ailment>,
+}
+
+/// How samplers get sick: they stay connected, and refuse, hang, are slow, or fail now and then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sick {
+    /// How many samplers may be sick at the same time; the first of all machines never is. 0: none.
+    pub at_once: usize,
+    /// Whether nothing else goes wrong, so that it is known how long everything may take.
+    pub is_alone: bool,
+    /// Mean time between two that get sick, in milliseconds.
+    pub gap_ms: u64,
+}
+
+impl Sick {
+    /// From a seed of its own: the rest of a scenario is as it was without.
+    fn of(seed: u64, machines: &[BTreeSet<Role>]) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x51c4);
+        let others = machines.iter().skip(1);
+        let samplers = others
+            .filter(|roles| roles.contains(&Role::Sampler))
+            .count();
+        let is_sick = samplers > 0 && machines.len() < 100 && rng.random_bool(0.4);
+        let most = (samplers * 2 / 3).max(1);
+        Self {
+            at_once: if is_sick {
+                rng.random_range(1..=most)
+            } else {
+                0
+            },
+            is_alone: is_sick && rng.random_bool(0.5),
+            gap_ms: between(&mut rng, 1_000, 60_000),
+        }
+    }
+
+    /// Nobody.
+    fn none() -> Self {
+        Self {
+            at_once: 0,
+            is_alone: false,
+            gap_ms: 60_000,
+        }
+    }
 }
 
 impl Scenario {
@@ -82,8 +145,11 @@ impl Scenario {
         let machines = (0..count).map(|i| roles(rng, i, services_here)).collect();
         let is_harsh = !is_large && rng.random_bool(0.2);
         let updates_per_batch = rng.random_range(1..=2);
-        Self {
+        let machines: Vec<BTreeSet<Role>> = machines;
+        let sick = Sick::of(seed, &machines);
+        let scenario = Self {
             seed,
+            sick,
             machines,
             services_here,
             questions: rng.random_range(2..=24),
@@ -113,7 +179,89 @@ impl Scenario {
             deltas: rng.random_bool(0.5),
             hidden: *[0.0, 0.0, 0.3, 1.0].choose(rng).unwrap_or(&0.0),
             keep_shares: rng.random_bool(0.25),
+            has_sick_learners: rng.random_bool(0.2) && !sick.is_alone,
+            is_grey: false,
+            ailment: None,
+        };
+        match rng.random_bool(0.1) {
+            true => scenario.grey(*Ailment::ALL.choose(rng).unwrap_or(&Ailment::Hangs)),
+            false => scenario,
         }
+    }
+
+    /// The same with learners that have this ailment at times, and nothing else that goes wrong: four to
+    /// nine of them, for long enough that they come back.
+    pub fn grey(self, ailment: Ailment) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ 0x6e9);
+        let rng = &mut rng;
+        let learners = rng.random_range(4..10);
+        let roles = [Role::Sampler, Role::Sampler, Role::Judge, Role::Tool];
+        let others = roles.into_iter().map(|role| BTreeSet::from([role]));
+        let learner = BTreeSet::from([Role::Learner]);
+        Self {
+            machines: others
+                .chain(std::iter::repeat_n(learner, learners))
+                .collect(),
+            services_here: false,
+            questions: 4,
+            samples: 2,
+            sample_ms: between(rng, 20, 400),
+            service_ms: between(rng, 5, 100),
+            step_ms: between(rng, 200, 30_000),
+            steps: self.updates_per_batch * rng.random_range(40..80),
+            states_per_step: 2,
+            checkpoint_every: *[1, 2, 4].choose(rng).unwrap_or(&2),
+            idle: Duration::from_secs(10),
+            faults_ms: 100 * 3_600_000,
+            is_harsh: false,
+            // With one that stands by, or not.
+            replicas: match rng.random_bool(0.25) {
+                true => learners - 1,
+                false => usize::MAX,
+            },
+            has_sick_learners: true,
+            is_grey: true,
+            sick: Sick::none(),
+            ailment: Some(ailment),
+            ..self
+        }
+    }
+
+    /// How long a step may take at most once it is known how long steps take, when learners are half
+    /// there and nothing else goes wrong (SI-13), in milliseconds.
+    pub(crate) fn longest_step_ms(&self) -> u64 {
+        let well = self.step_ms * 3 / 2;
+        // One that is slow is waited for within the limit.
+        let pace = match self.ailment {
+            Some(Ailment::Slow) => 3 * well + LIMIT_FLOOR_MS,
+            _ => well,
+        };
+        let limit = 3 * pace + LIMIT_FLOOR_MS;
+        // Nobody is known to be at fault at first, and the limit doubles.
+        let tries = match self.ailment {
+            Some(Ailment::Stalls) => 4,
+            _ => 1,
+        };
+        let meetings = 4 * MEETING_MS;
+        (tries + 1) * limit + pace + meetings + self.opening_ms()
+    }
+
+    /// How long it takes at most until a learner takes part that may, in milliseconds: others are let in
+    /// before it, one at a time, and with shares after a checkpoint.
+    pub(crate) fn return_ms(&self) -> u64 {
+        let learners = self.machines.len() as u64 - 4;
+        let steps = match self.keep_shares {
+            true => self.checkpoint_every.max(1),
+            false => 1,
+        };
+        let others = self.sample_ms * 20 + self.service_ms * 20 + 5_000;
+        let step = self.step_ms * 2 + MEETING_MS + others;
+        FIRST_WAIT_MS + self.opening_ms() + learners * steps * step + self.longest_step_ms()
+    }
+
+    fn opening_ms(&self) -> u64 {
+        // One that hangs as it is opened is given up as a step is.
+        4 * self.open_ms + 3 * LIMIT_FLOOR_MS
     }
 
     /// Items of the run.

@@ -87,6 +87,10 @@ impl Cluster {
         if state.is_closed {
             return Err("the run is over".to_owned());
         }
+        let process = (peer.name.clone(), join.boot);
+        if let Some(reason) = Self::has_to_end(&state, &process) {
+            return Err(reason.to_owned());
+        }
         let joined = state.membership.join(joining, now);
         let Joined { id, replaced } = joined.map_err(|refusal| refusal.to_string())?;
         let node = Node {
@@ -98,6 +102,7 @@ impl Cluster {
             times_ordered: 0,
             is_undecided: false,
             arrived: BTreeSet::new(),
+            opened_in: None,
             equipping: Arc::default(),
         };
         state.nodes.insert(id, node);
@@ -113,7 +118,7 @@ impl Cluster {
                 false => {
                     end_engines(&old, REPLACED);
                     self.learner_lost();
-                    tokio::spawn(expel(old));
+                    tokio::spawn(expel(old, REPLACED));
                 }
             }
         }
@@ -195,15 +200,14 @@ impl Cluster {
 /// Why a process is expelled.
 const REPLACED: &str = "another process of the same name joined";
 
-/// A process whose name another one took is told to end, if it still hears; then its stay is closed.
-async fn expel(node: Node) {
-    let reason = REPLACED;
+/// A process that the run does not want is told to end, if it still hears; then its stay is closed.
+pub(super) async fn expel(node: Node, reason: &str) {
     let told = node
         .control
         .call(method::EXPEL, reason.as_bytes(), PROMPT)
         .await;
     if let Err(error) = told {
-        tracing::debug!(%error, "A process was not told that another one took its name.");
+        tracing::debug!(reason, %error, "A process was not told to end.");
     }
     end_node(&node, reason);
 }

@@ -12,6 +12,11 @@
 //! - **CL-3 (own session).** A message of the control lane counts for the session that began on its own
 //!   link, whatever its body says; the data lane and the bulk lane count for sessions of the name in the
 //!   connection's certificate. No certificate ends or prolongs the session of another.
+//! - **CL-4 (renewed).** An engine that is to be cured is not kept: its node opens it again, also when it
+//!   was away meanwhile; one that stays sick has its process end. Processes that train are not ended.
+//! - **CL-5 (left out for a while).** A learner that its group cannot go on with is closed, its place is
+//!   free, and it is opened anew after a while, twice as long each time. A process whose learner hangs
+//!   again is told to end: what hangs in it may be its device.
 
 mod lanes;
 mod orders;
@@ -23,6 +28,9 @@ use crate::ports::EngineError;
 use crate::remote::{Blobs, CheckpointHook, Loan, RemoteEngine, SpreadPlan, Spreading, method};
 use async_trait::async_trait;
 use control::membership::{Member, Membership, MembershipConfig, NodeId};
+use control::quarantine::Remedy;
+use control::readmission::Readmission;
+use control::replicas::{Cause, Pace};
 use proto::{NodeName, Role, RunId};
 use ractor::ActorRef;
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,8 +56,17 @@ const PROMPT: Duration = Duration::from_secs(5);
 /// How long a node may take to open its engines: large models are pulled and loaded.
 const OPEN_LIMIT: Duration = Duration::from_secs(3600);
 
+/// How long a node may take to open an engine again, beside three times as long as the first time.
+const RENEW_LIMIT: Duration = Duration::from_secs(600);
+
+/// Attempts to open an engine again before its process is to end.
+const RENEW_TRIES: u32 = 3;
+
 /// Pause before a node that could not open its engines is asked again.
 const RETRY: Duration = Duration::from_secs(30);
+
+/// After so many times that its learner hung a process is told to end.
+const HANGS: u32 = 2;
 
 /// How long a learner that was lost may take to find back before a node that stands by takes its place.
 const TAKE_OVER: Duration = Duration::from_secs(10);
@@ -120,6 +137,16 @@ pub struct Order {
     pub loans: Arc<Vec<Loan>>,
 }
 
+impl Order {
+    /// The same for an engine that was renewed so often: another one.
+    fn renewed(mut self, times: u32) -> Self {
+        if times > 0 {
+            self.key = format!("{}+{times}", self.key);
+        }
+        self
+    }
+}
+
 /// What other nodes do for a fleet.
 #[derive(Clone)]
 pub struct Engagement {
@@ -153,6 +180,16 @@ impl Engagement {
         self.orders.keep_shares()
     }
 
+    /// Has the others go on without a learner; after how long it is tried again (CL-5).
+    pub(crate) fn leave_out(&self, engine: &RemoteEngine, cause: &Cause) -> Duration {
+        self.cluster.leave_out(engine.id, &engine.node, cause)
+    }
+
+    /// A learner has made a step with others.
+    pub(crate) fn of_use(&self, node: &NodeName) {
+        self.cluster.lock().left_out.of_use(node);
+    }
+
     /// Whether an engine is what its node was last told to open as a learner.
     pub(crate) fn is_ordered(&self, arrival: &Arrival) -> bool {
         self.cluster.is_ordered(arrival)
@@ -170,6 +207,11 @@ impl Engagement {
         self.orders.next_epoch().await
     }
 
+    /// Has a node open its engine for a role again, or end its process, to be started again.
+    pub(crate) fn renew(&self, node: &NodeName, role: Role, remedy: Remedy, reason: &str) {
+        self.cluster.renew(node, role, remedy, reason);
+    }
+
     /// Has learners that were ordered before this epoch opened anew, but for those that are away: they
     /// may come back with more. For `None` all of them, wherever they are.
     pub(crate) fn renew_learners(&self, epoch: Option<u32>) {
@@ -185,6 +227,8 @@ pub(crate) struct Arrival {
     pub number: u32,
     /// Of a learner: the number that it was opened under, if no group could go on at that time; or 0.
     pub lineage: u32,
+    /// Of a learner: it was left out before, and has made no step since.
+    pub is_on_trial: bool,
 }
 
 /// The nodes of a run. Clones are the same cluster.
@@ -210,6 +254,14 @@ struct State {
     /// Engagements so far; numbers them.
     engagements: u64,
     is_closed: bool,
+    /// Learners that others could not go on with (CL-5).
+    left_out: Readmission<NodeName>,
+    /// How often the learner of a process hung.
+    hangs: BTreeMap<(NodeName, u64), u32>,
+    /// How long nodes take to open a learner.
+    openings: Pace,
+    /// Processes that have opened one: what is large lies there.
+    openers: BTreeSet<(NodeName, u64)>,
 }
 
 struct Node {
@@ -226,6 +278,8 @@ struct Node {
     is_undecided: bool,
     /// Engines that a controller was told of: the engagement, and the key of the order.
     arrived: BTreeSet<(u64, String)>,
+    /// How long it took to open what it was first told to.
+    opened_in: Option<Duration>,
     /// One assignment at a time, so that none undoes a later one.
     equipping: Arc<tokio::sync::Mutex<()>>,
 }
@@ -235,11 +289,15 @@ struct Engaged {
     orders: Arc<dyn Orders>,
     controller: ActorRef<ControllerMessage>,
     known: BTreeMap<Role, Order>,
+    /// How often engines were renewed (CL-4).
+    renewals: BTreeMap<(NodeName, Role), u32>,
     /// By name and process.
     learners: BTreeMap<(NodeName, u64), Learning>,
     /// No group of learners can go on, or there was none yet: what they are opened with is the newest
     /// there is.
     is_without_group: bool,
+    /// How long each took that has opened a learner since all were to begin anew, in milliseconds.
+    reopened: Vec<u64>,
 }
 
 /// A node that trains, or is to.
@@ -270,6 +328,10 @@ impl Cluster {
                 engaged: None,
                 engagements: 0,
                 is_closed: false,
+                left_out: Readmission::default(),
+                hangs: BTreeMap::new(),
+                openings: Pace::default(),
+                openers: BTreeSet::new(),
             }),
             ordering: tokio::sync::Mutex::default(),
             counts: watch::Sender::default(),

@@ -1,20 +1,32 @@
 //! Which node opens which engine.
 
+use super::lanes::expel;
 use super::{
-    Arrival, Cluster, Engaged, Learning, OPEN_LIMIT, Order, Orders, RETRY, State, TAKE_OVER,
+    Arrival, Cluster, Engaged, HANGS, Learning, OPEN_LIMIT, Order, Orders, PROMPT, RENEW_LIMIT,
+    RENEW_TRIES, RETRY, State, TAKE_OVER,
 };
 use crate::controller::ControllerMessage;
 use crate::ports::EngineError;
 use crate::remote::{RemoteEngine, method};
 use control::membership::{Member, Membership, NodeId};
+use control::quarantine::Remedy;
+use control::replicas::{Cause, Pace};
 use proto::cluster::{Assignment, EngineOrder, Opened};
 use proto::{NodeName, Role, codec};
 use ractor::ActorRef;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
-use transport::Link;
+use transport::{CallError, Link};
+
+/// How often it is looked whether a learner is opened late.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Why a process is to end.
+const HUNG: &str = "its learner did not answer, and did not again after it was opened anew: its device \
+                    may hang; start the process again";
 
 impl Cluster {
     /// Notes which learners are away, and has those that stand by take their places if they stay away.
@@ -38,6 +50,80 @@ impl Cluster {
                 cluster.order_learners(&mut state);
             }
         });
+    }
+
+    /// CL-5. The node is named by its stay, if it is still there, and by its name; after how long its
+    /// learner is tried again.
+    pub(super) fn leave_out(&self, id: NodeId, name: &NodeName, cause: &Cause) -> Duration {
+        let now = self.now_ms();
+        let mut state = self.lock();
+        let state = &mut *state;
+        let wait = Duration::from_millis(match cause {
+            Cause::Stalled(_) => state.left_out.set_aside(name.clone(), now),
+            _ => state.left_out.leave_out(name.clone(), now),
+        });
+        if let Some(engaged) = &mut state.engaged {
+            engaged.learners.retain(|(known, _), _| known != name);
+        }
+        if *cause == Cause::Hung {
+            self.note_hang(state, id);
+        }
+        // Those that stand by take its place, and it closes its learner.
+        self.order_learners(state);
+        let (weak, name) = (Arc::downgrade(&self.0), name.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            if let Some(inner) = weak.upgrade() {
+                Cluster(inner).order_again(&name);
+            }
+        });
+        wait
+    }
+
+    /// A process whose learner hangs again is told to end.
+    fn note_hang(&self, state: &mut State, id: NodeId) {
+        let Some(member) = state.membership.get(id) else {
+            return;
+        };
+        let (name, process) = (member.name.clone(), (member.name.clone(), member.boot));
+        let hangs = state.hangs.entry(process).or_default();
+        *hangs += 1;
+        if *hangs < HANGS {
+            return;
+        }
+        state.membership.remove(id);
+        self.0.spreading.leave(id);
+        self.tell_counts(state);
+        if let Some(node) = state.nodes.remove(&id) {
+            tracing::warn!(node = %name, "A node's process is told to end: its learner hangs again.");
+            // Its lanes end after that: it would take their end for a loss, and join again.
+            tokio::spawn(expel(node, HUNG));
+        }
+    }
+
+    /// Why a process is not let in: it did not hear that it is to end.
+    pub(super) fn has_to_end(state: &State, process: &(NodeName, u64)) -> Option<&'static str> {
+        let hangs = state.hangs.get(process).copied().unwrap_or(0);
+        (hangs >= HANGS).then_some(HUNG)
+    }
+
+    fn has_hung(&self, process: &(NodeName, u64)) -> bool {
+        self.lock().hangs.contains_key(process)
+    }
+
+    /// Gives the node of this name its orders again, if it is there.
+    fn order_again(&self, name: &NodeName) {
+        let mut state = self.lock();
+        let mut members = state.membership.members();
+        let found = members.find(|(_, member)| member.name == *name);
+        let Some(id) = found.map(|(id, _)| id) else {
+            return;
+        };
+        drop(members);
+        if let Some(node) = state.nodes.get_mut(&id) {
+            node.ordered = None;
+        }
+        self.order(&mut state, id);
     }
 
     /// How many learners are there or being opened.
@@ -85,6 +171,7 @@ impl Cluster {
             return;
         };
         engaged.is_without_group = true;
+        engaged.reopened.clear();
         let is_there = |known: &(NodeName, u64)| {
             let mut members = state.membership.members();
             members.any(|(_, m)| m.name == known.0 && m.boot == known.1)
@@ -116,8 +203,10 @@ impl Cluster {
             orders,
             controller,
             known: BTreeMap::new(),
+            renewals: BTreeMap::new(),
             learners: BTreeMap::new(),
             is_without_group: true,
+            reopened: Vec::new(),
         });
         let ids: Vec<NodeId> = state.nodes.keys().copied().collect();
         for id in ids {
@@ -131,6 +220,7 @@ impl Cluster {
 
     /// Begins to give a node its orders, if there are any and it is complete.
     pub(super) fn order(&self, state: &mut State, id: NodeId) {
+        let now = self.now_ms();
         let Some(engaged) = &state.engaged else {
             return;
         };
@@ -146,10 +236,13 @@ impl Cluster {
         node.times_ordered += 1;
         let time = node.times_ordered;
         let has_learners = engaged.orders.roles().contains(&Role::Learner);
-        node.is_undecided = has_learners && member.roles.contains(&Role::Learner);
+        node.is_undecided = has_learners
+            && member.roles.contains(&Role::Learner)
+            && state.left_out.may_return(&member.name, now);
         let cluster = self.clone();
         let equipping = node.equipping.clone();
         tokio::spawn(async move {
+            let mut failures = 0;
             loop {
                 let one = equipping.lock().await;
                 if !cluster.is_newest_order(id, time) {
@@ -167,8 +260,76 @@ impl Cluster {
                     .map(|m| m.name.to_string());
                 let node = node.unwrap_or_default();
                 tracing::warn!(node, %error, "A node cannot take its orders; it is asked again.");
+                failures += 1;
+                if failures >= RENEW_TRIES && cluster.is_renewed(id, number) {
+                    cluster.restart(id, &error.to_string());
+                    return;
+                }
                 tokio::time::sleep(RETRY).await;
             }
+        });
+    }
+
+    /// CL-4.
+    pub(super) fn renew(&self, node: &NodeName, role: Role, remedy: Remedy, reason: &str) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let Some(engaged) = &mut state.engaged else {
+            return;
+        };
+        *engaged.renewals.entry((node.clone(), role)).or_default() += 1;
+        let mut members = state.membership.members();
+        // One that is away has its orders when it finds back.
+        let Some((id, member)) = members.find(|(_, member)| member.name == *node) else {
+            return;
+        };
+        let trains = member.roles.contains(&Role::Learner);
+        drop(members);
+        if remedy == Remedy::Restart && !trains {
+            self.restart_with(state, id, reason);
+            return;
+        }
+        if let Some(node) = state.nodes.get_mut(&id) {
+            node.ordered = None;
+        }
+        self.order(state, id);
+    }
+
+    /// Whether a node has an engine that was renewed.
+    fn is_renewed(&self, id: NodeId, number: u64) -> bool {
+        let state = self.lock();
+        let engaged = state.engaged.as_ref().filter(|e| e.number == number);
+        let (Some(engaged), Some(member)) = (engaged, state.membership.get(id)) else {
+            return false;
+        };
+        let trains = member.roles.contains(&Role::Learner);
+        !trains
+            && engaged
+                .renewals
+                .keys()
+                .any(|(name, _)| *name == member.name)
+    }
+
+    fn restart(&self, id: NodeId, reason: &str) {
+        self.restart_with(&self.lock(), id, reason);
+    }
+
+    /// Has a node's process end, to be started again by whatever started it.
+    fn restart_with(&self, state: &State, id: NodeId, reason: &str) {
+        let Some(control) = state.nodes.get(&id).map(|node| node.control.clone()) else {
+            return;
+        };
+        let reason = reason.to_owned();
+        tokio::spawn(async move {
+            let node = &control.peer().name;
+            tracing::warn!(%node, reason, "A node's process is to end and to be started again.");
+            let told = control
+                .call(method::RESTART, reason.as_bytes(), PROMPT)
+                .await;
+            if let Err(error) = told {
+                tracing::warn!(%node, %error, "A node was not told to end; it is to join again.");
+            }
+            control.close("it is to be started again");
         });
     }
 
@@ -185,10 +346,14 @@ impl Cluster {
         let Some(target) = self.target(id, number) else {
             return Ok(());
         };
+        let (was_known, limit) = self.opening(number, &target);
+        let limit = limit.min(target.open_limit());
+        let who = (target.name.clone(), target.boot);
         let mut orders = Vec::new();
         for role in target.orders.roles().intersection(&target.roles) {
             if let Some(order) = self.order_for(number, *role, &target).await? {
-                orders.push((*role, order));
+                let renewals = target.renewals.get(role).copied().unwrap_or(0);
+                orders.push((*role, order.renewed(renewals)));
             }
         }
         let engines = orders.iter().map(|(role, order)| EngineOrder {
@@ -201,12 +366,40 @@ impl Cluster {
         };
         let fault = |error: &dyn std::fmt::Display| EngineError(error.to_string());
         let body = codec::encode(&assignment).map_err(|error| fault(&error))?;
-        let opened = target.control.call(method::ASSIGN, &body, OPEN_LIMIT).await;
+        let trains = orders.iter().any(|(role, _)| *role == Role::Learner);
+        let began = Instant::now();
+        let assigned = target.control.call(method::ASSIGN, &body, limit);
+        let opened = match trains {
+            true => tokio::select! {
+                biased;
+                opened = assigned => opened,
+                limit = self.opens_late(number, &who) => Err(CallError::TimedOut(limit)),
+            },
+            false => assigned.await,
+        };
         let opened = match opened {
             Ok(opened) => codec::decode::<Vec<Opened>>(&opened).map_err(|error| fault(&error))?,
             Err(_) if target.control.close_reason().is_some() => return Ok(()),
+            Err(error @ CallError::TimedOut(_)) if target.is_renewed() && !target.trains() => {
+                self.restart(id, &format!("an engine cannot be opened again: {error}"));
+                return Ok(());
+            }
+            Err(error @ CallError::TimedOut(_)) if trains => {
+                self.leave_out(id, &target.name, &Cause::Hung);
+                return Err(fault(&error));
+            }
+            // What it is to open waits behind what hangs.
+            Err(error @ CallError::TimedOut(_)) if self.has_hung(&who) => {
+                self.note_hang(&mut self.lock(), id);
+                return Err(fault(&error));
+            }
             Err(error) => return Err(fault(&error)),
         };
+        let is_open = |opened: &Opened| opened.role == Role::Learner && opened.credits.is_ok();
+        if trains && !was_known && opened.iter().any(is_open) {
+            self.learner_opened(number, who, began.elapsed());
+        }
+        self.note_opening(id, began.elapsed());
         let mut failure = None;
         for (role, order) in orders {
             let found = opened.iter().find(|opened| opened.role == role);
@@ -226,18 +419,72 @@ impl Cluster {
         failure.map_or(Ok(()), |reason| Err(EngineError(reason)))
     }
 
+    fn learner_opened(&self, number: u64, who: (NodeName, u64), took: Duration) {
+        let took_ms = took.as_millis() as u64;
+        let mut state = self.lock();
+        state.openings.done(took_ms, 1);
+        state.openers.insert(who);
+        if let Some(engaged) = state.engaged.as_mut().filter(|e| e.number == number) {
+            engaged.reopened.push(took_ms);
+        }
+    }
+
+    /// Returns once a process that has opened a learner before takes too long for another one; the limit.
+    /// Others tell what that takes now, from the same checkpoint, and at least half of them have to.
+    async fn opens_late(&self, number: u64, who: &(NodeName, u64)) -> Duration {
+        let began = Instant::now();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let limit = {
+                let state = self.lock();
+                let engaged = state.engaged.as_ref().filter(|e| e.number == number);
+                let engaged = engaged.filter(|_| state.openers.contains(who));
+                engaged.and_then(Engaged::reopening_limit)
+            };
+            if let Some(limit) = limit.filter(|limit| began.elapsed() > *limit) {
+                return limit;
+            }
+        }
+    }
+
+    fn note_opening(&self, id: NodeId, took: Duration) {
+        if let Some(node) = self.lock().nodes.get_mut(&id) {
+            node.opened_in.get_or_insert(took);
+        }
+    }
+
     fn target(&self, id: NodeId, number: u64) -> Option<Target> {
         let state = self.lock();
         let engaged = state.engaged.as_ref().filter(|e| e.number == number)?;
         let member = state.membership.get(id)?;
+        let node = state.nodes.get(&id)?;
+        let renewals = engaged.renewals.iter();
+        let its = renewals.filter(|((name, _), _)| *name == member.name);
         Some(Target {
             id,
-            control: state.nodes.get(&id)?.control.clone(),
+            renewals: its.map(|((_, role), times)| (*role, *times)).collect(),
+            opened_in: node.opened_in,
+            control: node.control.clone(),
             roles: member.roles.clone(),
             name: member.name.clone(),
             boot: member.boot,
             orders: engaged.orders.clone(),
         })
+    }
+
+    /// Whether a node has a learner's place already, and how long it may take to open its engines. One
+    /// whose learner hung takes about as long as others, or hangs again.
+    fn opening(&self, number: u64, target: &Target) -> (bool, Duration) {
+        let state = self.lock();
+        let who = (target.name.clone(), target.boot);
+        let engaged = state.engaged.as_ref().filter(|e| e.number == number);
+        let was_known = engaged.is_some_and(|engaged| engaged.learners.contains_key(&who));
+        let unknown_ms = OPEN_LIMIT.as_millis() as u64;
+        let limit = match state.hangs.contains_key(&who) {
+            true => Duration::from_millis(state.openings.limit_ms(1, unknown_ms)),
+            false => OPEN_LIMIT,
+        };
+        (was_known, limit)
     }
 
     /// The order for a role; none when this node is not to have it.
@@ -249,9 +496,12 @@ impl Cluster {
     ) -> Result<Option<Order>, EngineError> {
         let _one = self.0.ordering.lock().await;
         let who = (target.name.clone(), target.boot);
+        let now = self.now_ms();
         let known = {
             let mut state = self.lock();
             let state = &mut *state;
+            // CL-5.
+            let may_train = state.left_out.may_return(&target.name, now);
             let Some(engaged) = state.engaged.as_mut().filter(|e| e.number == number) else {
                 return Ok(None);
             };
@@ -267,7 +517,7 @@ impl Cluster {
                         learning.order.clone()
                     });
                     // CL-1.
-                    let has_no_place = known.is_none() && !engaged.has_room();
+                    let has_no_place = known.is_none() && !(may_train && engaged.has_room());
                     if known.is_some() || has_no_place {
                         state.decided(target.id);
                     }
@@ -340,6 +590,7 @@ impl Cluster {
             credits: Semaphore::new(credits.max(1) as usize),
             checkpoints,
             on_checkpoint,
+            over: watch::Sender::default(),
         };
         let learning = engaged.learners.get(&(member.name.clone(), member.boot));
         let arrival = Arrival {
@@ -347,6 +598,7 @@ impl Cluster {
             engine: Arc::new(engine),
             number: order.epoch,
             lineage: learning.map_or(0, |learning| learning.lineage),
+            is_on_trial: role == Role::Learner && state.left_out.is_on_trial(&member.name),
         };
         // A controller that is gone has ended its engagement.
         let _ = engaged
@@ -365,6 +617,15 @@ impl State {
 }
 
 impl Engaged {
+    /// How long one may take to open a learner again while others have done so, once it is known.
+    fn reopening_limit(&self) -> Option<Duration> {
+        let slowest = self.reopened.iter().copied().max()?;
+        let are_many = 2 * self.reopened.len() >= self.learners.len();
+        let mut pace = Pace::default();
+        pace.done(slowest, 1);
+        are_many.then(|| Duration::from_millis(pace.limit_ms(1, u64::MAX)))
+    }
+
     /// Whether another node may train.
     fn has_room(&self) -> bool {
         self.learners.len() < self.orders.replicas().max(1) || self.vacancy().is_some()
@@ -419,4 +680,25 @@ struct Target {
     name: NodeName,
     boot: u64,
     orders: Arc<dyn Orders>,
+    /// How often its engines were renewed.
+    renewals: BTreeMap<Role, u32>,
+    opened_in: Option<Duration>,
+}
+
+impl Target {
+    fn is_renewed(&self) -> bool {
+        !self.renewals.is_empty()
+    }
+
+    fn trains(&self) -> bool {
+        self.roles.contains(&Role::Learner)
+    }
+
+    /// How long it may take to open its engines. One that hung may hang again.
+    fn open_limit(&self) -> Duration {
+        let renewed = self.opened_in.filter(|_| self.is_renewed());
+        renewed.map_or(OPEN_LIMIT, |first| {
+            (3 * first + RENEW_LIMIT).min(OPEN_LIMIT)
+        })
+    }
 }

@@ -214,6 +214,35 @@ async fn cl_3_a_certificate_joins_in_its_own_name_and_roles() {
     assert_eq!(run.names(), [""; 0]);
 }
 
+/// It may not have heard that it is to end.
+#[tokio::test(start_paused = true)]
+async fn cl_5_a_process_whose_learner_hung_again_is_not_let_in() {
+    let run = Run::new();
+    let (_first, id) = run.joined("learner", &[Role::Learner]).await;
+    let hangs = || {
+        let name = "learner".parse().unwrap();
+        run.cluster.leave_out(NodeId(id), &name, &Cause::Hung);
+    };
+    hangs();
+    assert_eq!(run.names(), ["learner"]);
+    hangs();
+    assert_eq!(run.names(), [""; 0]);
+    let learner = identity("learner", &[Role::Learner]);
+    let link = run.link(&learner, Lane::Control).await;
+    let again = request(&join("learner", &[Role::Learner]));
+    let Err(CallError::Refused(reason)) = ask(&link, method::JOIN, &again).await else {
+        panic!("it was let in");
+    };
+    assert!(reason.contains("start the process again"), "{reason}");
+    let link = run.link(&learner, Lane::Control).await;
+    let other = Join {
+        boot: 2,
+        ..join("learner", &[Role::Learner])
+    };
+    ask(&link, method::JOIN, &request(&other)).await.unwrap();
+    assert_eq!(run.names(), ["learner"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn another_build_is_refused_by_both_values_before_its_words_are_read() {
     let run = Run::new();

@@ -11,12 +11,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use judge::{JudgeError, StepContext};
 use proto::chunks::{WeightAnswer, WeightOffer};
-use proto::cluster::{Assignment, BlobRef, EngineOrder, EngineRequest, FileSet, Opened};
+use proto::cluster::{
+    Assignment, BlobRef, EngineOrder, EngineRequest, FileSet, Occupation, Opened, Unmet,
+};
 use proto::{Role, SnapshotScope, WeightManifest, WeightVersion, codec};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 use tools::registry::{Registry, ToolError};
@@ -72,6 +74,9 @@ pub enum HostError {
     /// What was to be pulled did not come.
     #[error("{0}")]
     Transfer(String),
+    /// Its process is about to end.
+    #[error("this node has closed its engines and opens none")]
+    Closed,
 }
 
 /// The engines of a node.
@@ -81,6 +86,8 @@ pub struct Host {
     hosted: Mutex<BTreeMap<Role, Arc<Hosted>>>,
     /// One assignment at a time.
     assigning: tokio::sync::Mutex<()>,
+    /// No engine is opened any more.
+    is_closed: AtomicBool,
     bulk: Mutex<Option<Arc<dyn Connection>>>,
     blobs: Blobs,
     /// The weights that the sampler serves.
@@ -102,6 +109,14 @@ impl Hosted {
     fn keep(&self, kind: &'static str, loan: Loan, dir: Option<TempDir>) {
         lock(&self.lent).insert(kind, (loan, dir));
     }
+
+    /// What a learner is at ends too: it would hold on to its memory otherwise, and its group to it.
+    async fn close(&self) {
+        if let Some((replica, _)) = &self.replica {
+            replica.abandon(u32::MAX, "the learner is closed");
+        }
+        self.controller.end().await;
+    }
 }
 
 impl Host {
@@ -112,6 +127,7 @@ impl Host {
             dialler,
             hosted: Mutex::default(),
             assigning: tokio::sync::Mutex::default(),
+            is_closed: AtomicBool::new(false),
             bulk: Mutex::default(),
             blobs: Blobs::default(),
             shelf: Shelf::default(),
@@ -154,7 +170,7 @@ impl Host {
         };
         // Before others are opened: two models may not fit side by side.
         for hosted in closed {
-            hosted.controller.end().await;
+            hosted.close().await;
         }
         if !lock(&self.hosted).contains_key(&Role::Sampler) {
             self.shelf.clear();
@@ -174,6 +190,10 @@ impl Host {
             return Ok(hosted.credits);
         }
         let fault = |error: &dyn std::fmt::Display| EngineError(error.to_string());
+        // It may have waited behind one that took longer than the node lasted.
+        if self.is_closed.load(Ordering::SeqCst) {
+            return Err(fault(&HostError::Closed));
+        }
         let bulk = lock(&self.bulk).clone();
         let bulk = bulk.ok_or_else(|| fault(&HostError::NoBulk))?;
         let engine = self.outfitter.open(order, bulk).await?;
@@ -192,15 +212,30 @@ impl Host {
             replica,
             lent: Mutex::default(),
         };
-        lock(&self.hosted).insert(order.role, Arc::new(hosted));
-        Ok(credits)
+        {
+            let mut all = lock(&self.hosted);
+            if !self.is_closed.load(Ordering::SeqCst) {
+                all.insert(order.role, Arc::new(hosted));
+                return Ok(credits);
+            }
+        }
+        // Nobody else would close it.
+        hosted.close().await;
+        Err(fault(&HostError::Closed))
     }
 
-    /// Closes every engine.
+    /// No engine is opened from now on, nor kept that is being opened.
+    pub(crate) fn shut(&self) {
+        let _all = lock(&self.hosted);
+        self.is_closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Closes every engine, and opens none any more.
     pub(crate) async fn close(&self) {
+        self.shut();
         let all = std::mem::take(&mut *lock(&self.hosted));
         for hosted in all.into_values() {
-            hosted.controller.end().await;
+            hosted.close().await;
         }
     }
 
@@ -292,8 +327,7 @@ impl Host {
                 let is_given_up = |current| (current <= epoch).then_some(0);
                 // One that is in a later group stays there.
                 let _ = group.fetch_update(Ordering::SeqCst, Ordering::SeqCst, is_given_up);
-                replica.abandon(epoch, &reason);
-                encode(())
+                encode(replica.abandon(epoch, &reason))
             }
             EngineRequest::Supervised(epoch, batch) => encode(match fence(epoch) {
                 Ok(()) => replica.supervised_step(batch).await,
@@ -393,10 +427,14 @@ impl Host {
 /// A learner that is closed, or about to be opened anew, is lost to its group, which goes on without it.
 fn without_engine(request: &EngineRequest, error: HostError) -> Result<Bytes, HostError> {
     match request {
-        EngineRequest::Abandon(..) => encode(()),
-        EngineRequest::Standing | EngineRequest::Meet(_) => {
-            encode(Err::<(), _>(EngineError(error.to_string())))
-        }
+        EngineRequest::Abandon(..) => encode(Occupation::Idle),
+        EngineRequest::Standing => encode(Err::<(), _>(EngineError(error.to_string()))),
+        EngineRequest::Meet(_) => encode(Err::<(), _>(Unmet {
+            reason: error.to_string(),
+            is_own_fault: true,
+            is_whole: true,
+            ..Unmet::default()
+        })),
         request if request.role() == Role::Learner => {
             encode(Err::<(), _>(LearnerFault::Apart(error.to_string())))
         }

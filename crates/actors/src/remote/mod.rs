@@ -19,7 +19,7 @@ pub use folders::clear_leftovers;
 pub use host::{EXPORTS, Engine, Host, HostError, Outfitter};
 pub use spreading::SpreadPlan;
 pub(crate) use spreading::Spreading;
-pub(crate) use stand_in::{PassOn, StandIn};
+pub(crate) use stand_in::{PassOn, StandIn, abandon};
 
 use crate::ports::EngineError;
 use control::membership::NodeId;
@@ -29,7 +29,7 @@ use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use transport::{CallError, Connection, Link};
 
@@ -51,6 +51,8 @@ pub(crate) mod method {
     pub const EXPEL: u8 = 7;
     /// Controller to node, data lane: [`proto::cluster::EngineRequest`].
     pub const ENGINE: u8 = 8;
+    /// Controller to node, control lane: why its process is to end, and to be started again.
+    pub const RESTART: u8 = 9;
 }
 
 /// How much sooner a call of another node is given up than its caller gives up: that is the loss of a
@@ -73,6 +75,8 @@ pub struct RemoteEngine {
     pub(crate) checkpoints: Option<PathBuf>,
     /// Called with each checkpoint once it is whole.
     pub(crate) on_checkpoint: Option<CheckpointHook>,
+    /// Set when its actor here has ended: nobody waits for answers any more.
+    pub(crate) over: watch::Sender<bool>,
 }
 
 /// What is done with a checkpoint that has come from a learner on another node.
@@ -82,6 +86,8 @@ pub type CheckpointHook = Arc<dyn Fn(&std::path::Path) + Send + Sync>;
 pub(crate) enum RemoteFault {
     /// It said so.
     Refused(String),
+    /// A sampler gave no answer in time. It stays: whoever asked has it opened again.
+    Late(String),
     /// It is gone, or silent: the caller is told that the actor is lost.
     Lost,
 }
@@ -98,6 +104,12 @@ impl RemoteEngine {
         let (role, node) = (self.role, &self.node);
         tracing::warn!(%role, %node, reason, "A node is to join again.");
         self.link.close(reason);
+    }
+
+    /// Ends what it is asked, here and, with the callers gone, on its node. Nothing is asked of it later.
+    pub(crate) fn retire(&self) {
+        self.credits.close();
+        self.over.send_replace(true);
     }
 
     /// Asks the engine, somewhat shorter than `limit`. The answer's type follows from the request, as
@@ -123,13 +135,22 @@ impl RemoteEngine {
         };
         let _credit = credit.map_err(|_| RemoteFault::Lost)?;
         let left = end.saturating_duration_since(Instant::now());
-        match self.link.call(method::ENGINE, &body, left).await {
+        let mut over = self.over.subscribe();
+        let called = tokio::select! {
+            biased;
+            called = self.link.call(method::ENGINE, &body, left) => called,
+            () = async { drop(over.wait_for(|over| *over).await) } => return Err(RemoteFault::Lost),
+        };
+        match called {
             Ok(answer) => codec::decode(&answer).map_err(refused),
             Err(CallError::Refused(reason)) => Err(RemoteFault::Refused(reason)),
             Err(error @ CallError::TooLarge { .. }) => Err(RemoteFault::Refused(error.to_string())),
             // Its turn came late, which is no fault of the node. One that hangs is given up by the
             // calls whose turn it was in time.
             Err(CallError::TimedOut(_)) if left < limit / 2 => Err(backlog()),
+            Err(error @ CallError::TimedOut(_)) if role == Role::Sampler => {
+                Err(RemoteFault::Late(format!("{role} on {node}: {error}")))
+            }
             Err(error @ CallError::TimedOut(_)) => {
                 tracing::warn!(%role, %node, %error, "An engine of another node gave no answer.");
                 // Its actor here is given up, and comes back only with a new stay.
@@ -199,6 +220,7 @@ mod tests {
             credits: Semaphore::new(1),
             checkpoints: None,
             on_checkpoint: None,
+            over: watch::Sender::default(),
         };
         (engine, (network, there.unwrap()))
     }
@@ -230,5 +252,18 @@ mod tests {
         assert!(reason.contains("more of this role"), "{reason}");
         assert_eq!(engine.link.close_reason(), None);
         assert!(matches!(ask(&engine).await, Ok(7)));
+    }
+
+    /// A learner that hangs is closed, and its node stays.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_ends_with_its_actor_and_the_node_stays() {
+        let (engine, _peer) = engine(10 * LIMIT).await;
+        let (asked, ()) = tokio::join!(ask(&engine), async {
+            tokio::time::sleep(LIMIT / 10).await;
+            engine.retire();
+        });
+        assert!(matches!(asked, Err(RemoteFault::Lost)));
+        assert_eq!(engine.link.close_reason(), None);
+        assert!(matches!(ask(&engine).await, Err(RemoteFault::Lost)));
     }
 }

@@ -2,12 +2,13 @@
 
 use super::blobs::{TransferError, bring_folder, is_name, pull_bytes};
 use super::{RemoteEngine, RemoteFault, engine_fault, method};
-use crate::fleet::{ENGINE_LIMIT, SERVICE_LIMIT};
+use crate::fleet::{LEARNER_LIMIT, SERVICE_LIMIT};
 use crate::ports::{EngineError, LearnerFault, StepReport};
 use crate::replicas::ReplicaMessage;
+use crate::vitals::LONGEST_LIMIT;
 use crate::workers::{JudgeMessage, LearnerPort, SamplerMessage, ToolMessage, answer};
 use judge::{JudgeError, Ruling};
-use proto::cluster::{BlobRef, EngineRequest, FileSet, Generated, Standing};
+use proto::cluster::{BlobRef, EngineRequest, FileSet, Generated, Occupation, Standing, Unmet};
 use proto::{WeightManifest, WeightSnapshot, codec};
 use ractor::{Actor, ActorProcessingErr, ActorRef, Message, RpcReplyPort};
 use serde::{Serialize, de::DeserializeOwned};
@@ -18,10 +19,6 @@ use std::time::Duration;
 use tools::registry::{ToolError, ToolReply};
 
 type Engine = Arc<RemoteEngine>;
-
-/// How long a replica may take to say how far it is: what it is at ends first, which is given up by
-/// then.
-const STANDING_LIMIT: Duration = Duration::from_secs(600);
 
 /// How long a replica may take to hear that its group is given up.
 const ABANDON_LIMIT: Duration = Duration::from_secs(30);
@@ -60,7 +57,7 @@ impl<M: PassOn> Actor for StandIn<M> {
             let reason = link.closed().await;
             // Whoever waits for a credit waits no longer.
             if let Some(engine) = known.upgrade() {
-                engine.credits.close();
+                engine.retire();
             }
             myself.stop(Some(reason));
         });
@@ -74,6 +71,17 @@ impl<M: PassOn> Actor for StandIn<M> {
         engine: &mut Engine,
     ) -> Result<(), ActorProcessingErr> {
         message.pass_on(engine);
+        Ok(())
+    }
+
+    /// What still waits for its turn goes elsewhere: where this ends and its node does not, the engine is
+    /// opened again.
+    async fn post_stop(
+        &self,
+        _: ActorRef<M>,
+        engine: &mut Engine,
+    ) -> Result<(), ActorProcessingErr> {
+        engine.retire();
         Ok(())
     }
 }
@@ -93,7 +101,9 @@ fn ask<T, E>(
     tokio::spawn(async move {
         match engine.ask::<Result<T, E>>(&request, limit).await {
             Ok(result) => answer(port, result),
-            Err(RemoteFault::Refused(reason)) => answer(port, Err(refused(reason))),
+            Err(RemoteFault::Refused(reason) | RemoteFault::Late(reason)) => {
+                answer(port, Err(refused(reason)));
+            }
             Err(RemoteFault::Lost) => drop(port),
         }
     });
@@ -106,11 +116,12 @@ impl PassOn for SamplerMessage {
             Self::Generate(requests, waiting, port) => {
                 let request = EngineRequest::Generate(requests);
                 tokio::spawn(async move {
+                    // Whoever waits for it knows when it is too late.
                     let asked =
-                        engine.ask::<Result<Generated, EngineError>>(&request, ENGINE_LIMIT);
+                        engine.ask::<Result<Generated, EngineError>>(&request, LONGEST_LIMIT);
                     match waiting.during(asked).await {
                         Some(Ok(result)) => answer(port, result),
-                        Some(Err(RemoteFault::Refused(reason))) => {
+                        Some(Err(RemoteFault::Refused(reason) | RemoteFault::Late(reason))) => {
                             answer(port, Err(EngineError(reason)));
                         }
                         Some(Err(RemoteFault::Lost)) | None => drop(port),
@@ -121,6 +132,7 @@ impl PassOn for SamplerMessage {
                 tokio::spawn(async move {
                     match engine.publish(weights).await {
                         Ok(result) => answer(port, result),
+                        Err(RemoteFault::Late(reason)) => answer(port, Err(EngineError(reason))),
                         // It could not have the weights, which is no fault of the engine.
                         Err(RemoteFault::Refused(reason)) => {
                             engine.give_up(&reason);
@@ -160,7 +172,7 @@ impl PassOn for JudgeMessage {
             let asked = engine.ask::<Result<Ruling, JudgeError>>(&request, SERVICE_LIMIT);
             match waiting.during(asked).await {
                 Some(Ok(result)) => answer(port, result),
-                Some(Err(RemoteFault::Refused(reason))) => {
+                Some(Err(RemoteFault::Refused(reason) | RemoteFault::Late(reason))) => {
                     answer(port, Err(JudgeError::Elsewhere(reason)));
                 }
                 Some(Err(RemoteFault::Lost)) | None => drop(port),
@@ -170,17 +182,20 @@ impl PassOn for JudgeMessage {
 }
 
 impl PassOn for ReplicaMessage {
+    /// How long each may take is for the group to say, which knows its pace.
     fn pass_on(self, engine: &Engine) {
-        let limit = ENGINE_LIMIT;
+        let limit = LEARNER_LIMIT;
         match self {
             Self::Standing(port) => {
-                let (request, limit) = (EngineRequest::Standing, STANDING_LIMIT);
-                ask::<Standing, _>(engine, request, limit, port, EngineError);
+                ask::<Standing, _>(engine, EngineRequest::Standing, limit, port, EngineError);
             }
             Self::Meet(place, port) => {
-                ask::<u64, _>(engine, EngineRequest::Meet(place), limit, port, EngineError);
+                let refused = |reason| Unmet {
+                    reason,
+                    ..Unmet::default()
+                };
+                ask::<u64, _>(engine, EngineRequest::Meet(place), limit, port, refused);
             }
-            Self::Abandon(epoch, reason) => abandon(engine, epoch, reason),
             Self::Supervised(epoch, batch, port) => {
                 let request = EngineRequest::Supervised(epoch, batch);
                 ask::<StepReport, _>(engine, request, limit, port, refused);
@@ -208,19 +223,16 @@ fn refused(reason: String) -> LearnerFault {
     LearnerFault::Engine(EngineError(reason))
 }
 
-/// Whatever the replica is at: this waits for no credit. One that does not hear it is lost soon.
-fn abandon(engine: &Engine, epoch: u32, reason: String) {
-    let engine = engine.clone();
-    tokio::spawn(async move {
-        let request = EngineRequest::Abandon(epoch, reason);
-        let Ok(body) = codec::encode(&request) else {
-            return;
-        };
-        let told = engine.link.call(method::ENGINE, &body, ABANDON_LIMIT).await;
-        if let Err(error) = told {
-            tracing::debug!(node = %engine.node, %error, "A replica did not hear of its group's end.");
-        }
+/// Tells a replica that its group is given up, whatever it is at: this waits for no credit, and for no
+/// actor. Returns what it was at, if it says so; one that does not hear it is lost soon.
+pub(crate) async fn abandon(engine: &RemoteEngine, epoch: u32, reason: &str) -> Option<Occupation> {
+    let request = EngineRequest::Abandon(epoch, reason.to_owned());
+    let body = codec::encode(&request).ok()?;
+    let told = engine.link.call(method::ENGINE, &body, ABANDON_LIMIT).await;
+    let told = told.inspect_err(|error| {
+        tracing::debug!(node = %engine.node, %error, "A replica did not hear of its group's end.");
     });
+    codec::decode(&told.ok()?).ok()
 }
 
 /// Asks for something that lies at the node then, and brings it here.
@@ -236,11 +248,13 @@ fn bring<A, T, F>(
 {
     let engine = engine.clone();
     tokio::spawn(async move {
-        let asked = engine.ask::<Result<A, LearnerFault>>(&request, ENGINE_LIMIT);
+        let asked = engine.ask::<Result<A, LearnerFault>>(&request, LEARNER_LIMIT);
         let result = match asked.await {
             Ok(Ok(there)) => fetch(engine.clone(), there).await,
             Ok(Err(fault)) => return answer(port, Err(fault)),
-            Err(RemoteFault::Refused(reason)) => return answer(port, Err(refused(reason))),
+            Err(RemoteFault::Refused(reason) | RemoteFault::Late(reason)) => {
+                return answer(port, Err(refused(reason)));
+            }
             Err(RemoteFault::Lost) => return drop(port),
         };
         match result {

@@ -3,15 +3,17 @@
 //! What to do is decided by `control::replicas`. The group divides a batch between its members
 //! ([`shares`]), and has each step made again that falls apart when a member is lost.
 
+mod limits;
 mod shares;
 mod tasks;
 
 use crate::cluster::{Arrival, Engagement};
 use crate::ports::{EngineError, StepReport};
-use crate::remote::{RemoteEngine, StandIn};
+use crate::remote::{RemoteEngine, StandIn, abandon};
 use crate::workers::{LearnerMessage, LearnerPort};
-use control::replicas::{Effect, Event, Outcome, Progress, ReplicaId, Replicas};
-use proto::cluster::{Place, Standing};
+use control::replicas::{Cause, Effect, Event, Outcome, Progress, ReplicaId, Replicas};
+use limits::Limits;
+use proto::cluster::{Place, Standing, Unmet};
 use proto::{SftSample, SnapshotScope, StateGroup, WeightSnapshot, WeightVersion};
 use ractor::{
     Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent,
@@ -34,8 +36,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// What a learner on another node can be asked. Numbers are epochs of groups.
 pub(crate) enum ReplicaMessage {
     Standing(RpcReplyPort<Result<Standing, EngineError>>),
-    Meet(Place, RpcReplyPort<Result<u64, EngineError>>),
-    Abandon(u32, String),
+    Meet(Place, RpcReplyPort<Result<u64, Unmet>>),
     Supervised(u32, Vec<SftSample>, LearnerPort<StepReport>),
     Policy(u32, Vec<StateGroup>, LearnerPort<StepReport>),
     Snapshot(WeightVersion, SnapshotScope, LearnerPort<WeightSnapshot>),
@@ -58,6 +59,8 @@ pub(crate) enum GroupMessage {
     TakeOver,
     /// Learners may have been opened, or lost while they were.
     Look,
+    /// What has been waited for since this stage takes too long.
+    Overdue(u64),
 }
 
 /// Takes questions to the group.
@@ -119,6 +122,7 @@ struct State {
     epoch: Arc<AtomicU32>,
     job: Option<Job>,
     waiting: VecDeque<LearnerMessage>,
+    limits: Limits,
     me: ActorRef<GroupMessage>,
 }
 
@@ -150,6 +154,7 @@ impl Actor for Group {
             epoch,
             job: None,
             waiting: VecDeque::new(),
+            limits: Limits::default(),
             me,
         })
     }
@@ -186,6 +191,7 @@ impl Actor for Group {
                 let learners = state.engagement.learners();
                 state.feed(Event::Expected(learners));
             }
+            GroupMessage::Overdue(stage) => state.overdue(stage),
         }
         Ok(())
     }
@@ -226,7 +232,10 @@ impl State {
             return Ok(());
         }
         let Arrival {
-            engine, lineage, ..
+            engine,
+            lineage,
+            is_on_trial,
+            ..
         } = arrival;
         // An engine that was opened in the place of another one of the same process.
         let is_older = |replica: &Replica| replica.engine.node() == engine.node();
@@ -245,7 +254,10 @@ impl State {
             standing: None,
         };
         self.replicas.insert(id, replica);
-        self.feed(Event::Arrived(id));
+        self.feed(match is_on_trial {
+            true => Event::Returned(id),
+            false => Event::Arrived(id),
+        });
         Ok(())
     }
 
@@ -289,16 +301,18 @@ impl State {
         let standing = |id| self.replicas.get(id).and_then(|r| r.standing.clone());
         let standings: Vec<Standing> = ranks.iter().filter_map(standing).collect();
         let members: Vec<SocketAddr> = standings.iter().map(|s| s.address).collect();
+        let Some(first) = standings.first() else {
+            return;
+        };
         // Those who were together in the last group and have made as many steps since.
         let is_level = standings
             .iter()
-            .all(|s| s.epoch == self.machine.epoch() && s.steps == standings[0].steps);
+            .all(|s| s.epoch == self.machine.epoch() && s.steps == first.steps);
         for (rank, id) in (0..).zip(ranks) {
             let place = Place {
                 epoch,
                 rank,
                 members: members.clone(),
-                key: standings[0].key.clone(),
                 is_level: is_level && self.machine.epoch() > 0,
             };
             self.meet(*id, place);
@@ -324,6 +338,7 @@ impl State {
         for effect in effects {
             self.perform(effect);
         }
+        self.watch();
     }
 
     fn names(&self, ids: &[ReplicaId]) -> String {
@@ -337,27 +352,16 @@ impl State {
             Effect::Abandon(ids) => {
                 let replicas = self.names(&ids);
                 tracing::debug!(epoch = self.newest, replicas, "A group is given up.");
-                let reason = "the controller forms another group";
-                for replica in ids.iter().filter_map(|id| self.replicas.get(id)) {
-                    let message = ReplicaMessage::Abandon(self.newest, reason.to_owned());
-                    // One that is gone is lost to the group soon.
-                    let _ = replica.actor.send_message(message);
-                }
+                self.limits.given_up();
+                ids.iter().for_each(|id| self.abandon(*id));
             }
             Effect::Count(ids) => ids.iter().for_each(|id| self.count(*id)),
-            Effect::Form(ranks) => self.number(ranks),
-            Effect::Ask(ranks) => self.ask(&ranks),
-            Effect::LeaveOut(id, reason) => {
-                if let Some(replica) = self.replicas.get(&id) {
-                    let node = replica.engine.node();
-                    tracing::warn!(
-                        %node, reason,
-                        "A learner cannot be met by the others and trains no more: its address and \
-                         port must be open to them (swirl node --address, --ring-port)."
-                    );
-                }
-                self.remove(id);
+            Effect::Form(ranks) => {
+                self.limits.given_up();
+                self.number(ranks);
             }
+            Effect::Ask(ranks) => self.ask(&ranks),
+            Effect::LeaveOut(id, cause) => self.leave_out(id, &cause),
             Effect::Reopen => {
                 tracing::warn!(
                     "Learners with shares of the optimizer's state begin anew together."
@@ -374,6 +378,52 @@ impl State {
             }
             Effect::Finish(outcome) => self.finish(outcome),
         }
+    }
+
+    fn leave_out(&mut self, id: ReplicaId, cause: &Cause) {
+        self.limits.excuse();
+        let Some(replica) = self.replicas.get(&id) else {
+            return;
+        };
+        let node = replica.engine.node();
+        let again_s = self.engagement.leave_out(&replica.engine, cause).as_secs();
+        match cause {
+            Cause::Unmet(reason) => tracing::warn!(
+                %node, reason, again_s,
+                "The other learners cannot meet one, and go on without it: its address and port must \
+                 be open to them (swirl node --address, --ring-port)."
+            ),
+            Cause::Hung => tracing::warn!(
+                %node, again_s,
+                "A learner does not answer; the others go on without it, and it is opened anew."
+            ),
+            Cause::Slow => tracing::warn!(
+                %node, again_s,
+                "The other learners wait for a slow one, and go on without it."
+            ),
+            Cause::Stalled(reason) => tracing::warn!(
+                %node, reason, again_s,
+                "The learners do not get on together, and half of them try without this one."
+            ),
+        }
+        self.remove(id);
+    }
+
+    /// Tells a member that its group is given up; what it was at is told to the machine.
+    fn abandon(&self, id: ReplicaId) {
+        let Some(replica) = self.replicas.get(&id) else {
+            return;
+        };
+        let (engine, me) = (replica.engine.clone(), self.me.clone());
+        let (epoch, round) = (self.newest, self.machine.round());
+        tokio::spawn(async move {
+            let found = abandon(&engine, epoch, "the controller forms another group").await;
+            if let Some(found) = found {
+                let event = Event::Found(id, found);
+                // A group that is gone has no use for it.
+                let _ = me.send_message(GroupMessage::Heard(round, event, None));
+            }
+        });
     }
 
     fn count(&self, id: ReplicaId) {
@@ -418,9 +468,12 @@ impl State {
         tokio::spawn(async move {
             let met = ractor::call!(actor, |port| ReplicaMessage::Meet(place, port));
             let Ok(met) = met else { return };
-            let met = met.map_err(|error| format!("{node}: {error}"));
-            if let Err(reason) = &met {
-                tracing::debug!(reason, "A replica did not meet the others.");
+            let met = met.map_err(|unmet| Unmet {
+                reason: format!("{node}: {}", unmet.reason),
+                ..unmet
+            });
+            if let Err(unmet) = &met {
+                tracing::debug!(?unmet, "A replica did not meet the others.");
             }
             let event = Event::Met(id, met);
             drop(me.send_message(GroupMessage::Heard(round, event, None)));
@@ -428,6 +481,15 @@ impl State {
     }
 
     fn finish(&mut self, outcome: Outcome) {
+        if let Outcome::Done(_) = outcome {
+            self.limits.done();
+            if self.job.as_ref().is_some_and(Job::is_step) {
+                let members = self.machine.ranks().iter();
+                members
+                    .filter_map(|id| self.replicas.get(id))
+                    .for_each(|replica| self.engagement.of_use(replica.engine.node()));
+            }
+        }
         if let Some(job) = self.job.take() {
             let epoch = self.machine.epoch();
             job.finish(outcome, self.machine.ranks(), epoch);

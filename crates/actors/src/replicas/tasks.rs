@@ -5,7 +5,7 @@ use super::{GroupMessage, ReplicaMessage, State};
 use crate::ports::{EngineError, LearnerFault, StepReport};
 use crate::workers::{LearnerMessage, LearnerPort, answer};
 use control::replicas::{Answer, Event, Outcome, ReplicaId, Task};
-use proto::{WeightSnapshot, WeightVersion};
+use proto::{SnapshotScope, WeightSnapshot, WeightVersion};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -17,6 +17,18 @@ pub(crate) enum Reply {
     Exported,
     /// Why it cannot be done.
     Fault(LearnerFault),
+}
+
+/// Tasks that take about as long each time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Settle,
+    Supervised,
+    Policy,
+    Weights,
+    Adapters,
+    Checkpoint,
+    Export,
 }
 
 /// A task under way, and what members have answered to it so far.
@@ -41,6 +53,22 @@ impl Job {
             LearnerMessage::Snapshot(..)
             | LearnerMessage::Checkpoint(_)
             | LearnerMessage::Export(..) => Task::Errand,
+        }
+    }
+
+    pub(super) fn is_step(&self) -> bool {
+        matches!(self.kind(), Kind::Supervised | Kind::Policy)
+    }
+
+    fn kind(&self) -> Kind {
+        match self.message {
+            LearnerMessage::StepsDone(_) => Kind::Settle,
+            LearnerMessage::Supervised(..) => Kind::Supervised,
+            LearnerMessage::Policy(..) => Kind::Policy,
+            LearnerMessage::Snapshot(_, SnapshotScope::All, _) => Kind::Weights,
+            LearnerMessage::Snapshot(_, SnapshotScope::Adapters, _) => Kind::Adapters,
+            LearnerMessage::Checkpoint(_) => Kind::Checkpoint,
+            LearnerMessage::Export(..) => Kind::Export,
         }
     }
 
@@ -145,9 +173,9 @@ impl State {
         job.replies
             .retain(|_, reply| matches!(reply, Reply::Report(_)));
         let Some(job) = &self.job else { return };
-        let epoch = self.machine.epoch();
-        match &job.message {
-            LearnerMessage::StepsDone(_) => {}
+        let (epoch, kind) = (self.machine.epoch(), job.kind());
+        let work = match &job.message {
+            LearnerMessage::StepsDone(_) => 1,
             LearnerMessage::Supervised(batch, _) => self.divide(ranks, batch, |share, port| {
                 ReplicaMessage::Supervised(epoch, share, port)
             }),
@@ -157,37 +185,44 @@ impl State {
             LearnerMessage::Snapshot(version, scope, _) => {
                 let version = WeightVersion::of(epoch, version.step());
                 let message = |port| ReplicaMessage::Snapshot(version, *scope, port);
-                self.errand(ranks, message, Reply::Weights);
+                self.errand(ranks, message, Reply::Weights)
             }
             LearnerMessage::Checkpoint(_) => {
                 let message = |port| ReplicaMessage::Checkpoint(epoch, port);
-                self.errand(ranks, message, Reply::Checkpoint);
+                self.errand(ranks, message, Reply::Checkpoint)
             }
             LearnerMessage::Export(folder, _) => {
                 let message = |port| ReplicaMessage::Export(epoch, folder.clone(), port);
-                self.errand(ranks, message, |()| Reply::Exported);
+                self.errand(ranks, message, |()| Reply::Exported)
             }
-        }
+        };
+        self.limits.begin(kind, work);
     }
 
+    /// Gives each a share; the tokens of the largest.
     fn divide<T: Shared>(
         &self,
         ranks: &[ReplicaId],
         batch: &[T],
         message: impl Fn(Vec<T>, LearnerPort<StepReport>) -> ReplicaMessage,
-    ) {
+    ) -> u64 {
+        let mut largest = 0;
         for (id, share) in ranks.iter().zip(shares(batch, ranks.len())) {
+            largest = largest.max(share.iter().map(Shared::tokens).sum::<usize>());
             self.send(*id, |port| message(share, port), Reply::Report);
         }
+        largest as u64
     }
 
+    /// Asks each for the same, which is one piece of work.
     fn errand<T: Send + 'static>(
         &self,
         ranks: &[ReplicaId],
         message: impl Fn(LearnerPort<T>) -> ReplicaMessage,
         reply: fn(T) -> Reply,
-    ) {
+    ) -> u64 {
         ranks.iter().for_each(|id| self.send(*id, &message, reply));
+        1
     }
 
     /// Asks one member, and tells the group what comes of it. Its loss is told by its own end.

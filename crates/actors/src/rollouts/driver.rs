@@ -14,8 +14,8 @@ pub(crate) type ItemResult = Result<Box<Trajectory>, ItemFailure>;
 
 /// Why there is no trajectory.
 pub(crate) enum ItemFailure {
-    /// A call failed.
-    Failed(String),
+    /// A call failed; where the item is not at its end, another sampler goes on with it.
+    Failed(String, ItemId, Option<Box<Begun>>),
     /// The sampler is gone; the item goes on with another.
     Lost(ItemId, Box<Begun>),
 }
@@ -40,7 +40,9 @@ pub(super) struct Driver<'a> {
 impl Driver<'_> {
     pub async fn run(&self, question: Question, begun: Option<Begun>) -> ItemResult {
         let mut begun = begun.unwrap_or_else(|| self.begin(question));
-        let failed = |error: FleetError| ItemFailure::Failed(error.to_string());
+        let failed = |error: &dyn std::fmt::Display, begun| {
+            ItemFailure::Failed(error.to_string(), self.item.clone(), begun)
+        };
         loop {
             match self.advance(&mut begun).await {
                 Ok(true) => {}
@@ -50,14 +52,14 @@ impl Driver<'_> {
                     tokio::time::sleep(LOSS_PAUSE).await;
                     return Err(ItemFailure::Lost(self.item.clone(), Box::new(begun)));
                 }
-                Err(error) => return Err(failed(error)),
+                Err(error) => return Err(failed(&error, Some(Box::new(begun)))),
             }
         }
         let run = self.plan.run.clone();
         let trajectory = begun.rollout.into_trajectory(run, self.plan.model.as_str());
         trajectory
             .map(Box::new)
-            .map_err(|error| failed(error.into()))
+            .map_err(|error| failed(&error, None))
     }
 
     fn begin(&self, question: Question) -> Begun {

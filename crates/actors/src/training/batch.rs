@@ -88,7 +88,10 @@ impl Drawn {
         let once = vec![
             ("sampling_seconds", self.sampling),
             ("judging_seconds", self.judging),
-            ("well_formed_share", self.readable / self.states.max(1) as f64),
+            (
+                "well_formed_share",
+                self.readable / self.states.max(1) as f64,
+            ),
             ("unjudged_groups", self.left_out as f64),
             ("state_draws", f64::from(self.draws)),
             ("sampled_states", self.states as f64),
@@ -144,7 +147,9 @@ impl Maker<'_> {
             .iter()
             .map(|&place| picker.at(batch, place, draw))
             .collect();
-        let actions = self.actions(&numbered(batch, draw), &places, &states).await?;
+        let actions = self
+            .actions(&numbered(batch, draw), &places, &states)
+            .await?;
         on_policy(&actions, self.version)?; // TL-3
         drawn.sampling += lap();
         let judged = judged(self.fleet, &self.plan.tags, &states, actions).await?;

@@ -5,6 +5,8 @@ mod judging;
 #[cfg(test)]
 mod rollouts;
 #[cfg(test)]
+mod sick;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod training;

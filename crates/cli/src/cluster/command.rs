@@ -35,6 +35,8 @@ const TAKE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Pause between looks at whether it has.
 const TAKE_AGAIN: Duration = Duration::from_millis(200);
+/// Exit code of a node whose engine stays sick, which a new process may cure (EX_TEMPFAIL of sysexits.h).
+pub const SICK: i32 = 75;
 
 /// Where launchers say which of a machine's processes this is.
 const LOCAL_RANKS: [&str; 3] = ["SLURM_LOCALID", "LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"];
@@ -124,6 +126,15 @@ pub async fn run(args: NodeArgs) -> Result<ExitCode> {
         }
         NodeEnd::Refused(reason) => {
             Err(anyhow::anyhow!("the run does not take this node: {reason}"))
+        }
+        NodeEnd::Sick(reason) => {
+            tracing::error!(
+                reason,
+                "An engine of this node stays sick: its process ends with exit code {SICK}, to be started \
+                 again."
+            );
+            // What hangs in a driver would keep an orderly end waiting.
+            std::process::exit(SICK)
         }
     }
 }

@@ -10,17 +10,16 @@ use crate::usage::UsageError;
 use crate::version::VERSION;
 use actors::FleetPlan;
 use actors::cluster::{Cluster, ClusterPlan, Engagement};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use control::reminder::Reminder;
 use proto::Role;
 use std::collections::BTreeMap;
 use std::net::ToSocketAddrs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use transport::certs::CurrentCredentials;
-
-/// How often it is said who is waited for.
-const REMIND: Duration = Duration::from_secs(30);
 
 /// The head of a cluster: where nodes join.
 pub struct Head {
@@ -89,8 +88,11 @@ impl Head {
         }))
     }
 
-    /// Waits for the nodes that the configuration asks for.
-    pub async fn gather(&self) {
+    /// Waits for the nodes that the configuration asks for; says now and then who is missing.
+    ///
+    /// # Errors
+    /// When they have not come within `cluster.wait_at_most`.
+    pub async fn gather(&self) -> Result<()> {
         let wanted = &self.section.wait_for;
         let wanted = BTreeMap::from([
             (Role::Sampler, wanted.sampler),
@@ -104,20 +106,35 @@ impl Head {
             .filter(|(role, _)| !is_here(role))
             .collect();
         let mut gathering = std::pin::pin!(self.cluster.wait_for(&wanted));
+        let began = Instant::now();
+        let mut reminder = Reminder::new(0);
+        let mut waited = String::new();
         loop {
             let counts = self.cluster.counts().borrow().clone();
             let missing = wanted.iter().filter_map(|(role, wanted)| {
                 let has = counts.get(role).copied().unwrap_or(0);
                 (has < *wanted).then(|| format!("{role} {has} of {wanted}"))
             });
-            let missing: Vec<String> = missing.collect();
+            let missing = missing.collect::<Vec<String>>().join(", ");
             if !missing.is_empty() {
-                console::remark(format_args!("Waiting for nodes: {}", missing.join(", ")));
+                console::remark(format_args!("Waiting for nodes{waited}: {missing}"));
             }
+            let next = began + Duration::from_millis(reminder.next_ms());
+            let end = self.section.wait_at_most.map(|most| began + most.0);
             tokio::select! {
                 biased;
-                () = &mut gathering => return,
-                () = tokio::time::sleep(REMIND) => {}
+                () = &mut gathering => return Ok(()),
+                () = tokio::time::sleep_until(end.map_or(next, |end| end.min(next))) => {}
+            }
+            if end.is_some_and(|end| end <= Instant::now()) {
+                bail!(
+                    "these nodes have not come within cluster.wait_at_most ({}): {missing}",
+                    humantime::format_duration(began.elapsed().max(Duration::from_secs(1)))
+                );
+            }
+            if let Some(ms) = reminder.due(began.elapsed().as_millis() as u64) {
+                let span = humantime::format_duration(Duration::from_secs(ms / 1000));
+                waited = format!(" (for {span})");
             }
         }
     }

@@ -5,16 +5,16 @@ use actors::ports::{EngineError, LearnerFault, Replica, StepReport, Trainer};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use collective::nccl::{self, UniqueId};
-use collective::ring::meeting::{self, Meeting};
+use collective::ring::meeting::{self, Meeting, MeetingError};
 use collective::ring::{Links, Listener, Options, Wire};
-use collective::{Abort, CollectiveError, Communicator, Group, Nccl, Ring, Solo};
+use collective::{Abort, CollectiveError, Communicator, Group, Nccl, Ring, Solo, Waits, Watched};
 use learner::{GradientWire, Learner};
-use proto::cluster::{Place, Standing};
+use proto::cluster::{Occupation, Place, Standing, Unmet};
 use proto::{Role, SftSample, SnapshotScope, StateGroup, WeightSnapshot, WeightVersion};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tch::Device;
@@ -82,6 +82,26 @@ struct Meetings {
     joined: AtomicU32,
     /// It was left while it took weights over: it has some of the one and some of the other.
     is_torn: AtomicBool,
+    /// What it is asked for and has not answered.
+    asked: AtomicUsize,
+    /// Its waits for others.
+    waits: Waits,
+}
+
+/// Counts what a learner is asked for, for as long as it is not dropped.
+struct Asked<'a>(&'a AtomicUsize);
+
+impl<'a> Asked<'a> {
+    fn of(meetings: &'a Meetings) -> Self {
+        meetings.asked.fetch_add(1, Ordering::SeqCst);
+        Self(&meetings.asked)
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl ReplicaPort {
@@ -95,6 +115,8 @@ impl ReplicaPort {
             group: Mutex::new(None),
             joined: AtomicU32::new(0),
             is_torn: AtomicBool::new(false),
+            asked: AtomicUsize::new(0),
+            waits: Waits::default(),
         };
         Self {
             port,
@@ -105,7 +127,7 @@ impl ReplicaPort {
 
 impl Meetings {
     /// Meets the others, and takes over what rank 0 has, unless all have the same. Blocks.
-    fn join(&self, learner: &mut Learner, place: &Place) -> Result<u64> {
+    fn join(&self, learner: &mut Learner, place: &Place) -> Result<u64, Unmet> {
         let config = learner.config();
         let options = Options {
             wire: match config.gradient_wire {
@@ -117,14 +139,19 @@ impl Meetings {
         // Shares of the optimizer's state are taken up anew each time.
         let is_level = place.is_level && !config.shard_optimizer;
         let device = learner.decoder().device();
-        let communicator = self.communicator(place, device, options)?;
+        let mut communicator = self.communicator(place, device, options)?;
+        // Before all are there nobody gives away what it has.
+        communicator.barrier().map_err(before_it)?;
         if is_level {
-            learner.regroup(communicator)?;
+            learner.regroup(communicator).map_err(before_it)?;
         } else {
             let joined = learner.join(communicator);
             self.is_torn
                 .store(joined.is_err() && place.rank > 0, Ordering::SeqCst);
-            joined?;
+            joined.map_err(|error| Unmet {
+                is_whole: false,
+                ..before_it(error)
+            })?;
         }
         self.joined.store(place.epoch, Ordering::SeqCst);
         Ok(learner.step())
@@ -135,7 +162,7 @@ impl Meetings {
         place: &Place,
         device: Device,
         options: Options,
-    ) -> Result<Box<dyn Communicator>> {
+    ) -> Result<Box<dyn Communicator>, Unmet> {
         let group = Group {
             rank: place.rank as usize,
             world: place.members.len(),
@@ -146,46 +173,63 @@ impl Meetings {
         }
         self.stop.store(false, Ordering::SeqCst);
         // In this order: what is given up from here on sets `stop`.
-        anyhow::ensure!(
-            self.given_up.load(Ordering::SeqCst) < place.epoch,
-            "the group was given up before it met"
-        );
+        if self.given_up.load(Ordering::SeqCst) >= place.epoch {
+            return Err(unmet("the group was given up before it met"));
+        }
+        // GPUs meet in a ring, too: NCCL does not say who is missing.
+        let links = self.meet(group, place, device)?;
         let communicator: Box<dyn Communicator> = match device.is_cuda() {
-            true => Box::new(nccl_group(group, place, device, &self.stop)?),
-            false => Box::new(Ring::new(group, self.meet(group, place)?, options)?),
+            true => Box::new(nccl_group(group, links, device, &self.stop).map_err(before_it)?),
+            false => Box::new(Ring::new(group, links, options).map_err(|error| Unmet {
+                is_own_fault: true,
+                ..unmet(&error.to_string())
+            })?),
         };
         let abort = communicator.aborter();
         *self.group.lock().expect("no holder panics") = Some((place.epoch, abort.clone()));
         if self.given_up.load(Ordering::SeqCst) >= place.epoch {
             abort.abort("it was given up as it met");
         }
-        Ok(communicator)
+        Ok(Box::new(Watched::new(communicator, self.waits.clone())))
     }
 
-    fn meet(&self, group: Group, place: &Place) -> Result<Links> {
+    fn meet(&self, group: Group, place: &Place, device: Device) -> Result<Links, Unmet> {
+        // Members on a CPU and members on GPUs do not understand each other.
+        let mut run = self.order.run;
+        run[0] ^= u8::from(device.is_cuda());
         let meeting = Meeting {
             group,
-            run: self.order.run,
+            run,
             listener: &self.berth.listener,
             own: self.berth.address,
             next: place.members[group.next()],
             limit: MEETING,
-            patience: PATIENCE,
+            // GPUs say one thing over it, at once.
+            patience: if device.is_cuda() { MEETING } else { PATIENCE },
             stop: &self.stop,
         };
         if !self.order.tls {
-            return Ok(meeting::connect(&meeting)?);
+            return meeting::connect(&meeting).map_err(missing);
         }
         let (credentials, lane) = (&self.berth.credentials.get(), Lane::Gradients);
         let expected = Expected {
             role: Role::Learner,
             name: None,
         };
-        Ok(meeting::connect_with(
+        let met = meeting::connect_with(
             &meeting,
             |socket| TlsStream::dialled(socket, credentials, lane, &expected),
             |socket| TlsStream::accepted(socket, credentials, lane, &expected),
-        )?)
+        );
+        met.map_err(missing)
+    }
+
+    fn occupation(&self) -> Occupation {
+        match (self.asked.load(Ordering::SeqCst), self.waits.are_any()) {
+            (0, _) => Occupation::Idle,
+            (_, true) => Occupation::Waiting,
+            (_, false) => Occupation::Computing,
+        }
     }
 
     fn abandon(&self, epoch: u32, reason: &str) {
@@ -198,10 +242,10 @@ impl Meetings {
     }
 }
 
-/// Between GPUs. Who is late is not waited for longer than elsewhere; NCCL itself takes some seconds.
+/// Between GPUs that have met. NCCL itself takes some seconds.
 fn nccl_group(
     group: Group,
-    place: &Place,
+    mut links: Links,
     device: Device,
     stop: &AtomicBool,
 ) -> Result<Nccl, CollectiveError> {
@@ -209,12 +253,39 @@ fn nccl_group(
         joining: 3 * MEETING,
         deadline: PATIENCE,
     };
-    let id = UniqueId::from_bytes(&place.key)?;
+    let id = UniqueId::agree(group, &mut links)?;
     Nccl::join(group, &id, device, options, stop)
 }
 
-fn fault(error: CollectiveError) -> EngineError {
-    EngineError(error.to_string())
+/// It does not go on, and what it has is as it was.
+fn unmet(reason: &str) -> Unmet {
+    Unmet {
+        reason: reason.to_owned(),
+        is_whole: true,
+        ..Unmet::default()
+    }
+}
+
+fn missing(error: MeetingError) -> Unmet {
+    Unmet {
+        misses_next: error.misses_next(),
+        misses_previous: error.misses_previous(),
+        ..unmet(&error.to_string())
+    }
+}
+
+/// Before anything was given away. What does not work here has nothing to do with others.
+fn before_it(error: CollectiveError) -> Unmet {
+    let is_own_fault = matches!(
+        error,
+        CollectiveError::Unavailable(_)
+            | CollectiveError::Unsupported(_)
+            | CollectiveError::Gpu { .. }
+    );
+    Unmet {
+        is_own_fault,
+        ..unmet(&error.to_string())
+    }
 }
 
 #[async_trait]
@@ -229,26 +300,33 @@ impl Replica for ReplicaPort {
             epoch: self.meetings.joined.load(Ordering::SeqCst),
             steps,
             address: self.meetings.berth.address,
-            key: match self.port.device().is_cuda() {
-                true => UniqueId::new().map_err(fault)?.to_bytes().to_vec(),
-                false => Vec::new(),
-            },
         })
     }
 
-    async fn meet(&self, place: Place) -> Result<u64, EngineError> {
+    async fn meet(&self, place: Place) -> Result<u64, Unmet> {
         let meetings = self.meetings.clone();
-        self.port
-            .with(move |learner| meetings.join(learner, &place))
-            .await
+        let met = self
+            .port
+            .with(move |learner| Ok(meetings.join(learner, &place)));
+        // A panic on its device is nobody else's fault.
+        met.await.unwrap_or_else(|error| {
+            Err(Unmet {
+                is_own_fault: true,
+                is_whole: false,
+                ..unmet(&error.0)
+            })
+        })
     }
 
     async fn checkpoint_together(&self) -> Result<Option<PathBuf>, LearnerFault> {
+        let _asked = Asked::of(&self.meetings);
         self.port.checkpoint_together().await
     }
 
-    fn abandon(&self, epoch: u32, reason: &str) {
+    fn abandon(&self, epoch: u32, reason: &str) -> Occupation {
+        let occupation = self.meetings.occupation();
         self.meetings.abandon(epoch, reason);
+        occupation
     }
 }
 
@@ -259,10 +337,12 @@ impl Trainer for ReplicaPort {
     }
 
     async fn supervised_step(&self, batch: Vec<SftSample>) -> Result<StepReport, LearnerFault> {
+        let _asked = Asked::of(&self.meetings);
         self.port.supervised_step(batch).await
     }
 
     async fn policy_step(&self, batch: Vec<StateGroup>) -> Result<StepReport, LearnerFault> {
+        let _asked = Asked::of(&self.meetings);
         self.port.policy_step(batch).await
     }
 

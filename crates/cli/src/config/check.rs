@@ -38,6 +38,15 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
     ] {
         at_least_one(key, count as u64)?;
     }
+    at_least_one(
+        "actors.quarantine_after",
+        u64::from(config.actors.quarantine_after),
+    )?;
+    ensure(
+        !config.actors.patience.0.is_zero(),
+        "actors.patience",
+        "must be longer than nothing: nodes that are lost come back, and take a while",
+    )?;
     if let Some(warm) = &config.warm_start {
         source("warm_start.questions", &warm.questions)?;
         at_least_one("warm_start.steps", warm.steps)?;

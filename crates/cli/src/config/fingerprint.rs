@@ -154,10 +154,11 @@ mod tests {
         let begun = hash(&rubric, "");
         let operational = [
             "run.dir=elsewhere",
-            "cluster.listen=h:1 cluster.wait_for.sampler=7",
+            "cluster.listen=h:1 cluster.wait_for.sampler=7 cluster.wait_at_most=1h",
             "cluster.weight_fan_out=2 cluster.weight_deltas=true",
             "model.threads=7",
             "actors.samplers=2 actors.tools=3 actors.judges=9",
+            "actors.quarantine_after=9 actors.patience=1m",
             "rollout.items_per_sampler=2 rollout.kept_sequences=0 rollout.lease_ms=5 rollout.max_tries=9",
             "rollout.max_losses=2 rollout.straggler_factor=0",
             "tools.limits.timeout_ms=1",

@@ -455,6 +455,16 @@ mod tests {
             ),
             (
                 "",
+                &["actors.quarantine_after=0"],
+                "`actors.quarantine_after`: must be at least 1",
+            ),
+            (
+                "",
+                &["actors.patience=0s"],
+                "`actors.patience`: must be longer than nothing: nodes that are lost come back, and take a while",
+            ),
+            (
+                "",
                 &["rollout.lease_ms=0"],
                 "`rollout.lease_ms`: must be at least 1",
             ),

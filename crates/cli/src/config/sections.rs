@@ -362,7 +362,7 @@ impl Default for FilterSection {
     }
 }
 
-/// How many actors of each role.
+/// How many actors of each role, and what becomes of those that do not work.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ActorSection {
@@ -373,6 +373,13 @@ pub struct ActorSection {
     /// Judges. A judge model is asked for at most `judge.llm.max_concurrent` verdicts at once,
     /// whatever the number of judges.
     pub judges: usize,
+    /// Failures in a row after which a sampler, or the tools or judges of a node, are left out for a
+    /// while. Their engine is opened again meanwhile, from the second time on their node's process ends,
+    /// to be started again.
+    pub quarantine_after: u32,
+    /// How long a role without a worker that works is waited for before the run ends, with its state
+    /// saved.
+    pub patience: Span,
 }
 
 impl Default for ActorSection {
@@ -381,6 +388,8 @@ impl Default for ActorSection {
             samplers: 1,
             tools: 2,
             judges: 4,
+            quarantine_after: 3,
+            patience: Span(Duration::from_secs(7200)),
         }
     }
 }
@@ -586,6 +595,8 @@ pub struct ClusterSection {
     pub certs: PathBuf,
     /// The run starts once so many nodes have joined.
     pub wait_for: WaitFor,
+    /// How long the run waits for them before it ends; absent: without end.
+    pub wait_at_most: Option<Span>,
     /// Roles that this process takes on itself although there are nodes.
     pub here: Vec<Role>,
     /// Learners that train side by side at most, each on its share of every batch; others stand by.
@@ -608,6 +619,7 @@ impl Default for ClusterSection {
             listen: None,
             certs: "certs/controller".into(),
             wait_for: WaitFor::default(),
+            wait_at_most: None,
             here: Vec::new(),
             replicas: 0,
             ring_tls: true,

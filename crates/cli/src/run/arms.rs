@@ -154,6 +154,7 @@ async fn supervised(
     };
     let fleet = FleetPlan {
         learner: learner.map(|learner| Arc::new(learner) as _),
+        patience: run.config.actors.patience.0,
         ..FleetPlan::default()
     };
     let elsewhere = Elsewhere {
@@ -228,6 +229,8 @@ async fn policy_fleet(
     let mut fleet = FleetPlan {
         judge_actors: run.config.actors.judges,
         judge_patience: run.config.judge.patience.0,
+        quarantine_after: run.config.actors.quarantine_after,
+        patience: run.config.actors.patience.0,
         ..FleetPlan::default()
     };
     let mut elsewhere = Elsewhere::default();

@@ -147,6 +147,8 @@ pub async fn roll_out(
         },
         judge_actors: config.actors.judges,
         judge_patience: config.judge.patience.0,
+        quarantine_after: config.actors.quarantine_after,
+        patience: config.actors.patience.0,
         ..FleetPlan::default()
     };
     let elsewhere = Elsewhere {

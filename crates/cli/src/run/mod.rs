@@ -135,7 +135,7 @@ pub async fn run(loaded: &Loaded, reuse: Reuse) -> Result<report::Report> {
     if let Some(head) = &run.head
         && state.next().is_some()
     {
-        head.gather().await;
+        head.gather().await?;
     }
     while let Some(phase) = state.next() {
         announce(&state, phase);

@@ -1,5 +1,6 @@
 //! Learners on three nodes, of which one is killed in the middle of a sum, one comes, and one is cut off;
-//! and learners that keep shares of the optimizer's state, of which one is killed.
+//! one that others cannot dial; and learners that keep shares of the optimizer's state, of which one is
+//! killed.
 
 use crate::support::{output, small_run, tiny_model};
 use e2e::hosts::Hosts;
@@ -176,6 +177,35 @@ fn learners_that_are_lost_and_come_back_train_as_one_does() {
         compared > STEPS / 2,
         "{compared} comparisons of all weights"
     );
+}
+
+/// It gives an address that leads nowhere (RFC 5737): both others name it in the end, whatever its rank.
+#[test]
+fn a_learner_that_others_cannot_dial_is_left_out() {
+    let Some(mut training) = Training::begin(50, "compare_replicas_every = 1") else {
+        return;
+    };
+    let seen = training.seen();
+    let stage = &mut training.stage;
+    stage.kill("l2").unwrap();
+    wait_for_group(stage, 2, seen.0);
+    stage.start_with("l2", "--address 192.0.2.1").unwrap();
+    let began = Instant::now();
+    let said = "The other learners cannot meet one";
+    while stage.count(HEAD, said) == 0 {
+        let log = stage.tail(HEAD);
+        assert!(began.elapsed() < LIMIT, "nobody is left out:\n{log}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    next_step(stage);
+    println!(
+        "it is left out after {:.1} s",
+        began.elapsed().as_secs_f64()
+    );
+    let log = stage.log(HEAD);
+    let mut lines = log.lines().filter(|line| line.contains(said));
+    assert!(lines.all(|line| line.contains("node=l2")), "{log}");
+    training.finish();
 }
 
 /// Nobody has the whole of the optimizer's state: all begin again from the newest checkpoint, and one

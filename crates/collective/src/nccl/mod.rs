@@ -1,7 +1,8 @@
 //! A group of GPUs, each with a process or a thread of its own, through NVIDIA's NCCL.
 //!
 //! NCCL and the CUDA driver are loaded when they are needed ([`Library`]). The group's first member
-//! makes a [`UniqueId`], whose bytes the others get by any means; then each calls [`Nccl::join`].
+//! makes a [`UniqueId`], whose bytes the others get by any means, such as the links of a ring
+//! ([`UniqueId::agree`]); then each calls [`Nccl::join`].
 //!
 //! - **NC-1 (nothing blocks for ever).** The communicator is of NCCL's kind that does not block; every
 //!   wait looks whether it has failed, and ends after [`Options::deadline`] with
@@ -34,10 +35,12 @@ pub use library::{Library, LoadError, VARIABLE, Version};
 
 use crate::call::{Operation, Reduce};
 use crate::error::GIVEN_UP;
+use crate::ring::Links;
 use crate::{Abort, CollectiveError, Communicator, Group, Pending};
 use driver::{Gpu, OpenError, Stream};
 use session::{Session, Site};
 use std::fmt::{self, Debug, Formatter};
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -63,6 +66,37 @@ impl UniqueId {
     /// When there is no NCCL here, or no network that it can use.
     pub fn new() -> Result<Self, CollectiveError> {
         Self::from_library(&Library::find()?)
+    }
+
+    /// One for all members of a group: the first makes it, and each hands it on to the next.
+    ///
+    /// # Errors
+    /// As [`UniqueId::new`] on the first member; [`CollectiveError::Gone`] when a neighbour is.
+    pub fn agree(group: Group, links: &mut Links) -> Result<Self, CollectiveError> {
+        Self::agree_on(group, links, Self::new)
+    }
+
+    fn agree_on(
+        group: Group,
+        links: &mut Links,
+        make: impl FnOnce() -> Result<Self, CollectiveError>,
+    ) -> Result<Self, CollectiveError> {
+        let gone = |rank| move |_| CollectiveError::Gone { rank };
+        let id = match group.rank {
+            0 => make()?,
+            _ => {
+                let mut bytes = [0; ID_BYTES];
+                let read = links.previous.read_exact(&mut bytes);
+                read.map_err(gone(group.previous()))?;
+                Self(bytes)
+            }
+        };
+        if group.rank + 1 < group.world {
+            let written = links.next.write_all(&id.0);
+            let written = written.and_then(|()| links.next.flush());
+            written.map_err(gone(group.next()))?;
+        }
+        Ok(id)
     }
 
     fn from_library(library: &Library) -> Result<Self, CollectiveError> {

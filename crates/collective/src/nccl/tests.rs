@@ -808,3 +808,54 @@ fn the_real_nccl_without_a_gpu_refuses_to_join_with_a_reason() {
     println!("{error}");
     abi.check_all_is_closed();
 }
+
+/// Links of a ring whose streams are sockets, by rank.
+fn links(world: usize) -> Vec<Links> {
+    use std::os::unix::net::UnixStream;
+    let (mut writers, mut readers): (Vec<_>, Vec<_>) =
+        (0..world).map(|_| UnixStream::pair().unwrap()).unzip();
+    readers.rotate_right(1);
+    let both = writers.drain(..).zip(readers);
+    both.map(|(next, previous)| Links {
+        next: Box::new(next),
+        previous: Box::new(previous),
+        breaker: Arc::new(|| {}),
+        patience: PATIENCE,
+    })
+    .collect()
+}
+
+#[test]
+fn all_members_agree_on_the_id_that_the_first_one_makes() {
+    let found = thread::scope(|scope| {
+        let members = links(3).into_iter().enumerate().map(|(rank, mut links)| {
+            scope.spawn(move || {
+                let group = Group {
+                    rank,
+                    world: 3,
+                    epoch: 1,
+                };
+                UniqueId::agree_on(group, &mut links, || Ok(UniqueId([7; ID_BYTES])))
+            })
+        });
+        let members: Vec<_> = members.collect();
+        members
+            .into_iter()
+            .map(|member| member.join().unwrap())
+            .collect::<Vec<_>>()
+    });
+    assert_eq!(found, vec![Ok(UniqueId([7; ID_BYTES])); 3]);
+}
+
+#[test]
+fn without_the_first_one_there_is_no_id() {
+    let mut all = links(2);
+    drop(all.remove(0));
+    let group = Group {
+        rank: 1,
+        world: 2,
+        epoch: 1,
+    };
+    let found = UniqueId::agree_on(group, &mut all[0], || unreachable!("it is not the first"));
+    assert_eq!(found, Err(CollectiveError::Gone { rank: 0 }));
+}

@@ -15,6 +15,7 @@ use super::{Links, local};
 use crate::Group;
 use crate::error::GIVEN_UP;
 use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -54,6 +55,66 @@ pub struct Meeting<'a> {
     pub stop: &'a AtomicBool,
 }
 
+/// Why a member did not meet its neighbours. Every member says this for itself: of two that miss each
+/// other either may be at fault.
+#[derive(Debug)]
+pub struct MeetingError {
+    next: Option<io::Error>,
+    previous: Option<io::Error>,
+}
+
+impl MeetingError {
+    /// Whether the next one could not be dialled, or gave no answer.
+    pub fn misses_next(&self) -> bool {
+        is_missing(self.next.as_ref())
+    }
+
+    /// Whether the one before did not come.
+    pub fn misses_previous(&self) -> bool {
+        is_missing(self.previous.as_ref())
+    }
+
+    fn reasons(&self) -> Vec<&io::Error> {
+        let both = [&self.next, &self.previous].into_iter().flatten();
+        let is_reason = |error: &&io::Error| error.kind() != io::ErrorKind::Interrupted;
+        let reasons: Vec<_> = both.clone().filter(is_reason).collect();
+        match reasons.is_empty() {
+            true => both.take(1).collect(),
+            false => reasons,
+        }
+    }
+}
+
+fn is_missing(error: Option<&io::Error>) -> bool {
+    error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+}
+
+impl Display for MeetingError {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        let reasons: Vec<String> = self.reasons().iter().map(ToString::to_string).collect();
+        formatter.write_str(&reasons.join("; "))
+    }
+}
+
+impl std::error::Error for MeetingError {}
+
+impl From<MeetingError> for io::Error {
+    fn from(error: MeetingError) -> Self {
+        let kind = error.reasons().first().map(|reason| reason.kind());
+        Self::new(kind.unwrap_or(io::ErrorKind::Other), error)
+    }
+}
+
+impl From<io::Error> for MeetingError {
+    /// This side cannot go on, whoever is there.
+    fn from(error: io::Error) -> Self {
+        Self {
+            next: Some(error),
+            previous: None,
+        }
+    }
+}
+
 /// A stream in both directions.
 pub trait Stream: Read + Write + Send + 'static {}
 
@@ -63,7 +124,7 @@ impl<S: Read + Write + Send + 'static> Stream for S {}
 ///
 /// # Errors
 /// When they are not there in time, or the meeting is given up.
-pub fn connect(meeting: &Meeting) -> io::Result<Links> {
+pub fn connect(meeting: &Meeting) -> Result<Links, MeetingError> {
     connect_with(meeting, Ok, Ok)
 }
 
@@ -76,7 +137,7 @@ pub fn connect_with<D: Stream, A: Stream>(
     meeting: &Meeting,
     dialled: impl Fn(TcpStream) -> io::Result<D> + Sync,
     accepted: impl Fn(TcpStream) -> io::Result<A> + Sync,
-) -> io::Result<Links> {
+) -> Result<Links, MeetingError> {
     let until = Instant::now() + meeting.limit;
     let failed = AtomicBool::new(false);
     let (next, previous) = thread::scope(|scope| {
@@ -90,11 +151,12 @@ pub fn connect_with<D: Stream, A: Stream>(
     });
     let ((next, to_next), (previous, to_previous)) = match (next, previous) {
         (Ok(next), Ok(previous)) => (next, previous),
-        // Of two errors one is the reason, and the other one its consequence.
-        (Err(error), Err(other)) if error.kind() == io::ErrorKind::Interrupted => {
-            return Err(other);
+        (next, previous) => {
+            return Err(MeetingError {
+                next: next.err(),
+                previous: previous.err(),
+            });
         }
-        (Err(error), _) | (_, Err(error)) => return Err(error),
     };
     to_previous.set_read_timeout(Some(meeting.patience))?;
     to_next.set_write_timeout(Some(meeting.patience))?;
@@ -166,13 +228,15 @@ impl Meeting<'_> {
         whom: &str,
         last: Option<&io::Error>,
     ) -> io::Result<()> {
-        if self.stop.load(Ordering::Relaxed) || failed.load(Ordering::Relaxed) {
+        let is_time_up = Instant::now() >= until;
+        // When the time is up, both say whom they miss.
+        let has_failed = !is_time_up && failed.load(Ordering::Relaxed);
+        if has_failed || self.stop.load(Ordering::Relaxed) {
             return Err(io::Error::new(io::ErrorKind::Interrupted, GIVEN_UP));
         }
-        if Instant::now() < until {
+        if !is_time_up {
             return Ok(());
         }
-        failed.store(true, Ordering::Relaxed);
         let Group { rank, world, epoch } = self.group;
         let last = last.map_or(String::new(), |error| format!(": {error}"));
         Err(io::Error::new(
@@ -195,7 +259,7 @@ impl Meeting<'_> {
         loop {
             self.go_on(until, failed, &whom, last.as_ref())?;
             // Not there yet, or with another group still.
-            match self.try_dial(wrap) {
+            match self.try_dial(until, wrap) {
                 Ok(met) => return Ok(met),
                 Err(error) => last = Some(error),
             }
@@ -203,15 +267,22 @@ impl Meeting<'_> {
         }
     }
 
-    fn try_dial<D: Stream>(&self, wrap: &impl Fn(TcpStream) -> io::Result<D>) -> io::Result<Met> {
+    fn try_dial<D: Stream>(
+        &self,
+        until: Instant,
+        wrap: &impl Fn(TcpStream) -> io::Result<D>,
+    ) -> io::Result<Met> {
+        // Late, it would be taken for silent by those who wait for what it has to say.
+        let left = until.saturating_duration_since(Instant::now());
+        let limit = left.clamp(AGAIN, HELLO_LIMIT);
         let is_near = self.listener.is_local() && self.next.ip() == self.own.ip();
         // Where nobody of this user listens, the port is dialled.
-        let near = is_near.then(|| local::dial(self.next.port(), HELLO_LIMIT).ok());
+        let near = is_near.then(|| local::dial(self.next.port(), limit).ok());
         let socket = match near.flatten() {
             Some(stream) => Socket::Local(stream),
-            None => Socket::Tcp(TcpStream::connect_timeout(&self.next, HELLO_LIMIT)?),
+            None => Socket::Tcp(TcpStream::connect_timeout(&self.next, limit)?),
         };
-        let (mut stream, handle) = open(socket, wrap)?;
+        let (mut stream, handle) = open(socket, limit, wrap)?;
         stream.write_all(&self.hello(self.group.rank))?;
         stream.flush()?;
         let mut answer = [0];
@@ -277,7 +348,7 @@ impl Meeting<'_> {
         if let Socket::Local(stream) = &socket {
             local::check(stream)?;
         }
-        let (mut stream, handle) = open(socket, wrap)?;
+        let (mut stream, handle) = open(socket, HELLO_LIMIT, wrap)?;
         let mut hello = [0; HELLO];
         stream.read_exact(&mut hello)?;
         if hello != self.hello(self.group.previous()) {
@@ -293,8 +364,12 @@ impl Meeting<'_> {
 }
 
 /// The stream to use, wrapped where it is TCP's, and a handle on its socket.
-fn open<S: Stream>(socket: Socket, wrap: &impl Fn(TcpStream) -> io::Result<S>) -> io::Result<Met> {
-    socket.prepare(HELLO_LIMIT)?;
+fn open<S: Stream>(
+    socket: Socket,
+    limit: Duration,
+    wrap: &impl Fn(TcpStream) -> io::Result<S>,
+) -> io::Result<Met> {
+    socket.prepare(limit)?;
     let handle = socket.try_clone()?;
     let stream: Box<dyn Stream> = match socket {
         Socket::Tcp(stream) => Box::new(wrap(stream)?),

@@ -410,6 +410,68 @@ fn strangers_do_not_disturb_a_meeting() {
     });
 }
 
+/// Of four, one cannot be dialled, one dials nobody, or one is not there at all: each member says whom
+/// it misses, and those that miss nobody say nothing against anybody.
+#[test]
+fn members_say_whom_they_miss() {
+    /// By rank: misses the next one, and the one before.
+    type Missed = [Option<(bool, bool)>; 4];
+    /// Which rank's listener and which rank's dialling do not work, and who is absent.
+    type Case = (Option<usize>, Option<usize>, Option<usize>, Missed);
+    let (well, next, previous) = (None, Some((true, false)), Some((false, true)));
+    let cases: [Case; 3] = [
+        (Some(1), None, None, [next, previous, well, well]),
+        (None, Some(1), None, [well, next, previous, well]),
+        (None, None, Some(1), [next, well, previous, well]),
+    ];
+    for (deaf, mute, absent, missed) in cases {
+        let bind = || Listener::bind_tcp("127.0.0.1:0").unwrap();
+        let listeners: Vec<Listener> = (0..4).map(|_| bind()).collect();
+        let nowhere = bind().address().unwrap();
+        let address = |rank: usize| match deaf {
+            Some(deaf) if deaf == rank => nowhere,
+            _ => listeners[rank].address().unwrap(),
+        };
+        let found = thread::scope(|scope| {
+            let members = (0..4).map(|rank| {
+                let group = Group {
+                    rank,
+                    world: 4,
+                    epoch: 1,
+                };
+                let next = match mute == Some(rank) {
+                    true => nowhere,
+                    false => address(group.next()),
+                };
+                let (listener, own) = (&listeners[rank], address(rank));
+                scope.spawn(move || {
+                    if absent == Some(rank) {
+                        return None;
+                    }
+                    let met = meeting::connect(&meeting::Meeting {
+                        group,
+                        run: [1; 16],
+                        listener,
+                        own,
+                        next,
+                        limit: Duration::from_millis(1500),
+                        patience: PATIENCE,
+                        stop: &AtomicBool::new(false),
+                    });
+                    met.err()
+                        .map(|error| (error.misses_next(), error.misses_previous()))
+                })
+            });
+            let members: Vec<_> = members.collect();
+            members
+                .into_iter()
+                .map(|member| member.join().unwrap())
+                .collect::<Vec<_>>()
+        });
+        assert_eq!(found, missed, "{deaf:?} {mute:?} {absent:?}");
+    }
+}
+
 /// Whoever listens at the port alone is met there, and so is one that is of another host.
 #[test]
 fn members_meet_whichever_way_both_know() {

@@ -128,27 +128,554 @@ fn rg_5_older_replicas_wait_for_somebody_newer() {
     assert!(settled.contains(&Effect::Abandon(ids(&[1, 2]))));
 }
 
-#[test]
-fn rg_6_who_cannot_be_met_is_left_out() {
-    let mut replicas = standing(2, 8);
-    replicas.on(Event::Arrived(id(2)));
-    replicas.on(Event::Wanted(Task::Step));
-    for meeting in 1..=3 {
-        for (number, steps) in [(0, 5), (1, 5)] {
-            replicas.on(Event::Counted(id(number), progress(9, steps)));
-        }
-        let counted = replicas.on(Event::Counted(id(2), progress(2, 0)));
-        assert_eq!(counted, [Effect::Form(ids(&[0, 1, 2]))]);
-        replicas.on(Event::Numbered(Ok(9 + meeting)));
-        let round = replicas.round();
-        let effects = replicas.on(Event::Met(id(1), Err("no way".into())));
-        assert!(replicas.round() > round);
-        let left_out = Effect::LeaveOut(id(2), "no way".into());
-        assert_eq!(effects.contains(&left_out), meeting == 3);
+/// What goes wrong when replicas meet.
+#[derive(Default)]
+struct Sick {
+    /// They say nothing.
+    hung: BTreeSet<u64>,
+    /// Ways that do not work, by who dials and who is dialled.
+    ways: BTreeSet<(u64, u64)>,
+    /// Who cannot be dialled, cannot dial, or does not work.
+    deaf: BTreeSet<u64>,
+    mute: BTreeSet<u64>,
+    broken: BTreeSet<u64>,
+    /// They meet without a word of who is missing, as through NCCL.
+    is_blind: bool,
+}
+
+impl Sick {
+    fn fails(&self, from: u64, to: u64) -> bool {
+        let is_off = |id| self.hung.contains(&id) || self.broken.contains(&id);
+        let is_closed = self.deaf.contains(&to) || self.mute.contains(&from);
+        is_off(from) || is_off(to) || is_closed || self.ways.contains(&(from, to))
     }
+}
+
+/// How replicas came to a group.
+#[derive(Debug, Default)]
+struct Course {
+    meetings: u32,
+    reopened: u32,
+    /// Of the group that stands.
+    members: BTreeSet<u64>,
+    left_out: Vec<u64>,
+}
+
+/// Hands in what healthy and sick replicas say, until nothing is to be done.
+fn meet(replicas: &mut Replicas, sick: &Sick, event: Event) -> Course {
+    let mut course = Course::default();
+    let mut effects = VecDeque::from(replicas.on(event));
+    while let Some(effect) = effects.pop_front() {
+        match effect {
+            Effect::Count(ids) => {
+                for id in ids {
+                    effects.extend(replicas.on(Event::Counted(id, progress(100, 5))));
+                }
+            }
+            Effect::Form(ranks) => {
+                course.meetings += 1;
+                assert!(course.meetings < 100, "no group stands: {course:?}");
+                effects.extend(one_meeting(replicas, sick, &ranks, course.meetings));
+                course.members = replicas.ranks().iter().map(|id| id.0).collect();
+            }
+            Effect::LeaveOut(ReplicaId(number), _) => course.left_out.push(number),
+            Effect::Reopen => course.reopened += 1,
+            Effect::Abandon(_) | Effect::Ask(_) | Effect::Starved | Effect::Finish(_) => {}
+        }
+    }
+    course
+}
+
+fn one_meeting(
+    replicas: &mut Replicas,
+    sick: &Sick,
+    ranks: &[ReplicaId],
+    number: u32,
+) -> Vec<Effect> {
+    let count = ranks.len();
+    let mut effects = replicas.on(Event::Numbered(Ok(9 + number)));
+    let (round, next) = (replicas.round(), |rank: usize| ranks[(rank + 1) % count].0);
+    let is_met = count == 1 || (0..count).all(|rank| !sick.fails(ranks[rank].0, next(rank)));
+    for (rank, id) in ranks.iter().enumerate() {
+        let previous = ranks[(rank + count - 1) % count].0;
+        let is_own_fault = sick.broken.contains(&id.0);
+        let unmet = Unmet {
+            reason: "no way".into(),
+            misses_next: !sick.is_blind && sick.fails(id.0, next(rank)),
+            misses_previous: !sick.is_blind && sick.fails(previous, id.0),
+            is_own_fault,
+            is_whole: true,
+        };
+        if !sick.hung.contains(&id.0) && round == replicas.round() {
+            let steps = replicas.at.unwrap_or(5);
+            let met = if is_met { Ok(steps) } else { Err(unmet) };
+            effects.extend(replicas.on(Event::Met(*id, met)));
+        }
+    }
+    let is_open = matches!(replicas.wait(), Some(Wait::LastWords | Wait::Meeting));
+    if round == replicas.round() && is_open {
+        effects.extend(replicas.on(Event::Overdue(replicas.stage())));
+    }
+    effects
+}
+
+fn arrived(count: u64, keep_shares: bool) -> Replicas {
+    let mut replicas = Replicas::new(usize::MAX, 0);
+    if keep_shares {
+        replicas = replicas.keeping_shares();
+        replicas.on(Event::Expected(count as usize));
+    }
+    (0..count).for_each(|number| drop(replicas.on(Event::Arrived(id(number)))));
+    replicas
+}
+
+/// Meets with shares: who is left out is not expected any more.
+fn meet_with_shares(replicas: &mut Replicas, sick: &Sick, event: Event) -> Course {
+    let mut course = meet(replicas, sick, event);
+    while course.members.is_empty() {
+        let left = replicas.present.len();
+        let next = meet(replicas, sick, Event::Expected(left));
+        assert!(next.meetings > 0, "nothing happens: {course:?}");
+        course.meetings += next.meetings;
+        course.reopened += next.reopened;
+        course.left_out.extend(next.left_out);
+        course.members = next.members;
+    }
+    course
+}
+
+fn set(numbers: &[u64]) -> BTreeSet<u64> {
+    numbers.iter().copied().collect()
+}
+
+/// Of eight, with and without shares: who is left out, and after how many meetings a group stands.
+#[test]
+fn rg_6_the_sick_are_left_out_in_few_meetings() {
+    let sick = Sick::default;
+    let cases: Vec<(&str, Sick, Vec<u64>, u32)> = vec![
+        ("nobody", sick(), vec![], 1),
+        (
+            "cut off",
+            Sick {
+                deaf: set(&[1]),
+                mute: set(&[1]),
+                ..sick()
+            },
+            vec![1],
+            2,
+        ),
+        (
+            "hung",
+            Sick {
+                hung: set(&[1]),
+                ..sick()
+            },
+            vec![1],
+            2,
+        ),
+        (
+            "a closed port",
+            Sick {
+                deaf: set(&[1]),
+                ..sick()
+            },
+            vec![1],
+            3,
+        ),
+        (
+            "no way out",
+            Sick {
+                mute: set(&[1]),
+                ..sick()
+            },
+            vec![1],
+            3,
+        ),
+        (
+            "the first one, cut off",
+            Sick {
+                deaf: set(&[0]),
+                mute: set(&[0]),
+                ..sick()
+            },
+            vec![0],
+            2,
+        ),
+        (
+            "the first one, hung",
+            Sick {
+                hung: set(&[0]),
+                ..sick()
+            },
+            vec![0],
+            2,
+        ),
+        (
+            "no GPU",
+            Sick {
+                broken: set(&[5]),
+                ..sick()
+            },
+            vec![5],
+            2,
+        ),
+        (
+            "one way",
+            Sick {
+                ways: [(0, 1)].into(),
+                ..sick()
+            },
+            vec![],
+            2,
+        ),
+        (
+            "two ways",
+            Sick {
+                ways: [(0, 1), (4, 5)].into(),
+                ..sick()
+            },
+            vec![],
+            2,
+        ),
+        (
+            "two hang side by side",
+            Sick {
+                hung: set(&[3, 4]),
+                ..sick()
+            },
+            vec![3, 4],
+            2,
+        ),
+        (
+            "two are cut off side by side",
+            Sick {
+                deaf: set(&[3, 4]),
+                mute: set(&[3, 4]),
+                ..sick()
+            },
+            vec![3, 4],
+            2,
+        ),
+        (
+            "two closed ports",
+            Sick {
+                deaf: set(&[2, 6]),
+                ..sick()
+            },
+            vec![2, 6],
+            3,
+        ),
+    ];
+    for (name, sick, left_out, meetings) in cases {
+        for keep_shares in [false, true] {
+            let mut replicas = arrived(8, keep_shares);
+            let run = if keep_shares { meet_with_shares } else { meet };
+            let mut course = run(&mut replicas, &sick, Event::Wanted(Task::Settle));
+            course.left_out.sort_unstable();
+            assert_eq!(course.left_out, left_out, "{name}");
+            assert_eq!(course.meetings, meetings, "{name}");
+            assert_eq!(course.members.len(), 8 - left_out.len(), "{name}");
+            assert_eq!(course.reopened, 0, "{name}: nobody had given anything away");
+        }
+    }
+}
+
+/// One that was left out goes at the first word against it, and the ways of the others are known.
+#[test]
+fn rg_6_one_that_comes_back_costs_one_meeting() {
+    let sick = Sick {
+        deaf: set(&[1, 20]),
+        ..Sick::default()
+    };
+    let mut replicas = arrived(8, false);
+    meet(&mut replicas, &sick, Event::Wanted(Task::Settle));
+    replicas.on(Event::Returned(id(20)));
+    let course = meet(&mut replicas, &sick, Event::Wanted(Task::Step));
+    assert_eq!((course.meetings, course.left_out), (2, vec![20]));
+    assert_eq!(course.members.len(), 7);
+    // Its port is open by now.
+    answer_all(&mut replicas);
+    replicas.on(Event::Returned(id(21)));
+    let course = meet(&mut replicas, &sick, Event::Wanted(Task::Step));
+    assert_eq!((course.meetings, course.members.len()), (1, 8));
+    answer_all(&mut replicas);
+    assert!(replicas.on(Event::Lost(id(21))).is_empty());
+}
+
+fn answer_all(replicas: &mut Replicas) {
+    for id in replicas.ranks().to_vec() {
+        replicas.on(Event::Answered(id, Answer::Done));
+    }
+}
+
+/// Two name each other and nobody else can: the one that is dialled in vain goes, unless it alone has
+/// the newest steps.
+#[test]
+fn rg_6_of_two_one_goes_on() {
+    let way = |way| Sick {
+        ways: [way].into(),
+        ..Sick::default()
+    };
+    for (sick, left_out) in [(way((0, 1)), 1), (way((1, 0)), 0)] {
+        let mut replicas = arrived(2, false);
+        let course = meet(&mut replicas, &sick, Event::Wanted(Task::Settle));
+        assert_eq!((course.meetings, course.left_out), (2, vec![left_out]));
+    }
+    let mut replicas = standing(1, 8);
+    replicas.on(Event::Arrived(id(1)));
+    replicas.on(Event::Wanted(Task::Step));
     replicas.on(Event::Counted(id(0), progress(9, 5)));
-    let counted = replicas.on(Event::Counted(id(1), progress(9, 5)));
-    assert_eq!(counted, [Effect::Form(ids(&[0, 1]))]);
+    replicas.on(Event::Counted(id(1), progress(0, 0)));
+    let effects = one_meeting(&mut replicas, &way((1, 0)), &ids(&[0, 1]), 2);
+    let left_out = Effect::LeaveOut(id(1), Cause::Unmet("no way".into()));
+    assert!(effects.contains(&left_out), "{effects:?}");
+}
+
+/// Half of them try without the others, who come back one at a time.
+#[test]
+fn rg_6_where_nobody_is_named_halves_try() {
+    for sick_one in 1..8 {
+        let sick = Sick {
+            hung: set(&[sick_one]),
+            is_blind: true,
+            ..Sick::default()
+        };
+        let mut replicas = arrived(8, false);
+        let mut course = meet(&mut replicas, &sick, Event::Wanted(Task::Settle));
+        assert!(course.meetings <= 7, "{course:?}");
+        assert!(!course.members.contains(&sick_one));
+        for number in course.left_out.clone() {
+            // Whoever is left out again has a longer wait.
+            replicas.on(Event::Returned(id(number)));
+        }
+        for _ in 0..8 {
+            if replicas.ranks().len() == replicas.present.len() {
+                break;
+            }
+            answer_all(&mut replicas);
+            course = meet(&mut replicas, &sick, Event::Wanted(Task::Step));
+        }
+        assert_eq!(course.members.len(), 7, "{sick_one}: {course:?}");
+    }
+}
+
+/// What a task of these takes too long for: each is computing, waiting, or says nothing more.
+fn overdue(replicas: &mut Replicas, found: &[(u64, Option<Occupation>)]) -> Vec<Effect> {
+    let mut effects = replicas.on(Event::Overdue(replicas.stage()));
+    for (number, occupation) in found {
+        if let Some(occupation) = occupation {
+            replicas.on(Event::Found(id(*number), *occupation));
+        }
+    }
+    for (number, occupation) in found {
+        if occupation.is_some() {
+            effects.extend(replicas.on(Event::Counted(id(*number), progress(100, 5))));
+        }
+    }
+    if replicas.wait() == Some(Wait::Counts) {
+        effects.extend(replicas.on(Event::Overdue(replicas.stage())));
+    }
+    effects
+}
+
+#[test]
+fn rg_8_who_hangs_or_is_waited_for_is_left_out() {
+    use Occupation::{Computing, Waiting};
+    type Found = [(u64, Option<Occupation>); 3];
+    let (computes, waits) = (Some(Computing), Some(Waiting));
+    let cases: [(Found, &[(u64, Cause)]); 5] = [
+        ([(0, waits), (1, None), (2, waits)], &[(1, Cause::Hung)]),
+        ([(0, waits), (1, computes), (2, waits)], &[(1, Cause::Slow)]),
+        // The slow one is found again when it is as slow again.
+        ([(0, computes), (1, None), (2, waits)], &[(1, Cause::Hung)]),
+        // Most of them: the task is long.
+        ([(0, computes), (1, computes), (2, waits)], &[]),
+        (
+            [(0, None), (1, None), (2, waits)],
+            &[(0, Cause::Hung), (1, Cause::Hung)],
+        ),
+    ];
+    for (found, expected) in cases {
+        let mut replicas = standing(3, 8);
+        replicas.on(Event::Wanted(Task::Step));
+        let effects = overdue(&mut replicas, &found);
+        let left_out = effects.iter().filter_map(|effect| match effect {
+            Effect::LeaveOut(id, cause) => Some((id.0, cause.clone())),
+            _ => None,
+        });
+        assert_eq!(left_out.collect::<Vec<_>>(), expected, "{found:?}");
+        let is_formed = |effect: &Effect| matches!(effect, Effect::Form(ranks) if ranks.len() == 3 - expected.len());
+        assert!(effects.iter().any(is_formed), "{effects:?}");
+    }
+}
+
+/// As where small packets pass between two of them and large ones do not.
+#[test]
+fn rg_8_a_group_that_stalls_goes_on_by_half() {
+    let waits = Some(Occupation::Waiting);
+    let mut replicas = standing(4, 8);
+    replicas.on(Event::Wanted(Task::Step));
+    let found = [(0, waits), (1, waits), (2, waits), (3, waits)];
+    let effects = overdue(&mut replicas, &found);
+    assert!(
+        effects.contains(&Effect::Form(ids(&[0, 1, 2, 3]))),
+        "{effects:?}"
+    );
+    replicas.on(Event::Numbered(Ok(10)));
+    (0..4).for_each(|number| drop(replicas.on(Event::Met(id(number), Ok(5)))));
+    let effects = overdue(&mut replicas, &found);
+    assert!(effects.contains(&Effect::Form(ids(&[0, 1]))), "{effects:?}");
+}
+
+#[test]
+fn rg_8_an_errand_that_takes_too_long_is_run_again() {
+    let mut replicas = standing(3, 8);
+    replicas.on(Event::Wanted(Task::Errand));
+    let idle = Some(Occupation::Idle);
+    let found = [(0, Some(Occupation::Computing)), (1, idle), (2, idle)];
+    for number in 10..20 {
+        let effects = overdue(&mut replicas, &found);
+        assert!(
+            effects.contains(&Effect::Form(ids(&[0, 1, 2]))),
+            "{effects:?}"
+        );
+        replicas.on(Event::Numbered(Ok(number)));
+        (0..3).for_each(|number| drop(replicas.on(Event::Met(id(number), Ok(5)))));
+    }
+}
+
+/// What was waited for before takes no time of what is waited for now.
+#[test]
+fn rg_8_a_limit_of_before_counts_for_nothing() {
+    let mut replicas = standing(2, 8);
+    replicas.on(Event::Wanted(Task::Step));
+    let stage = replicas.stage();
+    answer_all(&mut replicas);
+    assert_eq!(replicas.wait(), None);
+    assert_eq!(replicas.on(Event::Overdue(stage)), []);
+    replicas.on(Event::Wanted(Task::Step));
+    assert_eq!(replicas.on(Event::Overdue(stage)), []);
+    assert_eq!(replicas.wait(), Some(Wait::Task));
+}
+
+/// Nobody is opened anew before it is known who hangs: it would be waited for.
+#[test]
+fn rg_7_who_hangs_is_left_out_before_all_are_opened_anew() {
+    let waits = Some(Occupation::Waiting);
+    let mut replicas = standing_with_shares(3);
+    replicas.on(Event::Wanted(Task::Step));
+    let effects = overdue(&mut replicas, &[(0, waits), (1, None), (2, waits)]);
+    let end = [
+        Effect::Abandon(ids(&[1])),
+        Effect::LeaveOut(id(1), Cause::Hung),
+        Effect::Reopen,
+    ];
+    assert!(effects.ends_with(&end), "{effects:?}");
+}
+
+/// The same where they meet and nobody says anything.
+#[test]
+fn rg_7_who_says_nothing_is_found_out_before_all_are_opened_anew() {
+    let mut replicas = standing_with_shares(3);
+    replicas.on(Event::Wanted(Task::Step));
+    replicas.on(Event::Answered(id(0), Answer::Apart("lost".into())));
+    replicas.on(Event::Expected(3));
+    for number in 10..13 {
+        replicas.on(Event::Arrived(id(number)));
+        replicas.on(Event::Counted(id(number), progress(10, 5)));
+    }
+    assert_eq!(replicas.wait(), Some(Wait::Meeting));
+    let effects = replicas.on(Event::Overdue(replicas.stage()));
+    assert!(!effects.contains(&Effect::Reopen), "{effects:?}");
+    replicas.on(Event::Counted(id(10), progress(10, 5)));
+    replicas.on(Event::Counted(id(12), progress(10, 5)));
+    let effects = replicas.on(Event::Overdue(replicas.stage()));
+    let end = [Effect::LeaveOut(id(11), Cause::Hung), Effect::Reopen];
+    assert!(effects.ends_with(&end), "{effects:?}");
+}
+
+/// Alone it has nobody to wait for: others take its place, or its process comes back.
+#[test]
+fn rg_8_one_that_is_alone_and_hangs_is_left_out() {
+    let mut replicas = arrived(1, false);
+    replicas.on(Event::Wanted(Task::Settle));
+    replicas.on(Event::Counted(id(0), progress(1, 5)));
+    replicas.on(Event::Numbered(Ok(9)));
+    let effects = replicas.on(Event::Overdue(replicas.stage()));
+    let left_out = Effect::LeaveOut(id(0), Cause::Hung);
+    assert!(effects.contains(&left_out), "{effects:?}");
+    assert!(replicas.is_starving());
+}
+
+/// One of them had taken up its share when another one failed.
+#[test]
+fn rg_7_a_meeting_in_which_a_share_was_taken_up_has_all_opened_anew() {
+    let mut replicas = arrived(3, true);
+    replicas.on(Event::Wanted(Task::Settle));
+    (0..3).for_each(|number| drop(replicas.on(Event::Counted(id(number), progress(1, 5)))));
+    replicas.on(Event::Numbered(Ok(9)));
+    replicas.on(Event::Met(id(0), Ok(5)));
+    let unmet = Unmet {
+        misses_next: true,
+        is_whole: true,
+        ..Unmet::default()
+    };
+    replicas.on(Event::Met(id(1), Err(unmet)));
+    let effects = replicas.on(Event::Overdue(replicas.stage()));
+    assert!(effects.contains(&Effect::Reopen), "{effects:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Of three or more, one that is cut off, hangs, cannot be dialled or cannot dial is left out, and
+    /// nobody else is; with a broken way beside it one more may be.
+    #[test]
+    fn rg_6_nobody_healthy_goes_for_one_that_is_sick(
+        count in 3u64..20,
+        sick_one in 0u64..20,
+        how in 0u8..4,
+        ways in prop::collection::vec((0u64..20, 0u64..20), 0..2),
+    ) {
+        let sick_one = sick_one % count;
+        let one = set(&[sick_one]);
+        let mut sick = match how {
+            0 => Sick { hung: one, ..Sick::default() },
+            1 => Sick { deaf: one.clone(), mute: one, ..Sick::default() },
+            2 => Sick { deaf: one, ..Sick::default() },
+            _ => Sick { mute: one, ..Sick::default() },
+        };
+        if count > 5 {
+            sick.ways = ways.into_iter().map(|(a, b)| (a % count, b % count)).collect();
+        }
+        let mut replicas = arrived(count, false);
+        let course = meet(&mut replicas, &sick, Event::Wanted(Task::Settle));
+        prop_assert!(course.meetings <= 6, "{:?}", course);
+        let healthy: Vec<u64> = course.left_out.iter().copied().filter(|n| *n != sick_one).collect();
+        prop_assert!(healthy.len() <= sick.ways.len(), "{:?} for {}", healthy, sick_one);
+        prop_assert!(course.members.len() as u64 + 2 >= count);
+    }
+
+    /// Whatever is wrong, a group stands soon.
+    #[test]
+    fn rg_6_a_group_stands_whatever_is_wrong(
+        count in 1u64..12,
+        hung in prop::collection::btree_set(0u64..12, 0..4),
+        deaf in prop::collection::btree_set(0u64..12, 0..6),
+        mute in prop::collection::btree_set(0u64..12, 0..6),
+        broken in prop::collection::btree_set(0u64..12, 0..3),
+        ways in prop::collection::btree_set((0u64..12, 0u64..12), 0..20),
+        keep_shares in any::<bool>(),
+    ) {
+        let sick = Sick { hung, deaf, mute, broken, ways, is_blind: false };
+        prop_assume!((0..count).any(|id| !sick.hung.contains(&id)));
+        let mut replicas = arrived(count, keep_shares);
+        let run = if keep_shares { meet_with_shares } else { meet };
+        let course = run(&mut replicas, &sick, Event::Wanted(Task::Settle));
+        prop_assert!(!course.members.is_empty());
+        prop_assert!(u64::from(course.meetings) <= 3 * count, "{:?}", course);
+        prop_assert_eq!(course.reopened, 0);
+    }
 }
 
 #[test]
@@ -518,7 +1045,7 @@ impl World {
         let group = self.groups.get_mut(&epoch).expect("it was formed");
         let replica = self.replicas.get_mut(&number).expect("it works");
         if is_over {
-            return Some(Event::Met(id(number), Err("given up".into())));
+            return Some(Event::Met(id(number), Err(Unmet::default())));
         }
         if group.leader.is_none() && group.ranks[0] == number {
             group.leader = Some((replica.progress.steps, replica.weights.clone()));

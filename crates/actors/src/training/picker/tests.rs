@@ -143,10 +143,15 @@ fn tl_1_a_batch_does_not_depend_on_the_batches_before() {
             states.into_iter().map(name).collect()
         };
         let mut all = Picker::new(&plan).expect("there are states");
-        let batches: Vec<_> = (0..20).map(|batch| names(of_batch(&mut all, batch))).collect();
+        let batches: Vec<_> = (0..20)
+            .map(|batch| names(of_batch(&mut all, batch)))
+            .collect();
         for first in [1, 7, 19] {
             let mut resumed = Picker::new(&plan).expect("there are states");
-            assert_eq!(names(of_batch(&mut resumed, first)), batches[first as usize]);
+            assert_eq!(
+                names(of_batch(&mut resumed, first)),
+                batches[first as usize]
+            );
         }
     }
 }

@@ -222,7 +222,7 @@ fn what_has_one_reason_is_one_remark() {
 }
 
 /// Settings that always have an effect where their section is there.
-const ALWAYS: [&str; 39] = [
+const ALWAYS: [&str; 41] = [
     "run",
     "model",
     "questions",
@@ -246,6 +246,8 @@ const ALWAYS: [&str; 39] = [
     "filter.keep",
     "filter.limit",
     "actors.judges",
+    "actors.quarantine_after",
+    "actors.patience",
     "warm_start.questions",
     "warm_start.dialogue.thoughts",
     "warm_start.dialogue.tag",
