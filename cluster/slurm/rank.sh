@@ -73,11 +73,19 @@ device() {
     fi
 }
 
+# Once the run is done, a node has 90 s to hear of it; then it is told to end.
+end_late() {
+    local waited
+    until [[ -e $SWIRL_JOB_DIR/done ]]; do sleep 5; done
+    for ((waited = 0; waited < 90; waited += 5)); do sleep 5; done
+    kill -TERM "$1"
+}
+
 # Runs a command; when a signal has ended it that was not meant for this task, runs it again, since
 # every part goes on where it was. An exit code of its own is final, but for that of a node whose engine
 # stays sick: it is started again without end, since its controller gives it work ever more rarely.
 keep_up() {
-    local tries child code
+    local tries child code late
     stopped=
     # Slurm sends a signal to every process of a task, hence to the program too.
     trap 'stopped=yes' TERM
@@ -85,12 +93,21 @@ keep_up() {
         "$@" &
         child=$!
         code=0
+        # Its output is nobody's: srun waits for the end of a task's.
+        end_late "$child" >/dev/null 2>&1 &
+        late=$!
         wait "$child" || code=$?
+        kill "$late" 2>/dev/null || true
         if [[ -n $stopped ]]; then
             # The signal has interrupted `wait`, the program may still be tidying up. Not a failure:
             # a failure would have srun kill the others.
             wait "$child" || true
             exit 0
+        fi
+        # Told to end above.
+        [[ $code != 3 || ! -e $SWIRL_JOB_DIR/done ]] || exit 0
+        if ((SLURM_PROCID == 0 && code == 0)); then
+            touch "$SWIRL_JOB_DIR/done"
         fi
         if ((code == sick)); then
             tries=0
@@ -116,7 +133,7 @@ run() {
         export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}
     fi
     if [[ $roles == controller ]]; then
-        keep_up "$SWIRL" run "$config" "$@" --listen "0.0.0.0:$SWIRL_PORT" \
+        keep_up "$SWIRL" run "$config" "$@" --listen "[::]:$SWIRL_PORT" \
             --certs "$SWIRL_JOB_DIR/certs/$name" --resume \
             "cluster.wait_for.sampler=$samplers" "cluster.wait_for.learner=$learners" \
             "cluster.wait_for.tool=$tools" "cluster.wait_for.judge=$tools"

@@ -58,6 +58,9 @@ pub struct Recovery {
     pub back: Option<Duration>,
 }
 
+/// Exit code of whoever was asked to end.
+pub const STOPPED: i32 = 3;
+
 /// Disturbs a process and waits until it works again.
 ///
 /// # Errors
@@ -114,6 +117,8 @@ pub fn disturb(
             stage.signal(name, "TERM")?;
             stage.wait_for(HEAD, &format!("A node leaves. node={name}"), 0, LIMIT)?;
             noticed = Some(began.elapsed());
+            let code = stage.left(name, LIMIT)?;
+            ensure!(code == Some(STOPPED), "{name} left with {code:?}");
         }
         Fault::Add | Fault::AddFarAway => {
             stage.start(name)?;

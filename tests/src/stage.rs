@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -235,6 +235,53 @@ impl Stage {
         Ok(())
     }
 
+    /// Asks a process to end, by a signal, and waits until it has; its exit code.
+    ///
+    /// # Errors
+    /// When it is not running, or does not end within `limit`.
+    pub fn end(&mut self, name: &str, signal: &str, limit: Duration) -> Result<Option<i32>> {
+        let process = match name {
+            HEAD => self.head.take(),
+            name => self.node(name)?.process.take(),
+        };
+        let process = process.with_context(|| format!("{name} is not running"))?;
+        let id = process.id().to_string();
+        let sent = Command::new("kill")
+            .args([&format!("-{signal}"), &id])
+            .status()?;
+        ensure!(sent.success(), "{name} takes no SIG{signal}");
+        self.ended(name, process, limit)
+    }
+
+    /// Waits until a node has ended by itself; its exit code.
+    ///
+    /// # Errors
+    /// When it is not running, or does not end within `limit`.
+    pub fn left(&mut self, name: &str, limit: Duration) -> Result<Option<i32>> {
+        let process = self.node(name)?.process.take();
+        let process = process.with_context(|| format!("{name} is not running"))?;
+        self.ended(name, process, limit)
+    }
+
+    fn ended(&self, name: &str, mut process: Child, limit: Duration) -> Result<Option<i32>> {
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(status) = process.try_wait()? {
+                return Ok(status.code());
+            }
+            if Instant::now() >= end {
+                process.kill()?;
+                process.wait()?;
+                let seconds = limit.as_secs();
+                bail!(
+                    "{name} did not end within {seconds} s:\n{}",
+                    self.tail(name)
+                );
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
     /// Waits until a process has logged `text` more than `seen` times.
     ///
     /// # Errors
@@ -286,26 +333,6 @@ impl Stage {
     /// When it cannot be made.
     pub fn renew(&self, name: &str) -> Result<()> {
         self.swirl(&["certs", "renew", name, "--dir", "certs"])
-    }
-
-    /// Waits for the end of a node that ends by itself.
-    ///
-    /// # Errors
-    /// When it does not run, or not end within `limit`.
-    pub fn ended(&mut self, name: &str, limit: Duration) -> Result<ExitStatus> {
-        let process = self.node(name)?.process.take();
-        let mut process = process.with_context(|| format!("{name} is not running"))?;
-        let end = Instant::now() + limit;
-        loop {
-            if let Some(status) = process.try_wait()? {
-                return Ok(status);
-            }
-            if Instant::now() >= end {
-                process.kill()?;
-                bail!("{name} did not end:\n{}", self.tail(name));
-            }
-            std::thread::sleep(POLL);
-        }
     }
 
     /// Whether the controller is done.

@@ -1,6 +1,6 @@
 //! The supervisor of every other actor, and the one who hands out rollout work.
 
-use crate::cluster::Arrival;
+use crate::cluster::{Arrival, Engagement};
 use crate::fleet::{Fleet, FleetError, FleetPlan, RestartCounts};
 use crate::patience::Patience;
 use crate::pool::{Pool, Who};
@@ -359,6 +359,8 @@ async fn start_fleet(
         epoch,
         trainers: elsewhere.filter(|_| group.is_some()).cloned(),
         group: group.clone(),
+        stop: plan.stop.clone(),
+        saving: elsewhere.map(Engagement::saving).unwrap_or_default(),
     };
     for engine in &plan.samplers {
         start(&fleet.samplers, Sampler, engine.clone(), me).await?;

@@ -6,6 +6,7 @@ use crate::patience::{Patience, Sign, Unanswered};
 use crate::pool::{CallError, MemberId, Pool, Word};
 use crate::ports::{EngineError, Generator, LearnerFault, StepReport, Trainer};
 use crate::replicas::GroupMessage;
+use crate::stopping::{Saving, Stop};
 use crate::vitals::LONGEST_LIMIT;
 use crate::workers::{
     Caller, JudgeMessage, LearnerMessage, LearnerPort, RulingPort, SamplerMessage, ToolMessage,
@@ -75,6 +76,8 @@ pub struct FleetPlan {
     pub learner: Option<Arc<dyn Trainer>>,
     /// What other nodes are to do.
     pub elsewhere: Option<Engagement>,
+    /// Asked when training is to end in order.
+    pub stop: Stop,
 }
 
 /// How often actors were started again, by role.
@@ -194,11 +197,20 @@ pub struct Fleet {
     pub(crate) epoch: Arc<AtomicU32>,
     /// What is told of learners on other nodes, where there may be some.
     pub(crate) group: Option<ActorRef<GroupMessage>>,
+    /// Asked when training is to end in order.
+    pub(crate) stop: Stop,
+    /// Checkpoints that nodes want before they leave.
+    pub(crate) saving: Saving,
     /// Says how many of these there are.
     pub(crate) trainers: Option<Engagement>,
 }
 
 impl Fleet {
+    /// Whether the learner may hold steps that no checkpoint here has: it outlives this process.
+    pub(crate) fn may_be_ahead(&self) -> bool {
+        self.group.is_some()
+    }
+
     /// The number of samplers.
     pub fn sampler_count(&self) -> usize {
         self.samplers.ids().len()

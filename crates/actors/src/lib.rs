@@ -35,6 +35,7 @@ mod replicas;
 mod rollouts;
 mod sampling;
 pub mod seeds;
+mod stopping;
 pub mod training;
 mod vitals;
 mod workers;
@@ -44,3 +45,4 @@ pub use fleet::{Fleet, FleetError, FleetPlan, Judges, LearnerHandle, RestartCoun
 pub use pool::CallError;
 pub use publication::Published;
 pub use rollouts::{Progress, RolloutError, RolloutPlan, RolloutReport};
+pub use stopping::Stop;

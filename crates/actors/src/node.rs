@@ -5,6 +5,8 @@ use crate::remote::{Host, Outfitter, method};
 use async_trait::async_trait;
 use bytes::Bytes;
 use control::backoff::Backoff;
+use futures::FutureExt;
+use futures::future::Shared;
 use proto::cluster::{Assignment, Join, JoinRequest, Welcome};
 use proto::{NodeName, Role, codec};
 use rand::{Rng, SeedableRng};
@@ -35,6 +37,8 @@ pub struct NodePlan {
     pub config: Option<String>,
     /// Drawn anew by each process.
     pub boot: u64,
+    /// What it computes on: `cpu` or `cuda:N`.
+    pub device: String,
     /// Opens engines.
     pub outfitter: Arc<dyn Outfitter>,
     /// Finds the controller.
@@ -121,19 +125,32 @@ enum StayEnd {
     Broken(String),
 }
 
+/// How long a node that is to end waits for what is under way at it, unless it is told otherwise.
+pub const GRACE: Duration = Duration::from_secs(100);
+
 /// Runs a node until it is dismissed, refused, or `stop` is ready. Then its engines are closed.
-pub async fn run(mut plan: NodePlan, stop: impl Future<Output = ()>) -> NodeEnd {
+pub async fn run(plan: NodePlan, stop: impl Future<Output = ()>) -> NodeEnd {
+    run_with(plan, stop, GRACE).await
+}
+
+/// As [`run`]. Once `stop` is ready the node takes nothing new, and leaves when nothing is under way at
+/// it any more and the controller has a checkpoint of what it trains, but no later than `grace` after.
+pub async fn run_with(
+    mut plan: NodePlan,
+    stop: impl Future<Output = ()>,
+    grace: Duration,
+) -> NodeEnd {
     let host = Arc::new(Host::new(plan.outfitter.clone(), plan.dialler.clone()));
     let _last = Last(host.clone());
     let mut giving = JoinSet::new();
     giving.spawn(give(plan.dialler.clone(), host.given_on()));
-    let mut stop = std::pin::pin!(stop);
+    let stop = stop.shared();
     let mut backoff = Backoff::new(FIRST_WAIT_MS, LONGEST_WAIT_MS);
     let mut rng = ChaCha8Rng::seed_from_u64(plan.boot);
     let mut last = String::new();
     let end = loop {
         let mut is_member = false;
-        let stay = stay(&mut plan, &host, &mut stop, &mut is_member).await;
+        let stay = stay(&mut plan, &host, (stop.clone(), grace), &mut is_member).await;
         plan.contact.send_replace(Contact::Searching);
         if is_member {
             backoff.worked();
@@ -153,7 +170,7 @@ pub async fn run(mut plan: NodePlan, stop: impl Future<Output = ()>) -> NodeEnd 
         let wait = Duration::from_millis(backoff.failed(rng.random()));
         tokio::select! {
             biased;
-            () = &mut stop => break NodeEnd::Stopped,
+            () = stop.clone() => break NodeEnd::Stopped,
             () = tokio::time::sleep(wait) => {}
         }
     };
@@ -184,7 +201,7 @@ async fn give(dialler: Arc<dyn Dialler>, source: Arc<dyn bulk::Source>) {
 async fn stay(
     plan: &mut NodePlan,
     host: &Arc<Host>,
-    stop: &mut (impl Future<Output = ()> + Unpin),
+    (stop, grace): (Shared<impl Future<Output = ()>>, Duration),
     is_member: &mut bool,
 ) -> StayEnd {
     let broken = |reason: String| StayEnd::Broken(reason);
@@ -192,7 +209,7 @@ async fn stay(
     let joining = join(plan, host, &end);
     let joined = tokio::select! {
         biased;
-        () = &mut *stop => return StayEnd::End(NodeEnd::Stopped),
+        () = stop.clone() => return StayEnd::End(NodeEnd::Stopped),
         joined = joining => joined,
     };
     let joined = match joined {
@@ -216,13 +233,18 @@ async fn stay(
             .ok()
             .and_then(|end| end.clone())
     };
+    let leaving = async {
+        stop.await;
+        tracing::info!("The node takes nothing new, and leaves when nothing is under way.");
+        // Answered when that is so. It leaves all the same when that takes too long.
+        let _ = joined.control.call(method::DRAIN, &[], grace).await;
+        // If it is not heard, the loss of the connection is.
+        let _ = joined.control.call(method::LEAVE, &[], PROMPT).await;
+        StayEnd::End(NodeEnd::Stopped)
+    };
     tokio::select! {
         biased;
-        () = &mut *stop => {
-            // If it is not heard, the loss of the connection is.
-            let _ = joined.control.call(method::LEAVE, &[], PROMPT).await;
-            StayEnd::End(NodeEnd::Stopped)
-        }
+        end = leaving => end,
         end = dismissed => {
             // The answer to it is under way.
             let _ = tokio::time::timeout(PROMPT, joined.control.closed()).await;
@@ -290,6 +312,7 @@ async fn join(
         roles: plan.roles.clone(),
         config: plan.config.clone(),
         address: plan.dialler.address(),
+        device: plan.device.clone(),
     };
     let encoded = codec::encode(&join).map(|join| JoinRequest {
         version: plan.version.clone(),

@@ -228,6 +228,7 @@ mod tests {
     use crate::fleet::RestartCounts;
     use crate::newest::tests::{adapted, weights};
     use crate::patience::Patience;
+    use crate::stopping::{Saving, Stop};
     use crate::vitals::Vitals;
     use proto::Role;
     use ractor::{Actor, ActorProcessingErr};
@@ -280,6 +281,8 @@ mod tests {
             published: Arc::default(),
             epoch: Arc::new(AtomicU32::new(0)),
             group: None,
+            stop: Stop::default(),
+            saving: Saving::default(),
             trainers: None,
         }
     }

@@ -215,7 +215,7 @@ impl Tree {
         found
     }
 
-    /// How many of its nodes the other tree does not have.
+    /// Number of its nodes that the other tree does not have.
     fn new_to(&self, children: &Children) -> usize {
         let found = self.nodes_in(children);
         found.iter().filter(|node| node.is_none()).count()

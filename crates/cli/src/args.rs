@@ -7,6 +7,7 @@ use proto::{NodeName, Role};
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 use transport::certs::Validity;
 
 /// Step-wise reinforcement learning for language models that use tools.
@@ -54,6 +55,19 @@ pub enum Command {
     Node(NodeArgs),
     /// Run a configuration with nodes that are started over ssh.
     Launch(LaunchArgs),
+    /// Have a run end in order: it finishes the step in flight and writes a checkpoint, from which
+    /// `--resume` goes on. Returns once it has ended.
+    Stop {
+        /// The run folder, on this machine.
+        run: PathBuf,
+    },
+    /// Have a node of a run finish what it has, take nothing new, and end.
+    Drain {
+        /// The run folder, on the controller's machine.
+        run: PathBuf,
+        /// The node's name, as its certificate has it.
+        node: NodeName,
+    },
     /// Check this machine and say what to do about each problem.
     Doctor(DoctorArgs),
 }
@@ -80,6 +94,9 @@ pub struct RunArgs {
     /// The folder of this node's certificate. The same as `cluster.certs=DIR`.
     #[arg(long, value_name = "DIR")]
     pub certs: Option<PathBuf>,
+    /// A file that is written every few seconds, for probes: its time says that this process runs.
+    #[arg(long, value_name = "FILE")]
+    pub health_file: Option<PathBuf>,
     /// Check all that can be checked without the model and the judge's endpoint, print the
     /// configuration with every default, and stop.
     #[arg(long)]
@@ -144,6 +161,15 @@ pub struct NodeArgs {
     /// Only take part in runs of this configuration.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// How long the node may take to leave after SIGTERM, SIGINT or SIGHUP: it takes nothing new, ends
+    /// what it has, and the controller writes a checkpoint of what it trains.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "100s",
+        value_parser = humantime::parse_duration
+    )]
+    pub stop_grace: Duration,
     /// A file whose time is that of the last contact with the controller, for probes.
     #[arg(long, value_name = "FILE")]
     pub health_file: Option<PathBuf>,
@@ -515,6 +541,9 @@ pub struct DoctorArgs {
     /// UDP port where other nodes reach this one; 0 takes any.
     #[arg(long, default_value_t = 0, requires = "join")]
     pub port: u16,
+    /// The device that this node is to compute on: `auto`, `cpu` or `cuda:N`.
+    #[arg(long, default_value = "auto", requires = "join")]
+    pub device: String,
     /// The folder of this node's certificate.
     #[arg(long, value_name = "DIR", requires = "meets")]
     pub certs: Option<PathBuf>,

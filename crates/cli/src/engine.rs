@@ -1,6 +1,8 @@
 //! The engines behind the actors: libtorch on one owner thread per device.
 
 use crate::config::ModelSection;
+use crate::console;
+use crate::gpu;
 use crate::usage::UsageError;
 use actors::ports::{EngineError, Generator, LearnerFault, StepReport, Trainer, Turns};
 use anyhow::{Context, Result};
@@ -55,6 +57,23 @@ impl Machine {
         })
     }
 
+    /// The device as it is written in a configuration.
+    pub fn name(&self) -> String {
+        match self.device {
+            Device::Cuda(index) => format!("cuda:{index}"),
+            _ => "cpu".to_owned(),
+        }
+    }
+
+    /// Behind an error of an engine: ends the process if its GPU does not work any more.
+    async fn look_after(&self, error: &str) {
+        let (device, error) = (self.device, error.to_owned());
+        if device.is_cuda() {
+            // A panic of it says the same again.
+            let _ = self.run(move || gpu::end_if_lost(device, &error)).await;
+        }
+    }
+
     /// The same device, to compute in another type.
     pub fn computing_in(&self, dtype: ComputeType, f32_head: bool) -> Self {
         Self {
@@ -79,7 +98,10 @@ impl Machine {
         let mut samplers: Vec<Arc<dyn Generator>> = Vec::new();
         for _ in 0..count {
             let sampler = self.sampler(dir, arguments, config).await?;
-            samplers.push(Arc::new(SamplerPort(sampler)));
+            samplers.push(Arc::new(SamplerPort {
+                machine: self.clone(),
+                sampler,
+            }));
         }
         Ok(samplers)
     }
@@ -148,7 +170,12 @@ fn device(name: &str) -> Result<Device, UsageError> {
     let gpus = usize::try_from(tch::Cuda::device_count()).unwrap_or(0);
     match DeviceChoice::parse(name) {
         Some(DeviceChoice::Cpu) => Ok(Device::Cpu),
-        Some(DeviceChoice::Auto) if gpus == 0 => Ok(Device::Cpu),
+        Some(DeviceChoice::Auto) if gpus == 0 => {
+            if let Some(warning) = gpu::warn_of_cpu(Path::new("/")) {
+                console::remark(warning);
+            }
+            Ok(Device::Cpu)
+        }
         Some(DeviceChoice::Auto) => Ok(Device::Cuda(0)),
         Some(DeviceChoice::Cuda(index)) if index < gpus => Ok(Device::Cuda(index)),
         Some(DeviceChoice::Cuda(_)) => Err(UsageError::new(format!(
@@ -161,7 +188,23 @@ fn device(name: &str) -> Result<Device, UsageError> {
 }
 
 /// A sampler as the actors see it.
-struct SamplerPort(SamplerHandle);
+struct SamplerPort {
+    machine: Machine,
+    sampler: SamplerHandle,
+}
+
+impl SamplerPort {
+    async fn checked<T, E: std::fmt::Display>(&self, done: Result<T, E>) -> Result<T, EngineError> {
+        match done {
+            Ok(done) => Ok(done),
+            Err(error) => {
+                let error = error.to_string();
+                self.machine.look_after(&error).await;
+                Err(EngineError(error))
+            }
+        }
+    }
+}
 
 #[async_trait]
 impl Generator for SamplerPort {
@@ -169,17 +212,13 @@ impl Generator for SamplerPort {
         &self,
         requests: Vec<GenerateRequest>,
     ) -> Result<Vec<Vec<Completion>>, EngineError> {
-        self.0
-            .generate_all(requests)
-            .await
-            .map_err(|error| EngineError(error.to_string()))
+        let done = self.sampler.generate_all(requests).await;
+        self.checked(done).await
     }
 
     async fn publish(&self, weights: WeightSnapshot) -> Result<(), EngineError> {
-        self.0
-            .publish(weights)
-            .await
-            .map_err(|error| EngineError(error.to_string()))
+        let done = self.sampler.publish(weights).await;
+        self.checked(done).await
     }
 }
 
@@ -209,7 +248,14 @@ impl LearnerPort {
         job: impl FnOnce(&mut Learner) -> Result<R> + Send + 'static,
     ) -> Result<R, EngineError> {
         let result = self.run(job).await.and_then(|result| result);
-        result.map_err(|error| EngineError(format!("{error:#}")))
+        match result {
+            Ok(done) => Ok(done),
+            Err(error) => {
+                let error = format!("{error:#}");
+                self.machine.look_after(&error).await;
+                Err(EngineError(error))
+            }
+        }
     }
 
     async fn run<R: Send + 'static>(
@@ -253,9 +299,16 @@ impl LearnerPort {
                 metrics: metrics.values(),
             })
         });
-        let made = made
-            .await
-            .map_err(|error| engine_fault(&format!("{error:#}")))?;
+        let made: Result<Result<StepReport, StepError>> = made.await;
+        let failure = match &made {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(format!("{error:#}")),
+        };
+        if let Some(error) = failure {
+            self.machine.look_after(&error).await;
+        }
+        let made = made.map_err(|error| engine_fault(&format!("{error:#}")))?;
         made.map_err(|error: StepError| match error {
             StepError::Collective(_) | StepError::Replica | StepError::Torn(_) => {
                 LearnerFault::Apart(error.to_string())

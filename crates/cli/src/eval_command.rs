@@ -4,6 +4,7 @@ use crate::args::EvalArgs;
 use crate::config::{self, Config, EvaluationSection, Identity, ModelSection, QuestionSource};
 use crate::config::{FilterSection, RolloutSection, RunSection};
 use crate::console;
+use crate::ending::in_order;
 use crate::engine::Machine;
 use crate::files::write_atomically;
 use crate::folder::is_there;
@@ -14,6 +15,7 @@ use crate::run::generate::{Rollouts, refuse_failures, roll_out, stored};
 use crate::run::preflight::fits_context;
 use crate::run::unjudged;
 use crate::usage::UsageError;
+use actors::Stop;
 use anyhow::{Context, Result};
 use eval::summarise;
 use proto::Question;
@@ -60,8 +62,10 @@ pub async fn run(args: EvalArgs) -> Result<ExitCode> {
         None => scratch.path().join("trajectories"),
     };
     let overview = Overview::default();
-    let rollouts = rollouts(&args, &config, &folder, questions, &overview);
-    let report = roll_out(&config, &machine, None, rollouts).await?;
+    let stop = Stop::default();
+    let rollouts = rollouts(&args, &config, &folder, questions, (&overview, &stop));
+    let work = roll_out(&config, &machine, None, rollouts);
+    let report = in_order(config.run.stop_grace.0, &stop, work).await?;
     refuse_failures(&report)?;
     let mut trajectories = stored(&folder)?;
     let dropped = unjudged::keep_common(&mut [&mut trajectories]);
@@ -85,7 +89,7 @@ fn rollouts<'a>(
     config: &'a Config,
     folder: &'a Path,
     questions: Vec<Question>,
-    overview: &'a Overview,
+    (overview, stop): (&'a Overview, &'a Stop),
 ) -> Rollouts<'a> {
     let settings = &config.evaluation;
     Rollouts {
@@ -102,6 +106,7 @@ fn rollouts<'a>(
         with_tools: !args.without_tools,
         seed: config.run.seed,
         overview,
+        stop,
     }
 }
 

@@ -12,13 +12,16 @@ use crate::usage::UsageError;
 use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "config.toml";
 const STATE: &str = "state.json";
 const IDENTITY: &str = "identity.json";
 const LOCK: &str = "lock";
+
+/// Where the process that works on a run takes requests.
+pub const SOCKET: &str = "control.sock";
 
 /// Ends the name of a file that is not complete yet.
 const PARTIAL: &str = ".partial";
@@ -56,7 +59,7 @@ fn occupant(path: &Path) -> Result<Occupant> {
         match &*name {
             CONFIG | STATE => return Ok(Occupant::Run),
             // Written before both.
-            IDENTITY | LOCK => {}
+            IDENTITY | LOCK | SOCKET => {}
             name if name.ends_with(PARTIAL) || name.starts_with(DELETED) => {}
             _ => occupant = Occupant::Foreign,
         }
@@ -213,11 +216,35 @@ fn create(path: &Path) -> Result<File> {
 
 fn in_use(path: &Path) -> anyhow::Error {
     let place = path.display();
+    let who = holder(path).map_or_else(String::new, |who| format!(" ({who})"));
     UsageError::new(format!(
-        "{place} is in use by another process: wait for it to end, stop it, or choose another \
-         run.name"
+        "{place} is in use by another process{who}: wait for it to end, stop it (swirl stop \
+         {place}), or choose another run.name"
     ))
     .into()
+}
+
+/// The process that works on a run folder, in words: its number and its machine. None where nothing
+/// does, or does not say so.
+pub fn holder(folder: &Path) -> Option<String> {
+    let path = folder.join(LOCK);
+    let file = File::open(&path).ok()?;
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => {}
+        Ok(()) | Err(TryLockError::Error(_)) => return None,
+    }
+    let said = fs::read_to_string(&path).ok()?;
+    let said = said.trim();
+    (!said.is_empty()).then(|| said.to_owned())
+}
+
+/// Notes whose a lock is, for [`holder`]. Nothing is decided by it.
+fn sign(mut file: &File) {
+    let host = sysinfo::System::host_name().unwrap_or_default();
+    let text = format!("process {} on {host}\n", std::process::id());
+    let _ = file
+        .set_len(0)
+        .and_then(|()| file.write_all(text.as_bytes()));
 }
 
 /// Takes the folder of a run.
@@ -240,7 +267,10 @@ pub fn try_lock(folder: &Path) -> Result<Option<File>> {
         .open(&path)
         .with_context(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
+        Ok(()) => {
+            sign(&file);
+            Ok(Some(file))
+        }
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(error).with_context(failed),
     }
@@ -350,9 +380,10 @@ mod tests {
 
     #[test]
     fn what_lies_in_a_folder_decides_what_may_be_done_with_it() {
-        let cases: [(&[&str], Reuse, Result<(), &str>); 9] = [
+        let cases: [(&[&str], Reuse, Result<(), &str>); 10] = [
             (&[], Reuse::Never, Ok(())),
             (&["lock"], Reuse::Never, Ok(())),
+            (&["lock", "control.sock"], Reuse::Never, Ok(())),
             (&["lock", "config.toml.partial"], Reuse::Resume, Ok(())),
             (&["config.toml"], Reuse::Never, Err("holds a run already")),
             (&["state.json"], Reuse::Never, Err("holds a run already")),
@@ -385,10 +416,16 @@ mod tests {
         fs::write(config_of(&path), "x").unwrap();
         for reuse in [Reuse::Resume, Reuse::Clean] {
             let error = Claim::on(path.clone(), reuse).unwrap_err();
-            assert!(error.to_string().contains("in use by another process"));
+            let error = error.to_string();
+            let own = format!(
+                "in use by another process (process {} on ",
+                std::process::id()
+            );
+            assert!(error.contains(&own), "{error}");
         }
         assert!(config_of(&path).exists());
         drop(live);
+        assert_eq!(holder(&path), None);
         Claim::on(path, Reuse::Resume).unwrap();
     }
 

@@ -1,7 +1,7 @@
 //! The binary `swirl`.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Results go to stdout, everything
-//! else to stderr.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 asked to end before it was done
+//! (`ending`), 4 the GPU works no more (`gpu`). Results go to stdout, everything else to stderr.
 
 #[cfg(target_os = "linux")]
 mod allocator;
@@ -12,10 +12,12 @@ mod config;
 mod console;
 mod data_commands;
 mod doctor;
+mod ending;
 mod engine;
 mod eval_command;
 mod files;
 mod folder;
+mod gpu;
 mod judges;
 mod launch;
 mod logs;
@@ -25,16 +27,23 @@ mod model_commands;
 mod progress;
 mod prompt;
 mod questions;
+mod requests;
 mod run;
 mod try_commands;
 mod usage;
 mod version;
 
+use actors::Stop;
 use args::{Args, Command, RunArgs};
 use clap::Parser;
 use config::Loaded;
 use folder::Reuse;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// How often the health file is written.
+const HEALTH: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let args = Args::parse_from(args::with_settings(std::env::args_os()));
@@ -58,17 +67,8 @@ fn main() -> ExitCode {
             return ExitCode::from(1);
         }
     };
-    let result = runtime.block_on(async {
-        tokio::select! {
-            // The work comes first: what never waits ends there, and Ctrl-C ends it as it ends any
-            // program, for the handler is installed when it is first polled.
-            biased;
-            result = dispatch(args) => result,
-            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!(
-                "interrupted; everything acknowledged is on disk, go on with --resume"
-            )),
-        }
-    });
+    // What may take long ends in order; all else ends by a signal as any program does.
+    let result = runtime.block_on(dispatch(args));
     // A device thread that is in the middle of a long step is not waited for.
     runtime.shutdown_background();
     match result {
@@ -88,6 +88,8 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Try(command) => try_commands::run(command).await,
         Command::Model(model) => model_commands::run(model),
         Command::Launch(launch) => launch::run(launch).await,
+        Command::Stop { run } => requests::stop(&run),
+        Command::Drain { run, node } => requests::drain_command(&run, &node),
         Command::Node(node) => cluster::node_command(node).await,
         Command::Certs(certs) => certs_commands::run(certs),
         Command::Doctor(doctor) => doctor::run(&doctor).await,
@@ -107,7 +109,12 @@ async fn run_command(args: RunArgs) -> anyhow::Result<ExitCode> {
         (_, true) => Reuse::Clean,
         _ => Reuse::Never,
     };
-    let report = run::run(&loaded, reuse).await?;
+    if let Some(path) = args.health_file {
+        tokio::spawn(keep_fresh(path));
+    }
+    let stop = Stop::default();
+    let work = run::run(&loaded, reuse, &stop);
+    let report = ending::in_order(loaded.config.run.stop_grace.0, &stop, work).await?;
     if args.json {
         console::print_line(&serde_json::to_string(&report)?)?;
     } else {
@@ -116,6 +123,16 @@ async fn run_command(args: RunArgs) -> anyhow::Result<ExitCode> {
         console::print(&format!("{text}\nRun folder: {}\n", folder.display()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes a file every few seconds.
+async fn keep_fresh(path: PathBuf) {
+    loop {
+        if let Err(error) = std::fs::write(&path, b"") {
+            tracing::warn!(path = %path.display(), %error, "The health file cannot be written.");
+        }
+        tokio::time::sleep(HEALTH).await;
+    }
 }
 
 /// Checks what can be checked and prints the configuration.

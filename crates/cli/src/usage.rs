@@ -2,6 +2,7 @@
 //! and the exit codes that tell them from failures.
 
 use crate::config::ConfigError;
+use crate::ending;
 use std::error::Error;
 
 /// What was asked for cannot be done as asked; the message says what to write instead.
@@ -16,9 +17,14 @@ impl UsageError {
     }
 }
 
-/// 2 where the user can mend it in the configuration or on the command line, else 1.
+/// 3 where it was asked to end, 2 where the user can mend it in the configuration or on the command
+/// line, else 1.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.chain().any(is_usage) { 2 } else { 1 }
+    match () {
+        () if ending::is_stop(error) => ending::STOPPED,
+        () if error.chain().any(is_usage) => 2,
+        () => 1,
+    }
 }
 
 /// The error with its causes. One that a message before it quotes is not said twice.

@@ -2,6 +2,7 @@
 //! whatever a machine wants done it returns as data; the shells around it perform it.
 //!
 //! - [`backoff`]: how long to wait before something is tried again.
+//! - [`launching`]: which nodes a launcher starts when, and when too few can be had.
 //! - [`ledger`]: which rollout item is unleased, leased, done or failed.
 //! - [`membership`]: which nodes belong to the run.
 //! - [`outage`]: whether a service can be asked, and how long callers wait while it is away.
@@ -18,6 +19,7 @@
 //! - [`tolerance`]: how much of a phase may be left out before it ends.
 
 pub mod backoff;
+pub mod launching;
 pub mod ledger;
 pub mod membership;
 pub mod outage;

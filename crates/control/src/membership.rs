@@ -9,6 +9,8 @@
 //!   earlier. Being heard of late does not bring it back: it joins again.
 //! - **ME-4 (new numbers).** A number is never given twice: what is said of a lost node is never taken
 //!   for its successor.
+//! - **ME-5 (GPUs where they are asked for).** Where a run requires GPUs, a node that would sample or
+//!   train on a CPU is refused.
 
 use proto::{Identity, NodeName, Role};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +20,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct MembershipConfig {
     /// A node that was not heard of for so long is lost, in milliseconds.
     pub lost_after_ms: u64,
+    /// Whether nodes that sample or train must compute on a GPU.
+    pub requires_gpu: bool,
 }
 
 /// Numbers one stay of a node.
@@ -37,6 +41,8 @@ pub struct Joining {
     pub version: String,
     /// The hash of the configuration it was started for; `None` takes any.
     pub config: Option<String>,
+    /// What it computes on: `cpu` or `cuda:N`.
+    pub device: String,
 }
 
 /// Why a node may not join. It stays outside until it is started otherwise.
@@ -63,6 +69,18 @@ pub enum JoinRefusal {
         ours: String,
         /// The node's hash.
         theirs: String,
+    },
+    /// It would compute on a CPU, and the run asks for GPUs.
+    #[error(
+        "{name} computes on {device}, and this run takes a sampler or learner on a GPU alone \
+         (cluster.require_gpu): start it with --device cuda:0; `swirl doctor` there says what is wrong \
+         with its GPU"
+    )]
+    NoGpu {
+        /// The node.
+        name: NodeName,
+        /// What it computes on.
+        device: String,
     },
     /// Another process took its name.
     #[error("another process of the name {name} has joined since: end one of the two")]
@@ -206,6 +224,14 @@ impl Membership {
         if joining.roles.is_empty() {
             return Err(JoinRefusal::NoRole);
         }
+        let computes = |role: &Role| matches!(role, Role::Sampler | Role::Learner);
+        let has_gpu = joining.device.starts_with("cuda");
+        if self.config.requires_gpu && !has_gpu && joining.roles.iter().any(computes) {
+            return Err(JoinRefusal::NoGpu {
+                name: joining.identity.name.clone(),
+                device: joining.device.clone(),
+            });
+        }
         let allowed = &joining.identity.roles;
         let is_open = |role: &&Role| **role == Role::Controller || !allowed.contains(role);
         match joining.roles.iter().find(is_open) {
@@ -274,6 +300,7 @@ mod tests {
     fn membership() -> Membership {
         let config = MembershipConfig {
             lost_after_ms: 2500,
+            requires_gpu: false,
         };
         Membership::new(config, "0.1.0".into(), "abc".into())
     }
@@ -288,6 +315,7 @@ mod tests {
             roles: [Role::Sampler].into(),
             version: "0.1.0".into(),
             config: None,
+            device: "cpu".into(),
         }
     }
 
@@ -345,6 +373,37 @@ mod tests {
                     assert!(words.iter().all(|word| text.contains(word)), "{text}");
                     assert_eq!(membership.members().count(), 0);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn me_5_where_gpus_are_required_whoever_computes_has_one() {
+        // Required; roles; device; taken.
+        let cases: [(bool, &[Role], &str, bool); 7] = [
+            (false, &[Role::Sampler], "cpu", true),
+            (true, &[Role::Sampler], "cpu", false),
+            (true, &[Role::Learner], "cpu", false),
+            (true, &[Role::Judge, Role::Learner], "cpu", false),
+            (true, &[Role::Sampler, Role::Learner], "cuda:3", true),
+            (true, &[Role::Tool, Role::Judge], "cpu", true),
+            (true, &[Role::Sampler], "", false),
+        ];
+        for (requires_gpu, roles, device, is_taken) in cases {
+            let config = MembershipConfig {
+                lost_after_ms: 2500,
+                requires_gpu,
+            };
+            let mut membership = Membership::new(config, "0.1.0".into(), "abc".into());
+            let mut joining = joining("a", 1);
+            joining.roles = roles.iter().copied().collect();
+            joining.identity.roles = joining.roles.clone();
+            joining.device = device.to_owned();
+            let joined = membership.join(joining, 0);
+            assert_eq!(joined.is_ok(), is_taken, "{roles:?} on {device:?}");
+            if let Err(refusal) = joined {
+                let text = refusal.to_string();
+                assert!(text.contains("cluster.require_gpu") && text.contains("--device"));
             }
         }
     }

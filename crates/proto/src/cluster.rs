@@ -31,6 +31,8 @@ pub struct Join {
     pub config: Option<String>,
     /// Where it takes connections of other nodes, if it does.
     pub address: Option<String>,
+    /// What it computes on: `cpu` or `cuda:N`.
+    pub device: String,
 }
 
 /// It may.

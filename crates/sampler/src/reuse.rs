@@ -78,7 +78,7 @@ impl<K> Reuse<K> {
     }
 }
 
-/// How many of the first tokens of `prompt` are taken over from a sequence: all that both begin with but
+/// Number of first tokens of `prompt` that are taken over from a sequence: all that both begin with but
 /// the prompt's last, or none where that is not worth it.
 pub(crate) fn taken_over(sequence: &[u32], prompt: &[u32]) -> usize {
     let most = prompt.len().saturating_sub(1);

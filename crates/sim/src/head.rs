@@ -84,6 +84,7 @@ pub(crate) async fn life(world: Arc<World>, process: u64) -> Life {
             deltas: world.scenario.deltas,
             chunk_bytes: CHUNK_BYTES,
         },
+        requires_gpu: false,
     });
     let mut listener = world.network.listen(controller());
     let admitting = cluster.clone();

@@ -22,9 +22,6 @@ use tokio::task::AbortHandle;
 use transport::memory::{Listener, Network};
 use transport::{Connection, Duplex, Lane, Outgoing};
 
-/// In the words of a controller that does not want a process any more, because it is of no use.
-const SICK: &str = "did not answer";
-
 /// After so long whatever starts processes starts one that has ended again.
 const STARTED_AGAIN: Duration = Duration::from_secs(5);
 
@@ -142,6 +139,7 @@ impl Machine {
             version: "sim".into(),
             config: None,
             boot,
+            device: "cpu".into(),
             outfitter: Arc::new(Outfit {
                 world: world.clone(),
                 node: name.clone(),
@@ -168,11 +166,7 @@ impl Machine {
             };
             let how = node::run(plan, stop).await;
             account.note(format_args!("{name} ({boot:x}) ends: {how:?}"));
-            let is_sick = match &how {
-                NodeEnd::Sick(_) => true,
-                NodeEnd::Refused(reason) => reason.contains(SICK),
-                _ => false,
-            };
+            let is_sick = matches!(how, NodeEnd::Sick(_));
             *ended.lock().expect("no holder panics") = Some(how);
             if is_sick {
                 tokio::time::sleep(STARTED_AGAIN).await;

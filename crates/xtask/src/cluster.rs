@@ -8,6 +8,7 @@
 //! - **CL-5 (image).** Everything that the Dockerfile copies from the checkout exists and is let
 //!   through by `.dockerignore`. That cargo can read the workspace from it, says TD-6.
 //! - **CL-6 (units).** Every unit passes `systemd-analyze verify`, where that is there.
+//! - **CL-7 (grace periods).** A node has left before Kubernetes kills its pod.
 //!
 //! Not promised: that a cluster accepts the manifests, that the image can be built, that `swirl`
 //! knows the flags used.
@@ -26,6 +27,10 @@ use crate::{process, python};
 
 /// Pinned, so that the same is valid tomorrow. PyYAML comes with the first.
 const REQUIREMENTS: [&str; 2] = ["kubernetes-validate==1.37.0", "dockerfile-parse==2.0.1"];
+
+/// Grace periods that are not given: of a pod, and of `swirl node`.
+const USUAL_POD_SECONDS: u64 = 30;
+const USUAL_NODE_SECONDS: u64 = 100;
 
 /// The version whose schemas count.
 const KUBERNETES: &str = "1.32";
@@ -69,6 +74,7 @@ pub fn check(paths: &Paths) -> Result<()> {
     faults.extend(unknown_names(&documents(&read)));
     faults.extend(missing_files(&documents(&read)));
     faults.extend(missing_nodes(paths, &documents(&read))?);
+    faults.extend(short_graces(&documents(&read)));
     faults.extend(missing_sources(&paths.root, &read["dockerfile"])?);
 
     for fault in &faults {
@@ -338,6 +344,33 @@ fn replicas(documents: &[Document<'_>]) -> BTreeMap<String, u64> {
     found
 }
 
+/// CL-7.
+fn short_graces(documents: &[Document<'_>]) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (file, set) in of_kind(documents, "StatefulSet") {
+        let pod = &set["spec"]["template"]["spec"];
+        let pods = pod["terminationGracePeriodSeconds"].as_u64();
+        let pods = pods.unwrap_or(USUAL_POD_SECONDS);
+        for container in pod["containers"].as_array().into_iter().flatten() {
+            let words = texts(&container["command"], "");
+            if words.get(1) != Some(&"node") {
+                continue;
+            }
+            let own = words.iter().find_map(|word| {
+                let seconds = word.strip_prefix("--stop-grace=")?.strip_suffix('s')?;
+                seconds.parse::<u64>().ok()
+            });
+            let own = own.unwrap_or(USUAL_NODE_SECONDS);
+            if own >= pods {
+                faults.push(format!(
+                    "{file}: a node may take {own} s to leave, and its pod is killed after {pods} s"
+                ));
+            }
+        }
+    }
+    faults
+}
+
 /// CL-5.
 fn missing_sources(root: &Path, dockerfile: &Value) -> Result<Vec<String>> {
     let ignore = root.join(".dockerignore");
@@ -473,6 +506,34 @@ mod tests {
         assert_eq!(there.get("tool"), Some(&2));
         assert_eq!(there.get("judge"), Some(&2));
         assert_eq!(there.get("sampler"), None);
+    }
+
+    #[test]
+    fn cl_7_a_node_leaves_before_its_pod_is_killed() {
+        // Of the pod; of the node; in order.
+        for (pod, node, is_in_order) in [
+            (None, None, false),
+            (Some(100), None, false),
+            (Some(101), None, true),
+            (Some(60), Some("--stop-grace=45s"), true),
+            (Some(45), Some("--stop-grace=45s"), false),
+            (None, Some("--stop-grace=20s"), true),
+        ] {
+            let mut set = set();
+            let spec = &mut set["spec"]["template"]["spec"];
+            if let Some(pod) = pod {
+                spec["terminationGracePeriodSeconds"] = json!(pod);
+            }
+            if let Some(command) = spec["containers"][0]["command"].as_array_mut() {
+                command.extend(node.map(|word| json!(word)));
+            }
+            let faults = short_graces(&[("f", &set)]);
+            assert_eq!(
+                faults.is_empty(),
+                is_in_order,
+                "{pod:?} {node:?}: {faults:?}"
+            );
+        }
     }
 
     #[test]

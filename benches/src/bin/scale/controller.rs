@@ -100,6 +100,7 @@ async fn lead([control, data]: [Endpoint; 2], samplers: usize, job: &Job) -> Res
         config: "scale".to_owned(),
         data_port: data.local_address()?.port(),
         weights: SpreadPlan::default(),
+        requires_gpu: false,
     });
     println!("{}", control.local_address()?);
     for endpoint in [control, data] {

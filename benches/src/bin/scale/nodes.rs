@@ -103,6 +103,7 @@ fn plan(nodes: &Nodes, number: usize) -> Result<NodePlan> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         config: None,
         boot: number as u64,
+        device: "cpu".into(),
         outfitter: Arc::new(Outfit {
             takes: Duration::from_millis(nodes.takes_ms),
             credits: nodes.credits,

@@ -132,6 +132,7 @@ impl Stage {
                 config: "weights".to_owned(),
                 data_port,
                 weights: plan,
+                requires_gpu: false,
             });
             for endpoint in [control, data] {
                 let cluster = cluster.clone();

@@ -57,6 +57,7 @@ pub fn run(node: &Node) -> Result<()> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         config: None,
         boot: rand::random(),
+        device: "cpu".into(),
         outfitter: Arc::new(Keepers),
         dialler: Arc::new(way),
         contact: watch::Sender::new(Contact::default()),

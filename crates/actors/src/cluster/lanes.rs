@@ -64,10 +64,9 @@ impl Cluster {
     fn join(
         &self,
         peer: &Identity,
-        body: &[u8],
+        (version, join): (String, Join),
         control: Link,
     ) -> Result<(NodeId, Welcome), String> {
-        let (version, join) = self.read_join(body)?;
         if join.name != peer.name {
             let (claims, is) = (&join.name, &peer.name);
             return Err(format!(
@@ -80,16 +79,13 @@ impl Cluster {
             roles: join.roles,
             version,
             config: join.config,
+            device: join.device.clone(),
         };
         let is_giving = join.address.is_some() || !joining.roles.contains(&Role::Sampler);
         let now = self.now_ms();
         let mut state = self.lock();
         if state.is_closed {
             return Err("the run is over".to_owned());
-        }
-        let process = (peer.name.clone(), join.boot);
-        if let Some(reason) = Self::has_to_end(&state, &process) {
-            return Err(reason.to_owned());
         }
         let joined = state.membership.join(joining, now);
         let Joined { id, replaced } = joined.map_err(|refusal| refusal.to_string())?;
@@ -101,6 +97,8 @@ impl Cluster {
             ordered: None,
             times_ordered: 0,
             is_undecided: false,
+            engines: Vec::new(),
+            is_draining: false,
             arrived: BTreeSet::new(),
             opened_in: None,
             equipping: Arc::default(),
@@ -118,11 +116,11 @@ impl Cluster {
                 false => {
                     end_engines(&old, REPLACED);
                     self.learner_lost();
-                    tokio::spawn(expel(old, REPLACED));
+                    tokio::spawn(end_process(old, method::EXPEL, REPLACED));
                 }
             }
         }
-        tracing::info!(node = %peer.name, "A node joined.");
+        tracing::info!(node = %peer.name, device = join.device, "A node joined.");
         if !is_giving {
             tracing::info!(node = %peer.name, "It takes no connections, and gives no weights on.");
         }
@@ -200,12 +198,10 @@ impl Cluster {
 /// Why a process is expelled.
 const REPLACED: &str = "another process of the same name joined";
 
-/// A process that the run does not want is told to end, if it still hears; then its stay is closed.
-pub(super) async fn expel(node: Node, reason: &str) {
-    let told = node
-        .control
-        .call(method::EXPEL, reason.as_bytes(), PROMPT)
-        .await;
+/// A process that the run does not want, or not as it is, is told to end, if it still hears; then its
+/// stay is closed.
+pub(super) async fn end_process(node: Node, method: u8, reason: &str) {
+    let told = node.control.call(method, reason.as_bytes(), PROMPT).await;
     if let Err(error) = told {
         tracing::debug!(reason, %error, "A process was not told to end.");
     }
@@ -248,7 +244,17 @@ impl Handler for ControlHandler {
                     let _ = link.call(method::END, reason.as_bytes(), PROMPT).await;
                     return Err(reason.to_owned());
                 }
-                let joined = self.cluster.join(&self.peer, &request.body, link);
+                let said = self.cluster.read_join(&request.body);
+                if let Ok((_, join)) = &said
+                    && let process = (self.peer.name.clone(), join.boot)
+                    && let Some(reason) = self.cluster.has_to_end(&process)
+                {
+                    // It waits for the answer to its own request no longer than PROMPT.
+                    let told = link.call(method::RESTART, reason.as_bytes(), PROMPT / 2);
+                    let _ = told.await;
+                    return Err(reason.to_owned());
+                }
+                let joined = said.and_then(|said| self.cluster.join(&self.peer, said, link));
                 let (id, welcome) = joined.inspect_err(|reason| {
                     tracing::warn!(node = %self.peer.name, reason, "A node is not let in.");
                 })?;
@@ -268,6 +274,12 @@ impl Handler for ControlHandler {
             }
             method::LEAVE => {
                 self.cluster.left(self.session()?);
+                encode(&())
+            }
+            method::DRAIN => {
+                let id = self.session()?;
+                tracing::info!(node = %self.peer.name, "A node is about to leave.");
+                self.cluster.empty(id).await;
                 encode(&())
             }
             method => Err(format!("a controller does not know method {method}")),

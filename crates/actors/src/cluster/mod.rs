@@ -26,6 +26,7 @@ mod tests;
 use crate::controller::ControllerMessage;
 use crate::ports::EngineError;
 use crate::remote::{Blobs, CheckpointHook, Loan, RemoteEngine, SpreadPlan, Spreading, method};
+use crate::stopping::Saving;
 use async_trait::async_trait;
 use control::membership::{Member, Membership, MembershipConfig, NodeId};
 use control::quarantine::Remedy;
@@ -35,7 +36,7 @@ use proto::{NodeName, Role, RunId};
 use ractor::ActorRef;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -84,6 +85,8 @@ pub struct ClusterPlan {
     pub data_port: u16,
     /// How weights are brought to nodes that sample.
     pub weights: SpreadPlan,
+    /// Whether nodes that sample or train must compute on a GPU.
+    pub requires_gpu: bool,
 }
 
 /// Says how engines are to be opened.
@@ -172,6 +175,11 @@ impl Engagement {
         self.cluster.disengage();
     }
 
+    /// Checkpoints that nodes want before they leave.
+    pub(crate) fn saving(&self) -> Saving {
+        self.cluster.0.saving.clone()
+    }
+
     pub(crate) fn replicas(&self) -> usize {
         self.orders.replicas()
     }
@@ -243,6 +251,8 @@ struct Inner {
     state: Mutex<State>,
     /// One order is made at a time: of two nodes that could train only one is told to.
     ordering: tokio::sync::Mutex<()>,
+    /// Checkpoints that nodes want before they leave.
+    saving: Saving,
     /// How many members there are of each role.
     counts: watch::Sender<BTreeMap<Role, usize>>,
 }
@@ -276,6 +286,10 @@ struct Node {
     times_ordered: u64,
     /// Whether it is to train is being found out.
     is_undecided: bool,
+    /// Engines that a controller was told of, as long as they are of use.
+    engines: Vec<Weak<RemoteEngine>>,
+    /// It is about to leave.
+    is_draining: bool,
     /// Engines that a controller was told of: the engagement, and the key of the order.
     arrived: BTreeSet<(u64, String)>,
     /// How long it took to open what it was first told to.
@@ -314,6 +328,7 @@ impl Cluster {
     pub fn new(plan: ClusterPlan) -> Self {
         let config = MembershipConfig {
             lost_after_ms: LOST_AFTER.as_millis() as u64,
+            requires_gpu: plan.requires_gpu,
         };
         let membership = Membership::new(config, plan.version.clone(), plan.config.clone());
         let blobs = Blobs::default();
@@ -334,6 +349,7 @@ impl Cluster {
                 openers: BTreeSet::new(),
             }),
             ordering: tokio::sync::Mutex::default(),
+            saving: Saving::default(),
             counts: watch::Sender::default(),
         });
         let weak = Arc::downgrade(&inner);

@@ -1,6 +1,6 @@
 //! Which node opens which engine.
 
-use super::lanes::expel;
+use super::lanes::end_process;
 use super::{
     Arrival, Cluster, Engaged, HANGS, Learning, OPEN_LIMIT, Order, Orders, PROMPT, RENEW_LIMIT,
     RENEW_TRIES, RETRY, State, TAKE_OVER,
@@ -15,7 +15,8 @@ use proto::cluster::{Assignment, EngineOrder, Opened};
 use proto::{NodeName, Role, codec};
 use ractor::ActorRef;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
@@ -97,13 +98,13 @@ impl Cluster {
         if let Some(node) = state.nodes.remove(&id) {
             tracing::warn!(node = %name, "A node's process is told to end: its learner hangs again.");
             // Its lanes end after that: it would take their end for a loss, and join again.
-            tokio::spawn(expel(node, HUNG));
+            tokio::spawn(end_process(node, method::RESTART, HUNG));
         }
     }
 
     /// Why a process is not let in: it did not hear that it is to end.
-    pub(super) fn has_to_end(state: &State, process: &(NodeName, u64)) -> Option<&'static str> {
-        let hangs = state.hangs.get(process).copied().unwrap_or(0);
+    pub(super) fn has_to_end(&self, process: &(NodeName, u64)) -> Option<&'static str> {
+        let hangs = self.lock().hangs.get(process).copied().unwrap_or(0);
         (hangs >= HANGS).then_some(HUNG)
     }
 
@@ -229,7 +230,8 @@ impl Cluster {
         else {
             return;
         };
-        if node.data.is_none() || node.bulk.is_none() || node.ordered == Some(number) {
+        let is_complete = node.data.is_some() && node.bulk.is_some();
+        if !is_complete || node.is_draining || node.ordered == Some(number) {
             return;
         }
         node.ordered = Some(number);
@@ -588,14 +590,19 @@ impl Cluster {
             bulk: bulk.clone(),
             spreading,
             credits: Semaphore::new(credits.max(1) as usize),
+            all_credits: credits.max(1),
+            is_draining: AtomicBool::new(false),
             checkpoints,
             on_checkpoint,
             over: watch::Sender::default(),
         };
+        let engine = Arc::new(engine);
+        node.engines.retain(|engine| engine.strong_count() > 0);
+        node.engines.push(Arc::downgrade(&engine));
         let learning = engaged.learners.get(&(member.name.clone(), member.boot));
         let arrival = Arrival {
             role,
-            engine: Arc::new(engine),
+            engine,
             number: order.epoch,
             lineage: learning.map_or(0, |learning| learning.lineage),
             is_on_trial: role == Role::Learner && state.left_out.is_on_trial(&member.name),
@@ -606,6 +613,62 @@ impl Cluster {
             .send_message(ControllerMessage::Arrived(arrival));
     }
 }
+
+impl Cluster {
+    /// Gives a node nothing new, and waits until nothing is under way at it and what it trains is saved.
+    /// The node leaves then, or is told to.
+    pub(super) async fn empty(&self, id: NodeId) {
+        let engines: Vec<Arc<RemoteEngine>> = {
+            let mut state = self.lock();
+            let Some(node) = state.nodes.get_mut(&id) else {
+                return;
+            };
+            node.is_draining = true;
+            node.engines.iter().filter_map(Weak::upgrade).collect()
+        };
+        let is_learner = |engine: &&Arc<RemoteEngine>| engine.role == Role::Learner;
+        let trains = engines.iter().any(|engine| is_learner(&engine));
+        let others = engines.iter().filter(|engine| !is_learner(engine));
+        let idle = futures::future::join_all(others.map(|engine| engine.drain()));
+        let saved = async {
+            if trains {
+                self.0.saving.save().await;
+            }
+        };
+        tokio::join!(idle, saved);
+    }
+
+    /// Has a node end once nothing is under way at it any more and what it trains is saved; it is
+    /// told to, so that nothing starts it again.
+    ///
+    /// # Errors
+    /// When there is no such node, or it does not hear.
+    pub async fn drain(&self, name: &NodeName) -> Result<(), String> {
+        let found = {
+            let state = self.lock();
+            let id = state.membership.members().find(|(_, m)| m.name == *name);
+            let id = id.map(|(id, _)| id);
+            id.and_then(|id| Some((id, state.nodes.get(&id)?.control.clone())))
+        };
+        let Some((id, control)) = found else {
+            let members = self.members().into_iter().map(|(name, _)| name.to_string());
+            let members: Vec<String> = members.collect();
+            return Err(match members.is_empty() {
+                true => format!("there is no node {name}: none has joined"),
+                false => format!("there is no node {name}; these are: {}", members.join(", ")),
+            });
+        };
+        tracing::info!(node = %name, "A node is drained: it takes nothing new, and ends.");
+        self.empty(id).await;
+        let told = control.call(method::END, DRAINED.as_bytes(), PROMPT).await;
+        told.map_err(|error| format!("{name} was not told to end: {error}"))?;
+        control.close(DRAINED);
+        Ok(())
+    }
+}
+
+/// Why a node that was drained ends.
+const DRAINED: &str = "this node was drained";
 
 impl State {
     /// It is known whether a node is to train, or that it cannot be told for now.

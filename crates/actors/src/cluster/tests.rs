@@ -44,6 +44,7 @@ impl Run {
             config: "c".into(),
             data_port: 1,
             weights: SpreadPlan::default(),
+            requires_gpu: false,
         });
         let mut listener = network.listen(identity("head", &[Role::Controller]));
         let admitting = cluster.clone();
@@ -85,6 +86,7 @@ fn join(name: &str, roles: &[Role]) -> Join {
         roles: roles.iter().copied().collect(),
         config: None,
         address: None,
+        device: "cpu".into(),
     }
 }
 

@@ -28,6 +28,7 @@ use proto::{NodeName, Role, codec};
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
@@ -53,6 +54,9 @@ pub(crate) mod method {
     pub const ENGINE: u8 = 8;
     /// Controller to node, control lane: why its process is to end, and to be started again.
     pub const RESTART: u8 = 9;
+    /// Node to controller, control lane: it is about to leave. Answered once nothing is under way at it
+    /// any more, and what it trains is saved.
+    pub const DRAIN: u8 = 10;
 }
 
 /// How much sooner a call of another node is given up than its caller gives up: that is the loss of a
@@ -71,6 +75,10 @@ pub struct RemoteEngine {
     pub(crate) spreading: Spreading,
     /// Calls that it takes at once; others wait here.
     pub(crate) credits: Semaphore,
+    /// The number of these credits.
+    pub(crate) all_credits: u32,
+    /// Its node is about to leave: it takes nothing new.
+    pub(crate) is_draining: AtomicBool,
     /// Where checkpoints of a learner are kept on this node.
     pub(crate) checkpoints: Option<PathBuf>,
     /// Called with each checkpoint once it is whole.
@@ -106,6 +114,14 @@ impl RemoteEngine {
         self.link.close(reason);
     }
 
+    /// Gives it nothing new, and waits until it has answered what it was given, or is gone. Callers are
+    /// told that it is lost.
+    pub(crate) async fn drain(&self) {
+        self.is_draining.store(true, Ordering::SeqCst);
+        // Whoever waits for a credit by now is before this in the queue, and goes away.
+        let _ = self.credits.acquire_many(self.all_credits).await;
+    }
+
     /// Ends what it is asked, here and, with the callers gone, on its node. Nothing is asked of it later.
     pub(crate) fn retire(&self) {
         self.credits.close();
@@ -134,6 +150,9 @@ impl RemoteEngine {
             return Err(backlog());
         };
         let _credit = credit.map_err(|_| RemoteFault::Lost)?;
+        if self.is_draining.load(Ordering::SeqCst) {
+            return Err(RemoteFault::Lost);
+        }
         let left = end.saturating_duration_since(Instant::now());
         let mut over = self.over.subscribe();
         let called = tokio::select! {
@@ -218,6 +237,8 @@ mod tests {
             bulk,
             spreading: Spreading::new(SpreadPlan::default(), Blobs::default()),
             credits: Semaphore::new(1),
+            all_credits: 1,
+            is_draining: AtomicBool::new(false),
             checkpoints: None,
             on_checkpoint: None,
             over: watch::Sender::default(),
@@ -237,6 +258,28 @@ mod tests {
         assert!(
             engine.link.close_reason().is_some(),
             "its node is to join again"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_whose_node_leaves_ends_what_it_has_and_takes_nothing_new() {
+        let (engine, _peer) = engine(LIMIT / 2).await;
+        let began = Instant::now();
+        let draining = async {
+            tokio::time::sleep(LIMIT / 10).await;
+            engine.drain().await;
+            (began.elapsed(), ask(&engine).await)
+        };
+        // The second waits for its turn when the node leaves.
+        let (first, second, (drained, third)) = tokio::join!(ask(&engine), ask(&engine), draining);
+        assert!(matches!(first, Ok(7)));
+        assert!(matches!(second, Err(RemoteFault::Lost)));
+        assert!(matches!(third, Err(RemoteFault::Lost)));
+        assert!(drained >= LIMIT / 2 && drained < LIMIT, "{drained:?}");
+        assert_eq!(
+            engine.link.close_reason(),
+            None,
+            "it is no fault of the node"
         );
     }
 

@@ -19,10 +19,14 @@
 //!   actions that are sampled, as long as the fleet's plan has patience.
 //! - **TL-8 (no verdict, no reward).** A state with an action that cannot be judged is left out with all
 //!   its actions, counted, and reported; more than the share that the plan allows ends training.
+//! - **TL-9 (an end in order).** Training that is asked to end finishes the batch whose steps have
+//!   begun, leaves one undone that is being sampled or judged, writes a checkpoint of all steps it has
+//!   made, whatever `checkpoint_every` is, and ends. A node that leaves has one written before it goes.
 
 mod agreement;
 mod batch;
 mod batches;
+mod between;
 mod judging;
 mod picker;
 mod policy;
@@ -32,7 +36,7 @@ pub use picker::StateBalance;
 pub use policy::{PolicyPlan, State, StateWeighting, policy, states_of};
 pub use supervised::{SupervisedPlan, supervised};
 
-use crate::fleet::FleetError;
+use crate::fleet::{Fleet, FleetError, LearnerHandle};
 use proto::WeightVersion;
 
 /// Why a training loop stopped early. The last checkpoint is good; mend the cause and resume.
@@ -77,6 +81,16 @@ pub enum TrainingError {
         /// Why it cannot be judged.
         reason: String,
     },
+    /// It was asked to end. A checkpoint holds all steps that were made.
+    #[error("training was stopped behind step {step}: go on with --resume")]
+    Stopped {
+        /// Steps made.
+        step: u64,
+    },
+    /// It was asked to end while there was no learner. What the last one made since its newest
+    /// checkpoint is made again.
+    #[error("training was stopped while no learner was there: go on with --resume")]
+    StoppedWithout,
     /// Learners came and went without getting one step further.
     #[error("{0} learners were lost one after the other at step {1}")]
     NoProgress(u32, u64),
@@ -91,10 +105,22 @@ impl TrainingError {
         matches!(self, Self::Fleet(error) if error.is_gone())
     }
 
+    /// Whether it ended because it was asked to.
+    pub fn is_stop(&self) -> bool {
+        matches!(self, Self::Stopped { .. } | Self::StoppedWithout)
+    }
+
     /// Whether weights are wrong: then nothing of them is saved.
     fn is_of_weights(&self) -> bool {
         matches!(self, Self::Stale { .. } | Self::Disagreement { .. })
     }
+}
+
+/// The learner there is, or the next to come; none is waited for where training is to end.
+async fn next_learner(fleet: &Fleet) -> Result<LearnerHandle, TrainingError> {
+    let stopped = TrainingError::StoppedWithout;
+    let learner = fleet.stop.unless(fleet.learner()).await;
+    Ok(learner.ok_or(stopped)??)
 }
 
 /// Learners that may be lost one after the other before one gets further than all before it.

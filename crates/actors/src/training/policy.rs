@@ -4,8 +4,9 @@
 
 use super::agreement::{Agreement, Finding};
 use super::batch::{Batch, Maker};
+use super::between::Between;
 use super::picker::{Picker, StateBalance};
-use super::{Losses, TrainingError};
+use super::{Losses, TrainingError, next_learner};
 use crate::fleet::{Fleet, FleetError, LearnerHandle};
 use crate::ports::StepReport;
 use crate::publication::Published;
@@ -119,7 +120,7 @@ pub async fn policy(
     let mut losses = Losses::default();
     let mut tolerance = plan.tolerance();
     loop {
-        let (learner, mut reached) = (fleet.learner().await?, 0);
+        let (learner, mut reached) = (next_learner(fleet).await?, 0);
         let steps = with(fleet, &learner, plan, &mut tolerance, |report| {
             reached = report.step;
             on_step(report);
@@ -141,11 +142,16 @@ async fn with(
     let mut picker = Picker::new(plan)?;
     let mut step = learner.steps_done().await?;
     let first = step;
-    let mut saved = step;
+    let mut between = Between::of(fleet, learner, step);
     let mut agreement = Agreement::new(plan.max_logprob_difference);
     // TL-2. All of them: what the samplers hold is not known.
-    let mut published = publish(fleet, learner, step, SnapshotScope::All).await?;
+    let publishing = publish(fleet, learner, step, SnapshotScope::All);
+    let Some(published) = between.during(step, publishing).await? else {
+        return between.look(step).await;
+    };
+    let mut published = published?;
     while step < plan.steps {
+        between.look(step).await?; // TL-9
         let mut began = Instant::now();
         let batch = step / plan.updates_per_batch;
         let maker = Maker {
@@ -153,12 +159,15 @@ async fn with(
             plan,
             version: published.version,
         };
-        let made = maker.batch(&mut picker, batch, tolerance).await;
+        let making = maker.batch(&mut picker, batch, tolerance);
+        let Some(made) = between.during(step, making).await? else {
+            continue; // to its end
+        };
         let Batch { groups, mut once } = match made {
             Ok(made) => made,
             Err(error) => {
-                if step > saved && !error.is_gone() && !error.is_of_weights() {
-                    save_what_there_is(learner, step).await; // TL-7
+                if between.is_unsaved(step) && !error.is_gone() && !error.is_of_weights() {
+                    save_what_there_is(&mut between, step).await; // TL-7
                 }
                 return Err(error);
             }
@@ -175,7 +184,11 @@ async fn with(
             }
             step += 1;
             if step.is_multiple_of(plan.updates_per_batch) {
-                published = publish(fleet, learner, step, SnapshotScope::Adapters).await?;
+                let publishing = publish(fleet, learner, step, SnapshotScope::Adapters);
+                // Where training is to end, nobody samples from them any more.
+                if let Some(new) = between.during(step, publishing).await? {
+                    published = new?;
+                }
             }
             let took = std::mem::replace(&mut began, Instant::now()).elapsed();
             once.push(("cycle_seconds", took.as_secs_f64()));
@@ -186,8 +199,7 @@ async fn with(
         // Behind a whole batch: a resumed run starts with fresh actions.
         let due = |step: u64| step.checked_div(plan.checkpoint_every);
         if due(step) != due(step - updates) {
-            learner.checkpoint().await?;
-            saved = step;
+            between.save(step).await?;
         }
     }
     if step > first && !agreement.is_held() {
@@ -195,13 +207,13 @@ async fn with(
             "Sampler and learner were never compared: no step had a token with an advantage."
         );
     }
-    Ok(())
+    between.look(step).await
 }
 
 /// TL-7: the error that ends training is told even where nothing can be saved.
-async fn save_what_there_is(learner: &LearnerHandle, step: u64) {
-    match learner.checkpoint().await {
-        Ok(_) => tracing::info!(step, "A checkpoint was written before training ends."),
+async fn save_what_there_is(between: &mut Between<'_>, step: u64) {
+    match between.save(step).await {
+        Ok(()) => tracing::info!(step, "A checkpoint was written before training ends."),
         Err(error) => {
             let error = error.to_string();
             tracing::warn!(

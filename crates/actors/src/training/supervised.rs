@@ -1,6 +1,7 @@
 //! Imitation of dialogues: the warm start, and the baseline on the model's own trajectories.
 
-use super::{Losses, TrainingError, batches::Batches};
+use super::between::Between;
+use super::{Losses, TrainingError, batches::Batches, next_learner};
 use crate::fleet::{Fleet, LearnerHandle};
 use crate::ports::StepReport;
 use proto::SftSample;
@@ -36,8 +37,8 @@ pub async fn supervised(
     }
     let mut losses = Losses::default();
     loop {
-        let (learner, mut reached) = (fleet.learner().await?, 0);
-        let steps = with(&learner, plan, |report| {
+        let (learner, mut reached) = (next_learner(fleet).await?, 0);
+        let steps = with(fleet, &learner, plan, |report| {
             reached = report.step;
             on_step(report);
         });
@@ -49,12 +50,16 @@ pub async fn supervised(
 }
 
 async fn with(
+    fleet: &Fleet,
     learner: &LearnerHandle,
     plan: &SupervisedPlan,
     mut on_step: impl FnMut(&StepReport),
 ) -> Result<(), TrainingError> {
     let mut batches = Batches::new(plan.seed, plan.samples.len());
-    for step in learner.steps_done().await?..plan.steps {
+    let first = learner.steps_done().await?;
+    let mut between = Between::of(fleet, learner, first);
+    for step in first..plan.steps {
+        between.look(step).await?; // TL-9
         let chosen = batches.of_step(step, plan.batch);
         let batch = chosen
             .into_iter()
@@ -63,8 +68,8 @@ async fn with(
         let report = learner.supervised_step(batch).await?;
         on_step(&report);
         if plan.checkpoint_every > 0 && (step + 1) % plan.checkpoint_every == 0 {
-            learner.checkpoint().await?;
+            between.save(step + 1).await?;
         }
     }
-    Ok(())
+    between.look(first.max(plan.steps)).await
 }

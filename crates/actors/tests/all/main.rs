@@ -1,6 +1,8 @@
 //! The actors from outside, with engines that do what a test plans.
 
 #[cfg(test)]
+mod ending;
+#[cfg(test)]
 mod judging;
 #[cfg(test)]
 mod rollouts;

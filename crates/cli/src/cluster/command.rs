@@ -8,12 +8,14 @@ use super::replica::Berth;
 use crate::args::NodeArgs;
 use crate::config::{self, ModelSection};
 use crate::console;
+use crate::ending::{SICK, STOPPED, Stopped, in_order};
 use crate::engine::Machine;
 use crate::files::empty_folder;
 use crate::folder;
 use crate::logs;
 use crate::usage::UsageError;
 use crate::version::VERSION;
+use actors::Stop;
 use actors::node::{Contact, NodeEnd, NodePlan};
 use actors::remote::{EXPORTS, clear_leftovers};
 use anyhow::{Context, Result};
@@ -22,6 +24,7 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -35,17 +38,24 @@ const TAKE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Pause between looks at whether it has.
 const TAKE_AGAIN: Duration = Duration::from_millis(200);
-/// Exit code of a node whose engine stays sick, which a new process may cure (EX_TEMPFAIL of sysexits.h).
-pub const SICK: i32 = 75;
 
 /// Where launchers say which of a machine's processes this is.
 const LOCAL_RANKS: [&str; 3] = ["SLURM_LOCALID", "LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"];
 
-/// Runs a node until its run is over.
+/// How much longer than its grace period a node may take to close its engines.
+const CLOSING: Duration = Duration::from_secs(10);
+
+/// Runs a node until its run is over, or it is asked to leave by a signal.
 ///
 /// # Errors
 /// When its certificate, device or configuration cannot be used, or the run does not take it.
 pub async fn run(args: NodeArgs) -> Result<ExitCode> {
+    let stop = Stop::default();
+    let grace = args.stop_grace + CLOSING;
+    in_order(grace, &stop, take_part(args, &stop)).await
+}
+
+async fn take_part(args: NodeArgs, stop: &Stop) -> Result<ExitCode> {
     let first = *args.roles.first().context("clap asks for a role")?;
     if args.roles.contains(&Role::Controller) {
         return Err(UsageError::new(
@@ -76,7 +86,8 @@ pub async fn run(args: NodeArgs) -> Result<ExitCode> {
     })?;
     let berth = match args.roles.contains(&Role::Learner) {
         true => {
-            let ip = own_address(args.address, &args.join).await?;
+            let ip = stop.unless(own_address(args.address, &args.join)).await;
+            let ip = ip.ok_or(Stopped::InOrder)??;
             Some(Arc::new(Berth::new(
                 ip,
                 args.ring_port,
@@ -91,8 +102,9 @@ pub async fn run(args: NodeArgs) -> Result<ExitCode> {
         tokio::spawn(keep_fresh(path, contacts));
     }
     console::remark(format_args!(
-        "Node {name} looks for the controller at {}.",
-        args.join
+        "Node {name} looks for the controller at {}; it computes on {}.",
+        args.join,
+        machine.name()
     ));
     let samples = args.roles.contains(&Role::Sampler);
     let plan = NodePlan {
@@ -101,6 +113,7 @@ pub async fn run(args: NodeArgs) -> Result<ExitCode> {
         version: VERSION.to_owned(),
         config,
         boot: rand::random(),
+        device: machine.name(),
         outfitter: Arc::new(Outfit {
             machine,
             folder: folder.path.clone(),
@@ -111,18 +124,19 @@ pub async fn run(args: NodeArgs) -> Result<ExitCode> {
             credentials,
             sockets: sockets.handles(),
             way: Mutex::default(),
+            failures: AtomicUsize::default(),
             giving: samples.then(|| Giving::at(args.address, args.weights_port)),
         }),
         contact,
     };
-    match actors::node::run(plan, terminated()).await {
+    match actors::node::run_with(plan, stop.asked(), args.stop_grace).await {
         NodeEnd::Dismissed(reason) => {
             console::remark(format_args!("The controller says: {reason}."));
             Ok(ExitCode::SUCCESS)
         }
         NodeEnd::Stopped => {
             console::remark(format_args!("The node left the run."));
-            Ok(ExitCode::SUCCESS)
+            Ok(ExitCode::from(STOPPED))
         }
         NodeEnd::Refused(reason) => {
             Err(anyhow::anyhow!("the run does not take this node: {reason}"))
@@ -134,7 +148,7 @@ pub async fn run(args: NodeArgs) -> Result<ExitCode> {
                  again."
             );
             // What hangs in a driver would keep an orderly end waiting.
-            std::process::exit(SICK)
+            std::process::exit(SICK.into())
         }
     }
 }
@@ -163,7 +177,8 @@ impl NodeFolder {
             }
             anyhow::ensure!(
                 tokio::time::Instant::now() < until,
-                "{place} is in use by another process: end that one, or say another --dir"
+                "{place} is in use by another process{}: end that one, or say another --dir",
+                folder::holder(&path).map_or_else(String::new, |who| format!(" ({who})"))
             );
             if !std::mem::replace(&mut is_said, true) {
                 console::remark(format_args!(
@@ -227,18 +242,6 @@ async fn keep_fresh(path: PathBuf, mut contacts: watch::Receiver<Contact>) {
         };
         if let Err(error) = std::fs::write(&path, b"") {
             tracing::warn!(path = %path.display(), %error, "The health file cannot be written.");
-        }
-    }
-}
-
-/// Waits for SIGTERM: the node leaves the run then.
-async fn terminated() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut signal) => drop(signal.recv().await),
-        Err(error) => {
-            tracing::warn!(%error, "SIGTERM ends this node without a word to the controller.");
-            std::future::pending().await
         }
     }
 }

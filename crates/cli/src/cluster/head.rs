@@ -1,7 +1,7 @@
 //! The controller's side of a run over several nodes.
 
 use super::certificates;
-use super::network::{Listening, Sockets};
+use super::network::{Listening, Sockets, listenable};
 use super::orders::{Epochs, FleetOrders, JudgeOrder, LearnerOrder, SamplerOrder, ToolOrder};
 use crate::config::{ClusterSection, Config};
 use crate::console;
@@ -13,7 +13,6 @@ use actors::cluster::{Cluster, ClusterPlan, Engagement};
 use anyhow::{Context, Result, bail};
 use control::reminder::Reminder;
 use proto::Role;
-use std::collections::BTreeMap;
 use std::net::ToSocketAddrs;
 use std::path::Path;
 use std::sync::Arc;
@@ -59,6 +58,7 @@ impl Head {
             .to_socket_addrs()
             .map_err(|error| UsageError::new(format!("cluster.listen = {listen:?}: {error}")))?;
         let address = found.next().context("cluster.listen has no address")?;
+        let address = listenable(address);
         let credentials = credentials(&section.certs, Role::Controller)?;
         logs::name(credentials.get().identity().name.as_str());
         tokio::spawn(certificates::keep(credentials.clone()));
@@ -70,6 +70,7 @@ impl Head {
             config: hash.to_owned(),
             data_port: listening.data_port,
             weights: section.weights(),
+            requires_gpu: section.require_gpu,
         });
         listening.admit_to(&cluster);
         let (address, data) = (listening.address()?, listening.data_port);
@@ -93,18 +94,7 @@ impl Head {
     /// # Errors
     /// When they have not come within `cluster.wait_at_most`.
     pub async fn gather(&self) -> Result<()> {
-        let wanted = &self.section.wait_for;
-        let wanted = BTreeMap::from([
-            (Role::Sampler, wanted.sampler),
-            (Role::Tool, wanted.tool),
-            (Role::Judge, wanted.judge),
-            (Role::Learner, wanted.learner),
-        ]);
-        let is_here = |role: &Role| self.section.is_here(*role);
-        let wanted = wanted
-            .into_iter()
-            .filter(|(role, _)| !is_here(role))
-            .collect();
+        let wanted = self.section.wanted();
         let mut gathering = std::pin::pin!(self.cluster.wait_for(&wanted));
         let began = Instant::now();
         let mut reminder = Reminder::new(0);
@@ -152,6 +142,18 @@ impl Head {
             elsewhere: Some(Engagement::new(head.cluster.clone(), Arc::new(orders))),
             ..plan
         }
+    }
+
+    /// The nodes.
+    pub fn cluster(&self) -> Cluster {
+        self.cluster.clone()
+    }
+
+    /// Leaves the nodes to look for the controller: the run ends, and goes on later.
+    pub async fn leave(&self) {
+        self.listening
+            .close("the controller ends, to go on later")
+            .await;
     }
 
     /// Dismisses the nodes: the run is done.

@@ -12,7 +12,7 @@ mod orders;
 mod outfit;
 mod replica;
 
-pub use command::{SICK, run as node_command};
+pub use command::run as node_command;
 pub use head::{Elsewhere, Head, credentials};
-pub use network::{Listening, Socket, SocketHandles, Sockets, ToController, any_like};
+pub use network::{Listening, Socket, SocketHandles, Sockets, ToController, any_like, listenable};
 pub use orders::{JudgeOrder, LearnerOrder, SamplerOrder, ToolOrder};

@@ -8,17 +8,21 @@ use actors::node::{DialFault, Dialler};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use proto::{NodeName, Role};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 use transport::certs::CurrentCredentials;
 use transport::tls::Expected;
-use transport::{BindError, Connection, Endpoint, Lane};
+use transport::{BindError, Connection, DialError, Endpoint, Lane};
 
 /// Threads for data at most; each moves about 1 GB/s. Half of the machine's processors are left to
 /// other work.
 const MOST_DATA_THREADS: usize = 4;
+
+/// Reason of a connection that nobody answered, as QUIC has it.
+const TIMED_OUT: &str = "timed out";
 
 /// The runtimes of all sockets of this process.
 pub struct Sockets {
@@ -184,6 +188,8 @@ pub struct ToController {
     pub sockets: SocketHandles,
     /// The present attempt.
     pub way: Mutex<Option<Arc<Way>>>,
+    /// Number of attempts that failed.
+    pub failures: AtomicUsize,
     /// Where other nodes pull weights from this one, if they are to.
     pub giving: Option<Giving>,
 }
@@ -239,6 +245,16 @@ pub fn any_like(address: SocketAddr) -> SocketAddr {
     }
 }
 
+/// Where to listen for what an address asks for: on all addresses of IPv4 where that is all of both
+/// families, which `[::]` means, and this machine has no IPv6.
+pub fn listenable(address: SocketAddr) -> SocketAddr {
+    let is_both = address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED);
+    match is_both && UdpSocket::bind((address.ip(), 0)).is_err() {
+        true => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()),
+        false => address,
+    }
+}
+
 /// The address that other nodes reach this one at, unless it is told another: that of the interface
 /// that leads to `peer`. Nothing is sent.
 ///
@@ -258,8 +274,14 @@ impl ToController {
         let found = found.map_err(|error| unreachable(format!("{join}: {error}")))?;
         let mut found: Vec<SocketAddr> = found.collect();
         found.sort_by_key(SocketAddr::is_ipv6);
-        let first = found.first().copied();
-        let address = first.ok_or_else(|| unreachable(format!("{join} has no address")))?;
+        found.dedup();
+        // The next one after each failure: an address may lead nowhere from here.
+        let turn = self
+            .failures
+            .load(Ordering::Relaxed)
+            .checked_rem(found.len());
+        let address = turn.and_then(|turn| found.get(turn).copied());
+        let address = address.ok_or_else(|| unreachable(format!("{join} has no address")))?;
         let any = any_like(address);
         let bind = |kind| self.sockets.bind(kind, any, &self.credentials, &[]);
         let bound = bind(Socket::Control).and_then(|control| Ok((control, bind(Socket::Data)?)));
@@ -294,7 +316,21 @@ impl Way {
             role: Role::Controller,
             name: None,
         };
-        Ok(endpoint.dial(address, lane, &expected).await?)
+        let dialled = endpoint.dial(address, lane, &expected).await;
+        dialled.map_err(unanswered)
+    }
+}
+
+/// Silence has a cause that no error of a socket tells: a firewall drops what comes by UDP.
+fn unanswered(error: DialError) -> DialFault {
+    match error {
+        DialError::Unreachable { address, reason } if reason == TIMED_OUT => {
+            DialFault::Unreachable(format!(
+                "nothing answers at {address} by UDP: is the controller running there, and is UDP to \
+                 its port and the next one let through (firewalls, security groups)?"
+            ))
+        }
+        error => error.into(),
     }
 }
 
@@ -302,7 +338,11 @@ impl Way {
 impl Dialler for ToController {
     async fn control(&self) -> Result<Arc<dyn Connection>, DialFault> {
         let way = self.begin().await?;
-        way.dial(Lane::Control, way.address.port()).await
+        let dialled = way.dial(Lane::Control, way.address.port()).await;
+        if dialled.is_err() {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        dialled
     }
 
     async fn data(&self, port: u16) -> Result<Arc<dyn Connection>, DialFault> {
@@ -374,7 +414,41 @@ mod tests {
             credentials: credentials.into(),
             sockets: sockets.clone(),
             way: Mutex::default(),
+            failures: AtomicUsize::default(),
             giving: Some(Giving::at(None, 0)),
+        }
+    }
+
+    /// A socket that takes everything and says nothing, as behind a firewall.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_controller_that_nothing_is_heard_of_is_told_of_with_the_likely_cause() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::create(&dir.path().join("ca"), Validity::of_days(2)).unwrap();
+        let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sockets = Sockets::new().unwrap();
+        let at = silent.local_addr().unwrap();
+        let node = node(&authority, &sockets.handles(), "n", at);
+        let Err(DialFault::Unreachable(reason)) = node.control().await.map(drop) else {
+            panic!("nobody answers");
+        };
+        assert!(
+            reason.contains(&format!("nothing answers at {at} by UDP")),
+            "{reason}"
+        );
+        assert_eq!(node.failures.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn all_addresses_are_those_of_the_families_that_there_are() {
+        let has_ipv6 = UdpSocket::bind("[::]:0").is_ok();
+        for (asked, expected) in [
+            ("[::]:7", if has_ipv6 { "[::]:7" } else { "0.0.0.0:7" }),
+            ("0.0.0.0:7", "0.0.0.0:7"),
+            ("10.0.0.1:7", "10.0.0.1:7"),
+            ("[fd00::1]:7", "[fd00::1]:7"),
+        ] {
+            let found = listenable(asked.parse().unwrap());
+            assert_eq!(found.to_string(), expected, "{asked}");
         }
     }
 

@@ -5,10 +5,12 @@ use super::sections::{
     ActorSection, ClusterSection, Config, EvaluationSection, JudgeSection, QuestionSource,
     RolloutSection,
 };
+use super::span::Span;
 use judge::LlmJudgeConfig;
 use learner::LearnerConfig;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tools::registry::Limits;
 
 /// The configuration with every setting that results do not depend on at its default. A
@@ -19,6 +21,7 @@ pub(super) fn without_operational(config: &Config) -> Config {
     config.run.name = String::new();
     config.run.dir = PathBuf::new();
     config.run.skip = Vec::new();
+    config.run.stop_grace = Span(Duration::ZERO);
     config.model.threads = 0;
     // Which GPU is no matter; whether it is one, is.
     if config.model.device.starts_with("cuda:") {
@@ -154,8 +157,9 @@ mod tests {
         let begun = hash(&rubric, "");
         let operational = [
             "run.dir=elsewhere",
+            "run.stop_grace=5m",
             "cluster.listen=h:1 cluster.wait_for.sampler=7 cluster.wait_at_most=1h",
-            "cluster.weight_fan_out=2 cluster.weight_deltas=true",
+            "cluster.weight_fan_out=2 cluster.weight_deltas=true cluster.require_gpu=true",
             "model.threads=7",
             "actors.samplers=2 actors.tools=3 actors.judges=9",
             "actors.quarantine_after=9 actors.patience=1m",

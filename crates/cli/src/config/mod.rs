@@ -15,6 +15,7 @@ pub use fingerprint::hex;
 pub use identity::{Difference, Identity};
 pub use load::{ConfigError, Loaded, load, load_for, template_arguments};
 pub use sections::*;
+pub use span::Span;
 
 #[cfg(test)]
 pub mod tests {

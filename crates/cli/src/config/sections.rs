@@ -10,6 +10,7 @@ use learner::{ComputeType, LearnerConfig};
 use model::TemplateArguments;
 use proto::{QuestionId, Role};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 use tools::parser::MalformedPolicies;
@@ -108,6 +109,15 @@ pub struct RunSection {
     /// evaluations. The list is meant for questions that yield nothing; the report names them.
     #[serde(default)]
     pub skip: Vec<QuestionId>,
+    /// How long the run may take to end in order after SIGTERM, SIGINT or SIGHUP: it finishes the step
+    /// in flight and writes a checkpoint. Launchers wait a little longer before they kill it (Slurm as
+    /// `--signal=TERM@120` says, Kubernetes as `terminationGracePeriodSeconds`).
+    #[serde(default = "default_stop_grace")]
+    pub stop_grace: Span,
+}
+
+fn default_stop_grace() -> Span {
+    Span(actors::node::GRACE)
 }
 
 fn default_runs() -> PathBuf {
@@ -599,6 +609,8 @@ pub struct ClusterSection {
     pub wait_at_most: Option<Span>,
     /// Roles that this process takes on itself although there are nodes.
     pub here: Vec<Role>,
+    /// Whether a node that samples or trains must compute on a GPU; one on a CPU is refused.
+    pub require_gpu: bool,
     /// Learners that train side by side at most, each on its share of every batch; others stand by.
     /// 0: every learner node trains.
     pub replicas: usize,
@@ -621,6 +633,7 @@ impl Default for ClusterSection {
             wait_for: WaitFor::default(),
             wait_at_most: None,
             here: Vec::new(),
+            require_gpu: false,
             replicas: 0,
             ring_tls: true,
             weight_fan_out: SpreadPlan::default().fan_out,
@@ -645,6 +658,20 @@ impl ClusterSection {
             deltas: self.weight_deltas,
             ..SpreadPlan::default()
         }
+    }
+
+    /// Nodes that a run with nodes waits for, by role, without the roles that this process takes on.
+    pub fn wanted(&self) -> BTreeMap<Role, usize> {
+        let wanted = [
+            (Role::Sampler, self.wait_for.sampler),
+            (Role::Tool, self.wait_for.tool),
+            (Role::Judge, self.wait_for.judge),
+            (Role::Learner, self.wait_for.learner),
+        ];
+        let wanted = wanted.into_iter();
+        wanted
+            .filter(|(role, _)| !self.here.contains(role))
+            .collect()
     }
 
     /// Whether the actors of a role live in this process.

@@ -312,6 +312,10 @@ impl Unused {
             let why = "cluster.here has this process be the learner itself";
             here(&["cluster.replicas", "cluster.ring_tls"], why, self);
         }
+        if cluster.is_here(Role::Sampler) && cluster.is_here(Role::Learner) {
+            let why = "cluster.here has this process be sampler and learner itself";
+            here(&["cluster.require_gpu"], why, self);
+        }
         match cluster.is_here(Role::Sampler) {
             true => here(
                 &["cluster.weight_fan_out", "cluster.weight_deltas"],

@@ -27,7 +27,7 @@ struct Findings {
 /// When stdout cannot be written, or a cluster cannot be looked at.
 pub async fn run(args: &DoctorArgs) -> Result<ExitCode> {
     if let (Some(join), Some(certs)) = (&args.join, &args.certs) {
-        return cluster::probe(join, certs, args.port).await;
+        return cluster::probe(join, certs, args.port, &args.device).await;
     }
     let survey = match (&args.cluster, &args.listen, &args.certs) {
         (Some(hosts), ..) => Some(cluster::over_ssh(hosts, args.wait).await?),

@@ -3,6 +3,7 @@
 use super::{Run, generate, preflight};
 use crate::cluster::{Elsewhere, JudgeOrder, LearnerOrder, SamplerOrder};
 use crate::config::{Config, TrainSection, WarmStartSection};
+use crate::ending::Stopped;
 use crate::engine::{ChatTurns, LearnerPort};
 use crate::judges;
 use crate::machine_memory::{self, Load};
@@ -162,22 +163,27 @@ async fn supervised(
         ..Elsewhere::default()
     };
     let controller = Controller::start(run.fleet(fleet, elsewhere)).await?;
-    let fleet = controller.fleet().clone();
-    let done = steps_done(&fleet).await?;
+    let trained = supervised_steps(run, arm, controller.fleet(), plan).await;
+    // Also after an error: no actor is to work on beyond the phase.
+    controller.stop().await;
+    trained
+}
+
+async fn supervised_steps(run: &Run, arm: &str, fleet: &Fleet, plan: SupervisedPlan) -> Result<()> {
+    let done = steps_done(run, fleet).await?;
     run.rewind(arm, done);
     let mut progress = Progress::new(arm, plan.steps, done, 1, &run.overview);
     loop {
-        training::supervised(&fleet, &plan, |report| {
+        training::supervised(fleet, &plan, |report| {
             run.record(arm, report);
             progress.set(report.step, &note(report, &["loss"]));
         })
         .await?;
-        if is_exported(&fleet, &run.folder.model(arm)).await? {
+        if is_exported(fleet, &run.folder.model(arm)).await? {
             break;
         }
     }
     progress.finish("");
-    controller.stop().await;
     Ok(())
 }
 
@@ -199,7 +205,7 @@ async fn policy(run: &Run, section: &TrainSection, seed: u64) -> Result<()> {
 }
 
 async fn policy_steps(run: &Run, arm: &str, fleet: &Fleet, mut plan: PolicyPlan) -> Result<()> {
-    let done = steps_done(fleet).await?;
+    let done = steps_done(run, fleet).await?;
     run.rewind(arm, done);
     plan.unjudged_before = run.metrics().sum(arm, UNJUDGED_GROUPS)? as u64;
     let mut progress = Progress::new(arm, plan.steps, done, 1, &run.overview);
@@ -273,7 +279,12 @@ async fn policy_fleet(
 }
 
 /// How many steps the learner has behind it, once there is one that stays.
-async fn steps_done(fleet: &Fleet) -> Result<u64> {
+async fn steps_done(run: &Run, fleet: &Fleet) -> Result<u64> {
+    let done = run.stop.unless(steps_of_next(fleet)).await;
+    done.ok_or(Stopped::InOrder)?
+}
+
+async fn steps_of_next(fleet: &Fleet) -> Result<u64> {
     loop {
         match fleet.learner().await?.steps_done().await {
             Err(error) if error.is_gone() => {}

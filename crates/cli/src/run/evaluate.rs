@@ -83,6 +83,7 @@ pub async fn all(run: &Run) -> Result<()> {
                 with_tools: evaluation.with_tools,
                 seed: run.config.run.seed,
                 overview: &run.overview,
+                stop: &run.stop,
             },
         )
         .await?;

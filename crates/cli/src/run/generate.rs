@@ -4,12 +4,13 @@ use super::{Run, arms, preflight, unjudged};
 use crate::cluster::{Elsewhere, Head, JudgeOrder, SamplerOrder, ToolOrder};
 use crate::config::{Config, ImitationSection};
 use crate::console;
+use crate::ending::Stopped;
 use crate::engine::{ChatTurns, Machine};
 use crate::judges;
 use crate::machine_memory;
 use crate::progress::{Overview, Progress};
 use crate::prompt;
-use actors::{Controller, FleetPlan, RolloutPlan, RolloutReport};
+use actors::{Controller, FleetPlan, RolloutPlan, RolloutReport, Stop};
 use anyhow::{Context, Result, bail};
 use control::ledger::LedgerConfig;
 use control::rollout::Limits;
@@ -56,6 +57,8 @@ pub struct Rollouts<'a> {
     pub seed: u64,
     /// The run that this is a piece of.
     pub overview: &'a Overview,
+    /// Asked when it is to end: what is stored stays.
+    pub stop: &'a Stop,
 }
 
 /// Generates the trajectories of a run.
@@ -79,6 +82,7 @@ pub async fn trajectories(run: &Run) -> Result<()> {
             with_tools: true,
             seed: run.config.run.seed,
             overview: &run.overview,
+            stop: &run.stop,
         },
     )
     .await?;
@@ -172,9 +176,10 @@ pub async fn roll_out(
         .saturating_mul(config.expected_samplers() as u64);
     let done = store.len() as u64;
     let progress = Progress::new(rollouts.title, total, done, at_once, rollouts.overview);
-    let ended = watched(controller.rollouts(plan, store), receiver, progress).await;
+    let work = watched(controller.rollouts(plan, store), receiver, progress);
+    let ended = rollouts.stop.unless(work).await;
     controller.stop().await;
-    let (report, mut store) = ended?;
+    let (report, mut store) = ended.ok_or(Stopped::InOrder)??;
     store.compact()?;
     match report.unjudged.first() {
         None => unjudged::remove(rollouts.store)?,

@@ -15,12 +15,14 @@ pub mod unjudged;
 use crate::cluster::{Elsewhere, Head};
 use crate::config::{Config, Identity, Loaded};
 use crate::console;
+use crate::ending::{self, Stopped};
 use crate::engine::Machine;
 use crate::folder::{Claim, Reuse, RunFolder};
 use crate::metrics::MetricsFile;
 use crate::progress::Overview;
 use crate::questions::{Skipped, Sources};
-use actors::FleetPlan;
+use crate::requests::Requests;
+use actors::{FleetPlan, Stop};
 use anyhow::{Context, Result};
 use control::phases::{Phase, RunState};
 use overlap::Overlap;
@@ -46,6 +48,8 @@ pub struct Run {
     pub overlaps: Vec<Overlap>,
     /// Progress of the whole run.
     pub overview: Overview,
+    /// Asked when the run is to end in order.
+    pub stop: Stop,
     metrics: Mutex<MetricsFile>,
 }
 
@@ -69,7 +73,8 @@ impl Run {
 
     /// The fleet, with what nodes do in it if there are any.
     fn fleet(&self, plan: FleetPlan, elsewhere: Elsewhere) -> FleetPlan {
-        Head::extend(self.head.as_ref(), plan, elsewhere)
+        let stop = self.stop.clone();
+        Head::extend(self.head.as_ref(), FleetPlan { stop, ..plan }, elsewhere)
     }
 
     /// Writes a step down. One that was made before, by a learner that is lost, is void, and with it
@@ -94,11 +99,13 @@ impl Run {
     }
 }
 
-/// Runs all phases of a configuration; returns the report.
+/// Runs all phases of a configuration; returns the report. Ends in order once `stop` is asked, which
+/// `swirl stop` does, too.
 ///
 /// # Errors
-/// The first failure. Everything finished before it is kept: mend the cause and resume.
-pub async fn run(loaded: &Loaded, reuse: Reuse) -> Result<report::Report> {
+/// The first failure, or that it was stopped. Everything finished before it is kept: mend the cause
+/// and resume.
+pub async fn run(loaded: &Loaded, reuse: Reuse, stop: &Stop) -> Result<report::Report> {
     let config = &loaded.config;
     let claim = Claim::on(config.run.folder(), reuse)?;
     let all = Sources::load(config)?;
@@ -121,6 +128,11 @@ pub async fn run(loaded: &Loaded, reuse: Reuse) -> Result<report::Report> {
     let mut state = state::begin(&folder, loaded, &identity)?;
     crate::logs::to_file(&folder.logs()).context("cannot write the log")?;
     let metrics = MetricsFile::open(folder.path()).context("cannot open metrics.jsonl")?;
+    let cluster = head.as_ref().map(Head::cluster);
+    let requests = Requests::take(folder.path(), stop.clone(), cluster);
+    if let Err(error) = &requests {
+        tracing::warn!(%error, "`swirl stop` does not reach this run: signals do.");
+    }
     let run = Run {
         config: config.clone(),
         overview: Overview::of(outline::of(config, &sources, &state)),
@@ -130,23 +142,39 @@ pub async fn run(loaded: &Loaded, reuse: Reuse) -> Result<report::Report> {
         sources,
         skipped,
         overlaps,
+        stop: stop.clone(),
         metrics: Mutex::new(metrics),
     };
+    let done = phases(&run, &mut state).await;
+    if let Some(head) = &run.head {
+        match &done {
+            Ok(()) => head.dismiss().await,
+            // They look for the controller until it is back.
+            Err(error) if ending::is_stop(error) => head.leave().await,
+            Err(_) => {}
+        }
+    }
+    done?;
+    report::read(&run.folder)
+}
+
+async fn phases(run: &Run, state: &mut RunState) -> Result<()> {
+    let stopped = || Stopped::InOrder;
     if let Some(head) = &run.head
         && state.next().is_some()
     {
-        head.gather().await?;
+        run.stop.unless(head.gather()).await.ok_or_else(stopped)??;
     }
     while let Some(phase) = state.next() {
-        announce(&state, phase);
-        perform(&run, phase).await?;
+        if run.stop.is_asked() {
+            return Err(stopped().into());
+        }
+        announce(state, phase);
+        perform(run, phase).await?;
         state.complete(phase)?;
-        state::save(&run.folder, &state)?;
+        state::save(&run.folder, state)?;
     }
-    if let Some(head) = &run.head {
-        head.dismiss().await;
-    }
-    report::read(&run.folder)
+    Ok(())
 }
 
 fn announce(state: &RunState, phase: Phase) {

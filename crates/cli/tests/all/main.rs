@@ -11,6 +11,10 @@ mod commands;
 #[cfg(test)]
 mod door;
 #[cfg(test)]
+mod ending;
+#[cfg(test)]
+mod launch;
+#[cfg(test)]
 mod replicas;
 #[cfg(test)]
 mod resume;

@@ -123,10 +123,31 @@ impl Authority {
     /// another node; when the authority has expired; or when the folder cannot be written.
     pub fn renew(&self, name: &NodeName, validity: Validity) -> Result<(), CertError> {
         let (_, identity) = self.present(name)?;
+        self.reissue(name, &identity.roles, validity)
+    }
+
+    /// As [`Authority::renew`], with these roles.
+    ///
+    /// # Errors
+    /// As [`Authority::renew`], and when the node gets no role.
+    pub fn reissue(
+        &self,
+        name: &NodeName,
+        roles: &BTreeSet<Role>,
+        validity: Validity,
+    ) -> Result<(), CertError> {
+        if roles.is_empty() {
+            return Err(CertError::NoRoles);
+        }
+        let (_, present) = self.present(name)?;
+        let identity = Identity {
+            roles: roles.clone(),
+            ..present
+        };
         self.make(&self.node_folder(name), &identity, validity)
     }
 
-    /// The certificate that a node has, and who it says the node is.
+    /// The certificate that a node has, whether its time is over or not, and who it says the node is.
     fn present(&self, name: &NodeName) -> Result<(CertificateDer<'static>, Identity), CertError> {
         let folder = self.node_folder(name);
         folder::settle(&folder)?;

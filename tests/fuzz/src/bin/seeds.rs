@@ -55,6 +55,7 @@ fn messages() -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
         roles: BTreeSet::from([Role::Sampler, Role::Tool]),
         config: Some("hash".into()),
         address: Some("10.0.0.7:40000".into()),
+        device: "cuda:0".into(),
     };
     let welcome = Welcome {
         node: 1,

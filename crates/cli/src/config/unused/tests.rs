@@ -108,6 +108,10 @@ e | evaluation.max_steps=5 | taken
 - | cluster.listen=h:1 cluster.here=["judge"] cluster.wait_for.judge=2 | remarked be the judge itself
 - | cluster.listen=h:1 cluster.here=["learner"] cluster.ring_tls=false | remarked be the learner itself
 - | cluster.listen=h:1 cluster.here=["sampler"] cluster.weight_fan_out=9 | remarked be the sampler itself
+- | cluster.listen=h:1 cluster.require_gpu=true | taken
+- | cluster.listen=h:1 cluster.here=["sampler"] cluster.require_gpu=true | taken
+- | cluster.listen=h:1 cluster.here=["sampler","learner"] cluster.require_gpu=true | remarked be sampler and learner itself
+- | cluster.require_gpu=true | remarked cluster.listen is not set
 "#;
 
 enum Fate {

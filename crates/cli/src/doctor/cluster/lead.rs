@@ -3,10 +3,11 @@
 use super::pairs;
 use super::survey::{Node, Pair, Survey};
 use super::words::{FACTS, Facts, LISTEN, PULL, PULL_LIMIT, Target, Way, Zeros};
-use crate::cluster::{Listening, Sockets, credentials};
+use crate::cluster::{Listening, Sockets, credentials, listenable};
 use crate::console;
 use crate::launch;
 use crate::usage::UsageError;
+use actors::Stop;
 use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -36,11 +37,12 @@ pub async fn over_ssh(hosts: &Path, wait: u64) -> Result<Survey> {
     let hosts = launch::Hosts::read(hosts)?;
     hosts.certify()?;
     let (told, ended) = mpsc::unbounded_channel();
+    let close = Stop::default();
     let mut starts = tokio::task::JoinSet::new();
     for start in hosts.doctors()? {
-        let told = told.clone();
+        let (told, close) = (told.clone(), close.clone());
         starts.spawn(async move {
-            let said = match start.run().await {
+            let said = match start.run(&close).await {
                 Ok(status) if status.success() => return,
                 Ok(status) => format!("could not be started: {status}; see what it said above"),
                 Err(error) => format!("could not be started: {error:#}"),
@@ -54,7 +56,8 @@ pub async fn over_ssh(hosts: &Path, wait: u64) -> Result<Survey> {
     let certs = hosts.controller_certs();
     let lead = Lead::open(&listen, &certs, wait)?;
     let survey = lead.survey(hosts.names(), hosts.names().len(), ended).await;
-    // They end by themselves once they are told.
+    // They end by themselves once they are told; those that nobody spoke to do so now.
+    close.ask();
     let rest = async { while starts.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(PROMPT, rest).await;
     survey
@@ -89,6 +92,7 @@ impl Lead {
         let wrong = |error| UsageError::new(format!("{listen:?}: {error}"));
         let mut found = listen.to_socket_addrs().map_err(wrong)?;
         let address = found.next().context("there is no address to listen on")?;
+        let address = listenable(address);
         let credentials = credentials(certs, Role::Controller)?;
         let sockets = Sockets::new()?;
         let listening = Listening::on(&sockets.handles(), address, credentials)?;

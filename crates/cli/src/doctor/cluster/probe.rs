@@ -10,6 +10,7 @@ use proto::codec;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use transport::certs::CurrentCredentials;
@@ -26,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// When the certificate cannot be used, nobody answers, or the contact breaks.
-pub async fn probe(join: &str, certs: &Path, port: u16) -> Result<ExitCode> {
+pub async fn probe(join: &str, certs: &Path, port: u16, device: &str) -> Result<ExitCode> {
     let credentials = CurrentCredentials::open(certs)?;
     let sockets = Sockets::new()?;
     let way = Arc::new(ToController {
@@ -34,6 +35,7 @@ pub async fn probe(join: &str, certs: &Path, port: u16) -> Result<ExitCode> {
         credentials: credentials.clone(),
         sockets: sockets.handles(),
         way: Mutex::default(),
+        failures: AtomicUsize::default(),
         giving: None,
     });
     let began = Instant::now();
@@ -51,6 +53,7 @@ pub async fn probe(join: &str, certs: &Path, port: u16) -> Result<ExitCode> {
     let lead = connection.path().remote.context("QUIC has addresses")?;
     let probe = Arc::new(Probe {
         credentials,
+        device: device.to_owned(),
         any: any_like(lead).ip(),
         way,
         port,
@@ -66,6 +69,8 @@ pub async fn probe(join: &str, certs: &Path, port: u16) -> Result<ExitCode> {
 
 struct Probe {
     credentials: CurrentCredentials,
+    /// That of the node, as it is written in a configuration.
+    device: String,
     way: Arc<ToController>,
     /// All addresses of this machine, of the family that it came by.
     any: IpAddr,
@@ -79,7 +84,7 @@ struct Probe {
 impl Handler for Probe {
     async fn request(&self, request: Request) -> Result<Bytes, String> {
         let answer = match request.method {
-            FACTS => codec::encode(&Facts::here(&self.credentials.get())),
+            FACTS => codec::encode(&Facts::here(&self.credentials.get(), &self.device)),
             LISTEN => codec::encode(&self.listen().map_err(|error| error.to_string())?),
             PULL => {
                 let target = codec::decode(&request.body).map_err(|error| error.to_string())?;

@@ -3,6 +3,7 @@
 use super::words::{Facts, Way};
 use crate::doctor::finding::{Finding, Status};
 use crate::doctor::machine::LEAST_DISK_BYTES;
+use crate::engine::DeviceChoice;
 use crate::machine_memory::gib;
 use crate::version::VERSION;
 use proto::{NodeName, Role};
@@ -23,6 +24,10 @@ const SLOW: f64 = 0.5;
 
 /// The UDP payload of a path with the usual MTU of 1500.
 const USUAL_PAYLOAD: u16 = 1_472;
+
+/// Remedy of a GPU that is not found.
+const NO_GPU: &str = "Run `swirl doctor` there; nvidia-smi says whether the driver works. To compute on \
+                      the CPU, say so: device = \"cpu\".";
 
 /// As many pairs are shown one by one.
 const SHOWN_PAIRS: usize = 20;
@@ -114,6 +119,8 @@ impl Node {
             memory_bytes,
             cores,
             gpus,
+            device,
+            nvidia,
             certificate_days,
             ..
         } = &self.facts;
@@ -121,7 +128,7 @@ impl Node {
         let roles: Vec<&str> = self.roles.iter().map(|role| role.name()).collect();
         let disk = disk_bytes.map_or("an unknown part".to_owned(), gib);
         let has = format!(
-            "{}: {cores} cores, {gpus} GPUs, {} of memory and {disk} of disk free",
+            "{}: {cores} cores, {gpus} GPUs (device {device}), {} of memory and {disk} of disk free",
             roles.join(", "),
             gib(*memory_bytes)
         );
@@ -147,6 +154,17 @@ impl Node {
         if disk_bytes.is_some_and(|free| free < LEAST_DISK_BYTES) {
             let remedy = "Models and checkpoints take several GiB: free some, or say --dir.";
             add(Status::Problem, format!("{disk} of disk is free"), remedy);
+        }
+        match (DeviceChoice::parse(device), nvidia) {
+            (Some(DeviceChoice::Cuda(index)), _) if index >= *gpus => {
+                let found = format!("it is to compute on {device}, and libtorch finds {gpus} GPUs");
+                add(Status::Problem, found, NO_GPU);
+            }
+            (Some(DeviceChoice::Auto), Some(sign)) if *gpus == 0 => {
+                let found = format!("{sign} is there, but libtorch finds no GPU: the CPU is taken");
+                add(Status::Problem, found, NO_GPU);
+            }
+            _ => {}
         }
         if *certificate_days < CERTIFICATE_DAYS {
             let found = format!("its certificate ends in {certificate_days} days");
@@ -236,6 +254,8 @@ mod tests {
                 memory_bytes: 8 << 30,
                 cores: 2,
                 gpus: 0,
+                device: "auto".into(),
+                nvidia: None,
                 certificate_days: 300,
             },
             clock_ms: 3.0,
@@ -250,12 +270,30 @@ mod tests {
     fn what_is_wrong_with_a_node_is_said_with_what_to_do() {
         assert!(node(|_| {}).iter().all(|f| f.status == Status::Ok));
         type Change = fn(&mut Node);
-        let cases: [(Change, Status, &str); 7] = [
+        let cases: [(Change, Status, &str); 10] = [
             (|n| n.facts.version = "9".into(), Status::Problem, "swirl 9"),
             (|n| n.clock_ms = -5e3, Status::Note, "-5.0 s"),
             (|n| n.clock_ms = 9e4, Status::Problem, "+90.0 s"),
             (|n| n.facts.disk_bytes = Some(1), Status::Problem, "disk"),
             (|n| n.facts.certificate_days = 2, Status::Note, "2 days"),
+            (
+                |n| n.facts.device = "cuda:0".into(),
+                Status::Problem,
+                "finds 0 GPUs",
+            ),
+            (
+                |n| n.facts.nvidia = Some("/dev/nvidia0".into()),
+                Status::Problem,
+                "/dev/nvidia0 is there",
+            ),
+            (
+                |n| {
+                    n.facts.nvidia = Some("/dev/nvidia0".into());
+                    n.facts.device = "cpu".into();
+                },
+                Status::Ok,
+                "asked for",
+            ),
             (
                 |n| n.from_lead = Err("no way".into()),
                 Status::Problem,

@@ -8,6 +8,7 @@ use proto::{NodeName, Role};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use transport::certs::Credentials;
 use transport::{Connection, bulk};
@@ -43,13 +44,17 @@ pub struct Facts {
     pub cores: usize,
     /// GPUs that libtorch can use.
     pub gpus: usize,
+    /// The device that its node is to compute on, as it is written in a configuration.
+    pub device: String,
+    /// A sign of an NVIDIA GPU.
+    pub nvidia: Option<String>,
     /// Days until its certificate ends.
     pub certificate_days: i64,
 }
 
 impl Facts {
     /// Of this machine.
-    pub fn here(credentials: &Credentials) -> Self {
+    pub fn here(credentials: &Credentials, device: &str) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.unwrap_or_default();
         let left = credentials.not_after().unix_timestamp() - now.as_secs() as i64;
@@ -60,6 +65,8 @@ impl Facts {
             memory_bytes: crate::machine_memory::available(),
             cores: std::thread::available_parallelism().map_or(1, |n| n.get()),
             gpus: usize::try_from(tch::Cuda::device_count()).unwrap_or(0),
+            device: device.to_owned(),
+            nvidia: crate::gpu::sign_of_nvidia(Path::new("/")),
             certificate_days: left / 86_400,
         }
     }
