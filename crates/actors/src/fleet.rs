@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tools::registry::{Registry, ToolError, ToolReply};
 
-/// How long a sampler may take for new weights. Generous: a CPU is slow, and a
+/// Time limit of a sampler for new weights. Generous: a CPU is slow, and a
 /// limit that is too short would throw work away. What samplers sample has a limit by their pace.
 pub(crate) const ENGINE_LIMIT: Duration = Duration::from_secs(3600);
 
@@ -33,7 +33,7 @@ pub(crate) const ENGINE_LIMIT: Duration = Duration::from_secs(3600);
 /// again, and others may be long in coming: that is for whoever watches the run to end.
 pub(crate) const LEARNER_LIMIT: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// How often it is looked whether there are learners.
+/// Pause between looks whether there are learners.
 const LOOK_FOR_LEARNERS: Duration = Duration::from_secs(1);
 
 /// How long a call of a tool or a judge may take, waiting for its turn included. Tools and judges
@@ -70,7 +70,7 @@ pub struct FleetPlan {
     /// Failures in a row after which a sampler, or the tools or judges of a node, are left out for a
     /// while, and their engine is opened again; 0: never, and whoever asks is told of the first failure.
     pub quarantine_after: u32,
-    /// How long a role of which nobody works is waited for before the run ends; zero: for ever.
+    /// Wait for a role of which nobody works before the run ends; zero: for ever.
     pub patience: Duration,
     /// The learner, where the run trains and the learner lives here.
     pub learner: Option<Arc<dyn Trainer>>,

@@ -37,7 +37,7 @@ pub struct NodePlan {
     pub config: Option<String>,
     /// Drawn anew by each process.
     pub boot: u64,
-    /// What it computes on: `cpu` or `cuda:N`.
+    /// Its device: `cpu` or `cuda:N`.
     pub device: String,
     /// Opens engines.
     pub outfitter: Arc<dyn Outfitter>,
@@ -125,7 +125,7 @@ enum StayEnd {
     Broken(String),
 }
 
-/// How long a node that is to end waits for what is under way at it, unless it is told otherwise.
+/// Time that a node that is to end waits for what is under way at it, unless it is told otherwise.
 pub const GRACE: Duration = Duration::from_secs(100);
 
 /// Runs a node until it is dismissed, refused, or `stop` is ready. Then its engines are closed.

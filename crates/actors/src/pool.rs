@@ -26,7 +26,7 @@ const LOSS_PAUSE: Duration = Duration::from_millis(100);
 /// must not take the cluster down.
 pub(crate) const LOSSES: u32 = 8;
 
-/// How often it is looked whether a call has taken too long, at first; more rarely when it has lasted.
+/// Pause between looks whether a call has taken too long, at first; more rarely when it has lasted.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 
 /// A call to another actor had no answer.
@@ -110,7 +110,7 @@ impl fmt::Display for Who {
     }
 }
 
-/// What an answer says of whoever gave it.
+/// Verdict of an answer on the worker that gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Word {
     /// It works.
@@ -218,7 +218,7 @@ pub(crate) struct Pool<M> {
     next: Arc<AtomicUsize>,
     /// Told of each new member.
     arrived: Arc<Notify>,
-    /// Who is left out, and how long things may take.
+    /// The workers that are left out, and time limits.
     pub(crate) vitals: Arc<Vitals>,
 }
 
@@ -344,7 +344,7 @@ impl<M: Message> Pool<M> {
         self.read(|members| members.next)
     }
 
-    /// How many members have left so far.
+    /// Number of members that have left so far.
     pub(crate) fn departures(&self) -> u64 {
         self.read(|members| members.departures)
     }

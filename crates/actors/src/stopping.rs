@@ -69,7 +69,7 @@ impl Saving {
     }
 }
 
-/// What trains.
+/// The stage that trains.
 #[derive(Debug)]
 pub(crate) struct Saver(Saving);
 

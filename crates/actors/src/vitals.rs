@@ -59,7 +59,7 @@ pub(crate) enum Look {
 pub(crate) struct Vitals {
     role: Role,
     origin: Instant,
-    /// How long a role may have no working member; zero: for ever.
+    /// Time that a role may have no working member; zero: for ever.
     patience: Duration,
     infirmary: Infirmary,
     state: Mutex<State>,
@@ -238,7 +238,7 @@ impl Vitals {
         self.state().reason.clone()
     }
 
-    /// How long a call that samples up to `tokens` tokens may take, by what is known now.
+    /// Time limit of a call that samples up to `tokens` tokens, by what is known now.
     pub(crate) fn limit(&self, tokens: u32) -> Duration {
         Duration::from_millis(self.state().pace.limit_ms(tokens))
     }
@@ -259,12 +259,12 @@ impl Vitals {
         self.state().shares.deal(workers, count)
     }
 
-    /// How long the shares of a batch took.
+    /// Times of the shares of a batch.
     pub(crate) fn shared(&self, batch: &[Took<Who>]) {
         self.state().shares.took(batch);
     }
 
-    /// How long a probe took.
+    /// Time of a probe.
     pub(crate) fn probed(&self, who: &Who, took: Duration) {
         self.state().shares.probed(who, took.as_millis() as u64);
     }

@@ -161,7 +161,7 @@ pub struct NodeArgs {
     /// Only take part in runs of this configuration.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// How long the node may take to leave after SIGTERM, SIGINT or SIGHUP: it takes nothing new, ends
+    /// Grace period of the node to leave after SIGTERM, SIGINT or SIGHUP: it takes nothing new, ends
     /// what it has, and the controller writes a checkpoint of what it trains.
     #[arg(
         long,

@@ -17,7 +17,7 @@ pub const STOPPED: u8 = 3;
 /// sysexits.h).
 pub const SICK: u8 = 75;
 
-/// How long work that is told to end at once may keep its thread before the process ends all the same.
+/// Time that work that is told to end at once may keep its thread before the process ends all the same.
 const HEARD: Duration = Duration::from_secs(1);
 
 /// The process was asked to end before its work was done.

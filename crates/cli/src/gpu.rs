@@ -34,7 +34,7 @@ pub fn warn_of_cpu(root: &Path) -> Option<String> {
 /// Computes something small on a device.
 ///
 /// # Errors
-/// What libtorch says.
+/// Answer of libtorch.
 fn probe(device: Device) -> Result<(), String> {
     let ones = Tensor::f_ones([8], (Kind::Float, device));
     let sum = ones.and_then(|ones| ones.f_sum(Kind::Float));

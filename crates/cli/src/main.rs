@@ -42,7 +42,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// How often the health file is written.
+/// Pause between writes of the health file.
 const HEALTH: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {

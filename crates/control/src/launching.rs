@@ -24,7 +24,7 @@ pub struct LaunchConfig {
     pub longest_wait_ms: u64,
     /// A node that ran for so long has started well.
     pub steady_ms: u64,
-    /// How long a role may have too few nodes (LA-3).
+    /// Time that a role may have too few nodes (LA-3).
     pub give_up_ms: u64,
 }
 

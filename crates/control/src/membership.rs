@@ -41,7 +41,7 @@ pub struct Joining {
     pub version: String,
     /// The hash of the configuration it was started for; `None` takes any.
     pub config: Option<String>,
-    /// What it computes on: `cpu` or `cuda:N`.
+    /// Its device: `cpu` or `cuda:N`.
     pub device: String,
 }
 
@@ -79,7 +79,7 @@ pub enum JoinRefusal {
     NoGpu {
         /// The node.
         name: NodeName,
-        /// What it computes on.
+        /// Its device.
         device: String,
     },
     /// Another process took its name.

@@ -43,10 +43,10 @@ const MEETINGS: u32 = 3;
 /// The same where nobody is named.
 const BLIND_MEETINGS: u32 = 2;
 
-/// How often a task of one may fall apart while nobody comes or goes.
+/// Number of times that a task of one may fall apart while nobody comes or goes.
 const REPEATS: u32 = 8;
 
-/// How often a task of several may, before half of them go on. One that took too long counts twice.
+/// Number of times that a task of several may, before half of them go on. One that took too long counts twice.
 const STALLS: u32 = 3;
 
 /// Names one stay of a replica. Later ones have higher numbers.
@@ -434,7 +434,7 @@ impl Replicas {
         ranks.iter().copied().filter(is_on_trial).collect()
     }
 
-    /// How many may be in a group now: of those on trial one.
+    /// Number of members that a group may have now: of those on trial one.
     fn able(&self) -> usize {
         let on_trial = self.present.values().filter(|p| p.is_on_trial).count();
         self.present.len() - on_trial + on_trial.min(1)

@@ -55,7 +55,7 @@ pub struct Shares<W> {
     known: BTreeMap<W, Known>,
     /// Shares so far: what is left over goes round.
     turn: usize,
-    /// How long a share of the last batch took, in milliseconds; 0 before the first.
+    /// Time of its share of the last batch, in milliseconds; 0 before the first.
     usual_ms: f64,
     /// Requests of the last batch for a weight of 1.
     for_one: f64,

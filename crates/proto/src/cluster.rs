@@ -31,7 +31,7 @@ pub struct Join {
     pub config: Option<String>,
     /// Where it takes connections of other nodes, if it does.
     pub address: Option<String>,
-    /// What it computes on: `cpu` or `cuda:N`.
+    /// Its device: `cpu` or `cuda:N`.
     pub device: String,
 }
 

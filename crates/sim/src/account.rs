@@ -61,7 +61,7 @@ struct Books {
     /// Learners that take no part, and since when.
     absent: BTreeMap<NodeName, u64>,
     takers: BTreeSet<NodeName>,
-    /// How long each was away at most.
+    /// Longest absence of each.
     longest_ms: BTreeMap<NodeName, u64>,
     /// Learners that are or were ill, and since when they are not.
     ailing: BTreeMap<NodeName, Option<u64>>,
@@ -131,7 +131,7 @@ impl Account {
         number
     }
 
-    /// How many engines have been opened so far.
+    /// Number of engines that have been opened so far.
     pub(crate) fn engines_opened(&self) -> u64 {
         self.books().opened
     }

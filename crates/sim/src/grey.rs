@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Steps that are made before the first of them falls ill: by then it is known how long a step takes.
 const WELL: u64 = 3;
 
-/// How long a device hangs that nobody resets.
+/// Time that a device hangs that nobody resets.
 const HUNG: Duration = Duration::from_secs(7200);
 
 /// Times as long as before a slow one takes.

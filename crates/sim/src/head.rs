@@ -260,7 +260,7 @@ impl Head {
     }
 }
 
-/// How long a sampler that is well takes for a call at most, and the time limit that a call can have:
+/// Longest time that a sampler that is well takes for a call, and the time limit that a call can have:
 /// three times as long as one that is slow takes for 64 tokens, where it samples 18 at least.
 fn paces(scenario: &Scenario) -> (Duration, Duration) {
     let way = 8 * (scenario.rules.delay + scenario.rules.jitter);

@@ -26,10 +26,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How long members try to meet their neighbours.
+/// Time that members try to meet their neighbours.
 const MEETING: Duration = Duration::from_secs(20);
 
-/// How often they look whether a way is open by now.
+/// Pause between their looks whether a way is open by now.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The file of a checkpoint.

@@ -91,7 +91,7 @@ pub struct Scenario {
 /// How samplers get sick: they stay connected, and refuse, hang, are slow, or fail now and then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sick {
-    /// How many samplers may be sick at the same time; the first of all machines never is. 0: none.
+    /// Number of samplers that may be sick at the same time; the first of all machines never is. 0: none.
     pub at_once: usize,
     /// Whether nothing else goes wrong, so that it is known how long everything may take.
     pub is_alone: bool,
@@ -227,7 +227,7 @@ impl Scenario {
         }
     }
 
-    /// How long a step may take at most once it is known how long steps take, when learners are half
+    /// Longest time that a step may take once it is known how long steps take, when learners are half
     /// there and nothing else goes wrong (SI-13), in milliseconds.
     pub(crate) fn longest_step_ms(&self) -> u64 {
         let well = self.step_ms * 3 / 2;
@@ -246,7 +246,7 @@ impl Scenario {
         (tries + 1) * limit + pace + meetings + self.opening_ms()
     }
 
-    /// How long it takes at most until a learner takes part that may, in milliseconds: others are let in
+    /// Longest time until a learner takes part that may, in milliseconds: others are let in
     /// before it, one at a time, and with shares after a checkpoint.
     pub(crate) fn return_ms(&self) -> u64 {
         let learners = self.machines.len() as u64 - 4;

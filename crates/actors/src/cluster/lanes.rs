@@ -45,7 +45,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// What a node says of itself, if it is of the same build (ME-2).
+    /// The node's description of itself, if it is of the same build (ME-2).
     fn read_join(&self, body: &[u8]) -> Result<(String, Join), String> {
         let is_unclear = |error: codec::CodecError| {
             let ours = &self.0.plan.version;

@@ -57,7 +57,7 @@ const PROMPT: Duration = Duration::from_secs(5);
 /// How long a node may take to open its engines: large models are pulled and loaded.
 const OPEN_LIMIT: Duration = Duration::from_secs(3600);
 
-/// How long a node may take to open an engine again, beside three times as long as the first time.
+/// Time limit for a node to open an engine again, beside three times as long as the first time.
 const RENEW_LIMIT: Duration = Duration::from_secs(600);
 
 /// Attempts to open an engine again before its process is to end.
@@ -266,9 +266,9 @@ struct State {
     is_closed: bool,
     /// Learners that others could not go on with (CL-5).
     left_out: Readmission<NodeName>,
-    /// How often the learner of a process hung.
+    /// Number of times that the learner of a process hung.
     hangs: BTreeMap<(NodeName, u64), u32>,
-    /// How long nodes take to open a learner.
+    /// Time that nodes take to open a learner.
     openings: Pace,
     /// Processes that have opened one: what is large lies there.
     openers: BTreeSet<(NodeName, u64)>,
@@ -292,7 +292,7 @@ struct Node {
     is_draining: bool,
     /// Engines that a controller was told of: the engagement, and the key of the order.
     arrived: BTreeSet<(u64, String)>,
-    /// How long it took to open what it was first told to.
+    /// Time that it took to open what it was first told to.
     opened_in: Option<Duration>,
     /// One assignment at a time, so that none undoes a later one.
     equipping: Arc<tokio::sync::Mutex<()>>,
@@ -303,14 +303,14 @@ struct Engaged {
     orders: Arc<dyn Orders>,
     controller: ActorRef<ControllerMessage>,
     known: BTreeMap<Role, Order>,
-    /// How often engines were renewed (CL-4).
+    /// Number of times that engines were renewed (CL-4).
     renewals: BTreeMap<(NodeName, Role), u32>,
     /// By name and process.
     learners: BTreeMap<(NodeName, u64), Learning>,
     /// No group of learners can go on, or there was none yet: what they are opened with is the newest
     /// there is.
     is_without_group: bool,
-    /// How long each took that has opened a learner since all were to begin anew, in milliseconds.
+    /// Time of each that has opened a learner since all were to begin again, in milliseconds.
     reopened: Vec<u64>,
 }
 

@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use transport::{CallError, Link};
 
-/// How often it is looked whether a learner is opened late.
+/// Pause between looks whether a learner is opened late.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Why a process is to end.
@@ -680,7 +680,7 @@ impl State {
 }
 
 impl Engaged {
-    /// How long one may take to open a learner again while others have done so, once it is known.
+    /// Time limit for one to open a learner again while others have done so, once it is known.
     fn reopening_limit(&self) -> Option<Duration> {
         let slowest = self.reopened.iter().copied().max()?;
         let are_many = 2 * self.reopened.len() >= self.learners.len();
@@ -743,7 +743,7 @@ struct Target {
     name: NodeName,
     boot: u64,
     orders: Arc<dyn Orders>,
-    /// How often its engines were renewed.
+    /// Number of times that its engines were renewed.
     renewals: BTreeMap<Role, u32>,
     opened_in: Option<Duration>,
 }
@@ -757,7 +757,7 @@ impl Target {
         self.roles.contains(&Role::Learner)
     }
 
-    /// How long it may take to open its engines. One that hung may hang again.
+    /// Time limit for it to open its engines. One that hung may hang again.
     fn open_limit(&self) -> Duration {
         let renewed = self.opened_in.filter(|_| self.is_renewed());
         renewed.map_or(OPEN_LIMIT, |first| {

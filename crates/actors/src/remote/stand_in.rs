@@ -182,7 +182,7 @@ impl PassOn for JudgeMessage {
 }
 
 impl PassOn for ReplicaMessage {
-    /// How long each may take is for the group to say, which knows its pace.
+    /// Time limits are for the group to say, which knows its pace.
     fn pass_on(self, engine: &Engine) {
         let limit = LEARNER_LIMIT;
         match self {

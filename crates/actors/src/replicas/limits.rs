@@ -1,4 +1,4 @@
-//! How long the group waits for what its members do. Tasks are measured: their limits follow what such
+//! Time that the group waits for what its members do. Tasks are measured: their limits follow what such
 //! a task took before.
 
 use super::tasks::Kind;
@@ -16,11 +16,11 @@ const UNKNOWN: Duration = Duration::from_secs(3500);
 /// model included, which go round.
 const MEETING: Duration = Duration::from_secs(3500);
 
-/// How long members have to say how far they are, while no pace is known: the step that they are at is
+/// Time that members have to say how far they are, while no pace is known: the step that they are at is
 /// given up by then, and ends with its next micro-batch.
 const COUNTS: Duration = Duration::from_secs(580);
 
-/// How much later others than the first may say that they could not meet: they all try equally long.
+/// Time by which others than the first may be later to say that they could not meet: they all try equally long.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// What is measured, and what is waited for.

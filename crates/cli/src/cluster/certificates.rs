@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use transport::certs::{CurrentCredentials, moment};
 
-/// How often the folder is looked at.
+/// Pause between looks at the folder.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// From so many days before its end on a certificate's end is said.

@@ -32,7 +32,7 @@ use tokio::sync::watch;
 /// Pause before the controller's address is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// How long another process of the same folder may take to end: one that is started again at once may
+/// Time limit for another process of the same folder to end: one that is started again at once may
 /// find the one before it still there.
 const TAKE_LIMIT: Duration = Duration::from_secs(30);
 
@@ -42,7 +42,7 @@ const TAKE_AGAIN: Duration = Duration::from_millis(200);
 /// Where launchers say which of a machine's processes this is.
 const LOCAL_RANKS: [&str; 3] = ["SLURM_LOCALID", "LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"];
 
-/// How much longer than its grace period a node may take to close its engines.
+/// Time beyond its grace period that a node may take to close its engines.
 const CLOSING: Duration = Duration::from_secs(10);
 
 /// Runs a node until its run is over, or it is asked to leave by a signal.

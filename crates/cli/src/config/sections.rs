@@ -109,7 +109,7 @@ pub struct RunSection {
     /// evaluations. The list is meant for questions that yield nothing; the report names them.
     #[serde(default)]
     pub skip: Vec<QuestionId>,
-    /// How long the run may take to end in order after SIGTERM, SIGINT or SIGHUP: it finishes the step
+    /// Grace period of the run to end in order after SIGTERM, SIGINT or SIGHUP: it finishes the step
     /// in flight and writes a checkpoint. Launchers wait a little longer before they kill it (Slurm as
     /// `--signal=TERM@120` says, Kubernetes as `terminationGracePeriodSeconds`).
     #[serde(default = "default_stop_grace")]
@@ -372,7 +372,7 @@ impl Default for FilterSection {
     }
 }
 
-/// How many actors of each role, and what becomes of those that do not work.
+/// Numbers of actors of each role, and the treatment of those that do not work.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ActorSection {
@@ -387,7 +387,7 @@ pub struct ActorSection {
     /// while. Their engine is opened again meanwhile, from the second time on their node's process ends,
     /// to be started again.
     pub quarantine_after: u32,
-    /// How long a role without a worker that works is waited for before the run ends, with its state
+    /// Wait for a role without a worker that works before the run ends, with its state
     /// saved.
     pub patience: Span,
 }
@@ -605,7 +605,7 @@ pub struct ClusterSection {
     pub certs: PathBuf,
     /// The run starts once so many nodes have joined.
     pub wait_for: WaitFor,
-    /// How long the run waits for them before it ends; absent: without end.
+    /// Time that the run waits for them before it ends; absent: without end.
     pub wait_at_most: Option<Span>,
     /// Roles that this process takes on itself although there are nodes.
     pub here: Vec<Role>,

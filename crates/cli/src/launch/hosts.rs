@@ -44,7 +44,7 @@ pub struct Hosts {
     /// The folder of a node on its host; a relative one is relative to the user's home.
     #[serde(default = "default_dir")]
     dir: String,
-    /// How long fewer nodes of a role may run than `cluster.wait_for` says before the run is given up.
+    /// Time that fewer nodes of a role may run than `cluster.wait_for` says before the run is given up.
     #[serde(default = "default_give_up_after")]
     pub give_up_after: Span,
     /// The nodes.

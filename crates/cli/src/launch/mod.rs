@@ -32,10 +32,10 @@ const LONGEST_WAIT_MS: u64 = 60_000;
 /// What ran for so long was no failure of its start.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// How often a controller may be ended by signals, one time soon after the other.
+/// Number of times that a controller may be ended by signals, one time soon after the other.
 const STARTS: u32 = 10;
 
-/// How long nodes may take to end by themselves once the run is done.
+/// Time limit for nodes to end by themselves once the run is done.
 const DISMISSAL: Duration = Duration::from_secs(30);
 
 /// How a launch came to its end.
@@ -168,7 +168,7 @@ async fn keep_head(words: Vec<OsString>, grace: Duration, close: &Stop) -> Resul
 /// The nodes that are kept running.
 struct Nodes {
     hosts: Arc<Hosts>,
-    /// How long a node may take to leave.
+    /// Time limit for a node to leave.
     grace: Duration,
     launching: Launching,
     running: JoinSet<(usize, Result<ExitStatus>)>,

@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 /// Defines `keep`.
 const KEEP: &str = include_str!("keep.sh");
 
-/// How much longer than its own grace period a process may take to end before it is killed.
+/// Time beyond its own grace period that a process may take to end before it is killed.
 pub const MARGIN: Duration = Duration::from_secs(15);
 
 /// What starts something on a host.

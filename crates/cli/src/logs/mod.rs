@@ -24,10 +24,10 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
-/// What the file takes, whatever stderr shows.
+/// Levels that the file takes, whatever stderr shows.
 const FILE_FILTER: &str = "info";
 
-/// How long a remark waits for its line to be out, so that it stands before what follows elsewhere.
+/// Time that a remark waits for its line to be out, so that it stands before what follows elsewhere.
 const REMARK: Duration = Duration::from_millis(100);
 
 /// At the end of the program: how long nothing may be read before what is left is lost.

@@ -1,4 +1,4 @@
-//! Who cannot be met, by what those say who tried.
+//! Members that cannot be met, by what those say who tried.
 //!
 //! Members stand in a ring: each dials the next one. A way that does not work is named by the one that
 //! dials, by the one that waits, or by both, and of the two either may be at fault. So a member is left
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Members that have to name another one.
 const NAMED_BY: usize = 2;
 
-/// What is known of ways between members.
+/// Evidence on ways between members.
 #[derive(Debug, Default)]
 pub(super) struct Evidence {
     /// Ways that did not work: who dials, and who is dialled.

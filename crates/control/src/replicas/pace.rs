@@ -1,4 +1,4 @@
-//! How long a piece of work may take, by how long such work took before.
+//! Time limits of work, by the times that such work took before.
 //!
 //! A constant limit fits no model: a step takes a second or half an hour. The limit is three times what
 //! the same work took lately, and some more for what does not grow with it.
