@@ -1,9 +1,9 @@
 //! Fresh actions of a batch's states, with rewards.
 //!
 //! A state whose actions are all rewarded alike has no advantage to learn from. With
-//! [`PolicyPlan::refill`] another state of the same kind is drawn in its place, as dynamic sampling
-//! does (DAPO, arXiv 2503.14476, section 3.2), but place by place: kinds of states that teach often do
-//! not crowd out the others. A place that stays without after that many draws keeps its first group,
+//! [`PolicyPlan::refill`] another state is drawn in its place, as dynamic sampling does (DAPO,
+//! arXiv 2503.14476, section 3.2), but place by place and of a question as long ([`Picker::at`]):
+//! short questions, of which more states teach, do not crowd out the others. A place that stays without after that many draws keeps its first group,
 //! so that batches are of one size. States and seeds of a draw follow from its number and the place
 //! (TL-1).
 

@@ -2,7 +2,10 @@
 //!
 //! States fall into strata (one, without a balance). Strata take turns, and each deals its own
 //! entries out in an order of its own, so that a rare kind of state is drawn as often as a common
-//! one. The states of a batch depend on the seed and the batch's number alone (TL-1).
+//! one. Further draws for a place turn to the next stratum of the same family: questions whose
+//! solutions have as many steps. So positions that teach nothing (the answer behind all calls) make
+//! room for those that do, and short questions none for themselves. The states of a batch depend on
+//! the seed and the batch's number alone (TL-1).
 
 use super::TrainingError;
 use super::batches::Batches;
@@ -10,6 +13,7 @@ use super::policy::{PolicyPlan, State, StateWeighting};
 use crate::seeds;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Which kinds of states are drawn equally often. Without a balance, questions that are easy to
 /// solve fill the batches: more of their states are on track, and what is learned of them (answer
@@ -40,6 +44,14 @@ impl StateBalance {
             Self::SolutionStepsAndPosition => (solution, state.step),
         }
     }
+
+    /// The family of a stratum, within which further draws stay.
+    fn family(self, stratum: (usize, usize)) -> (usize, usize) {
+        match self {
+            Self::SolutionStepsAndPosition => (stratum.0, 0),
+            Self::Off | Self::SolutionSteps | Self::Position => stratum,
+        }
+    }
 }
 
 /// Chooses the states of a batch (TL-1).
@@ -53,6 +65,8 @@ struct Stratum<'a> {
     /// Of each group one state is drawn at a time.
     groups: Vec<Vec<&'a State>>,
     batches: Batches,
+    /// The strata of its family, itself among them.
+    family: Range<usize>,
 }
 
 impl<'a> Picker<'a> {
@@ -72,13 +86,23 @@ impl<'a> Picker<'a> {
                 "no trajectory passed the filter: generate more, or choose another filter",
             ));
         }
+        let families: Vec<_> = groups.keys().map(|&s| plan.balance.family(s)).collect();
+        // Strata are in the order of their families.
+        let family = |index: usize| {
+            let first = families.partition_point(|family| *family < families[index]);
+            first..families.partition_point(|family| *family <= families[index])
+        };
         let strata = groups.into_values().enumerate().map(|(index, groups)| {
             let seed = match index {
                 0 => seeds::derive(plan.seed, &["states"]),
                 _ => seeds::derive(plan.seed, &["states", &index.to_string()]),
             };
             let batches = Batches::new(seed, groups.len());
-            Stratum { groups, batches }
+            Stratum {
+                groups,
+                batches,
+                family: family(index),
+            }
         });
         Ok(Self {
             strata: strata.collect(),
@@ -87,11 +111,14 @@ impl<'a> Picker<'a> {
     }
 
     /// The state at a place of a batch in its nth draw. Later draws give other states of the same
-    /// stratum, so that a balance stays what it is.
+    /// family, so that questions of every length stay balanced.
     pub(super) fn at(&mut self, batch: u64, place: usize, draw: u32) -> &'a State {
         let (size, place) = (self.plan.states_per_step as u64, place as u64);
         let (turn, count) = (batch * size + place, self.strata.len() as u64);
-        let stratum = &mut self.strata[(turn % count) as usize];
+        let first = (turn % count) as usize;
+        let family = &self.strata[first].family;
+        let next = family.start + (first - family.start + draw as usize) % family.len();
+        let stratum = &mut self.strata[next];
         let turns = turn / count + u64::from(draw) * REDRAW;
         let group = &stratum.groups[stratum.batches.at(turns)];
         let parts = ["state", &numbered(batch, draw), &place.to_string()];

@@ -157,19 +157,45 @@ fn tl_1_a_batch_does_not_depend_on_the_batches_before() {
 }
 
 #[test]
-fn a_further_draw_gives_another_state_of_the_same_kind() {
+fn further_draws_turn_to_other_positions_of_questions_as_long() {
     let mut trajectories = mostly_easy();
     trajectories.push((2, 3));
     let plan = plan(&trajectories, StateBalance::SolutionStepsAndPosition);
     let mut picker = Picker::new(&plan).expect("there are states");
-    let mut others = 0;
     for (batch, place) in (0..20).flat_map(|batch| (0..4).map(move |place| (batch, place))) {
-        let first = picker.at(batch, place, 0);
-        for draw in 1..3 {
-            let other = picker.at(batch, place, draw);
-            assert_eq!(kind(other), kind(first));
-            others += usize::from(other.trajectory.item != first.trajectory.item);
+        let (solution, position) = kind(picker.at(batch, place, 0));
+        let positions = solution + 1;
+        for draw in 1..6 {
+            let turned = (position + draw) % positions;
+            let drawn = picker.at(batch, place, draw as u32);
+            assert_eq!(kind(drawn), (solution, turned));
         }
     }
-    assert!(others > 80, "{others} of 160");
+}
+
+#[test]
+fn further_draws_stay_with_what_another_balance_balances() {
+    use StateBalance::{Off, Position, SolutionSteps};
+    type Kind = fn((usize, usize)) -> usize;
+    let cases: [(StateBalance, Kind); 3] = [
+        (Off, |_| 0),
+        (SolutionSteps, |(solution, _)| solution),
+        (Position, |(_, position)| position),
+    ];
+    for (balance, balanced) in cases {
+        let mut trajectories = mostly_easy();
+        trajectories.push((2, 3));
+        let plan = plan(&trajectories, balance);
+        let mut picker = Picker::new(&plan).expect("there are states");
+        let mut others = 0;
+        for (batch, place) in (0..20).flat_map(|batch| (0..4).map(move |place| (batch, place))) {
+            let first = picker.at(batch, place, 0);
+            for draw in 1..3 {
+                let other = picker.at(batch, place, draw);
+                assert_eq!(balanced(kind(other)), balanced(kind(first)), "{balance:?}");
+                others += usize::from(other.trajectory.item != first.trajectory.item);
+            }
+        }
+        assert!(others > 80, "{balance:?}: {others} of 160");
+    }
 }
