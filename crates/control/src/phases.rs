@@ -204,6 +204,15 @@ impl RunState {
         })
     }
 
+    /// The same run under another hash of its configuration, for a caller who has seen that the two
+    /// mean the same.
+    pub fn of_configuration(self, config_hash: impl Into<String>) -> Self {
+        Self {
+            config_hash: config_hash.into(),
+            ..self
+        }
+    }
+
     /// The phase that is due; `None` once the run is finished.
     pub fn next(&self) -> Option<Phase> {
         self.plan.0.get(self.completed.len()).copied()

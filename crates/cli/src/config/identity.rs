@@ -107,6 +107,16 @@ impl Identity {
         hex(&hash.finalize())
     }
 
+    /// The same with settings that it lacks as `reread` has them: those that a later version of the
+    /// program knows, at the values that they have for a configuration which does not name them.
+    pub fn with_later_settings(mut self, reread: &Self) -> Self {
+        for (key, value) in &reread.settings {
+            let value = || value.clone();
+            self.settings.entry(key.clone()).or_insert_with(value);
+        }
+        self
+    }
+
     /// Every setting in which a run that begun as `self` differs from `now`, by key.
     pub fn differences(&self, now: &Self) -> Vec<Difference> {
         let pairs = [

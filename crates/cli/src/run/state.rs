@@ -61,13 +61,32 @@ pub fn stored(folder: &Path, now: &Identity) -> Result<Option<RunState>> {
     resumed(folder, state, now).map(Some)
 }
 
-/// Goes on with `state` where it is of the same configuration.
+/// Goes on with `state` where it is of the same configuration, or of one that differs in settings
+/// alone which the program that began it did not have.
 fn resumed(folder: &Path, state: RunState, now: &Identity) -> Result<RunState> {
-    match state.resume(&now.hash()) {
+    match state.clone().resume(&now.hash()) {
         Ok(state) => Ok(state),
-        Err(PhaseError::OtherConfiguration { .. }) => Err(other_configuration(folder, now)),
+        Err(PhaseError::OtherConfiguration { begun_with, .. }) => {
+            match is_earlier_programs(folder, &begun_with, now) {
+                true => Ok(state.of_configuration(now.hash())),
+                false => Err(other_configuration(folder, now)),
+            }
+        }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether the run in `folder`, of the configuration with this `hash`, differs from `now` by nothing
+/// but settings that were not known when it began, each at its default now.
+fn is_earlier_programs(folder: &Path, hash: &str, now: &Identity) -> bool {
+    let reread = |before: &Before| Identity::of_settings(&before.config).ok();
+    begun_with(folder).is_ok_and(|before| {
+        before.identity.hash() == hash
+            && reread(&before).is_some_and(|reread| {
+                let before = before.identity.with_later_settings(&reread);
+                before.differences(now).is_empty()
+            })
+    })
 }
 
 /// The most settings that an error names.

@@ -120,6 +120,61 @@ fn a_refused_resumption_names_every_setting_that_differs() {
     succeeds(dir.path(), &["run", "c.toml", "--resume"]);
 }
 
+/// A setting that a later version of the program has is absent from what an earlier one wrote down.
+#[test]
+fn a_run_of_an_earlier_program_goes_on_where_later_settings_are_at_their_default() {
+    let dir = tempfile::tempdir().unwrap();
+    if from_a_file(dir.path()).is_none() {
+        return;
+    }
+    succeeds(dir.path(), &["run", "c.toml"]);
+    let run = dir.path().join("runs/small");
+    let [identity, config, state] =
+        ["identity.json", "config.toml", "state.json"].map(|name| run.join(name));
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+    let json = |path: &Path| serde_json::from_str::<serde_json::Value>(&read(path)).unwrap();
+
+    // As if `rollout.top_k` had not been there: neither in what the run was begun with, nor in its
+    // hash.
+    let mut earlier = json(&identity);
+    let settings = earlier["settings"].as_object_mut().unwrap();
+    assert_eq!(settings.remove("rollout.top_k"), Some("0".into()));
+    std::fs::write(&identity, earlier.to_string()).unwrap();
+    let kept = read(&config);
+    let left: Vec<&str> = kept.lines().filter(|l| !l.starts_with("top_k")).collect();
+    assert!(left.len() < kept.lines().count());
+    std::fs::write(&config, left.join("\n")).unwrap();
+    let mut begun = json(&state);
+    begun["config_hash"] = hash(&earlier).into();
+    std::fs::write(&state, begun.to_string()).unwrap();
+
+    refuses(
+        dir.path(),
+        &["run", "c.toml", "--resume", "rollout.top_k=3"],
+        &["`rollout.top_k` was not set and is 3."],
+    );
+    succeeds(dir.path(), &["run", "c.toml", "--resume"]);
+    // From now on it is this program's run.
+    assert_eq!(json(&identity)["settings"]["rollout.top_k"], "0");
+    assert_eq!(json(&state)["config_hash"], hash(&json(&identity)));
+}
+
+/// The hash of an identity, from what is written down of it.
+fn hash(identity: &serde_json::Value) -> String {
+    use sha2::{Digest, Sha256};
+    let mut hash = Sha256::new();
+    for part in ["settings", "contents"] {
+        for (key, value) in identity[part].as_object().unwrap() {
+            for text in [key, value.as_str().unwrap()] {
+                hash.update((text.len() as u64).to_le_bytes());
+                hash.update(text);
+            }
+        }
+    }
+    let bytes = hash.finalize();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[test]
 fn named_questions_are_left_out_and_the_report_says_so() {
     let dir = tempfile::tempdir().unwrap();
