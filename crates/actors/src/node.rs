@@ -88,7 +88,7 @@ pub trait Dialler: Send + Sync + 'static {
     async fn bulk(&self, port: u16) -> Result<Arc<dyn Connection>, DialFault>;
 
     /// Where this node takes connections of others, once the control lane is there; none if it takes
-    /// none: then it gives no weights on.
+    /// none: then it gives nothing on.
     fn address(&self) -> Option<String> {
         None
     }
@@ -327,6 +327,7 @@ async fn join(
     };
     let welcome: Welcome = codec::decode(&welcome).map_err(|error| unreachable(&error))?;
     let bulk = plan.dialler.bulk(welcome.data_port).await?;
+    host.set_control(control.clone());
     host.set_bulk(bulk.clone());
     let bulk = BulkLane::serve(bulk, Arc::new(host.blobs().clone()));
     let data = open(plan.dialler.data(welcome.data_port).await?, handler).await?;

@@ -1,5 +1,5 @@
-//! Which node pulls a version of the weights from which: a tree below the controller, so that what
-//! the controller uploads does not grow with the number of nodes.
+//! Which node pulls a version of the weights, or the files of a model, from which: a tree below the
+//! controller, so that what the controller uploads does not grow with the number of nodes.
 //!
 //! - **SP-1 (a tree).** Following sources from any node leads to the controller, or to a node that is
 //!   lost, and never round in a circle.
@@ -9,6 +9,7 @@
 //! - **SP-4 (few).** Up to `fan_out` nodes all pull from the controller.
 //! - **SP-5 (the controller's share).** As long as no source fails and all nodes can be reached, the
 //!   controller gives a version to `fan_out` nodes at most.
+//! - **SP-6 (holders).** A node that holds the whole already gives it on and takes nobody's place.
 //!
 //! Nodes that others cannot reach give nothing on. They do not take the places of those that can: the
 //! controller serves them beside its `fan_out` where no node has a place for them. So it does with
@@ -41,7 +42,7 @@ pub enum Standing {
     Alone,
 }
 
-/// The way of one version.
+/// The way of one version, or of one folder's files.
 #[derive(Debug, Clone)]
 pub struct Spread {
     fan_out: usize,
@@ -55,6 +56,8 @@ pub struct Spread {
 struct Place {
     source: Source,
     gives: bool,
+    /// It held the whole before it asked: the controller gave it nothing.
+    holds: bool,
     /// The nodes it tried in vain.
     tried: BTreeSet<NodeId>,
 }
@@ -83,10 +86,22 @@ impl Spread {
         let place = Place {
             source,
             gives,
+            holds: false,
             tried,
         };
         self.places.insert(node, place);
         source
+    }
+
+    /// A node holds the whole already (SP-6). One that has asked before keeps its place.
+    pub fn hold(&mut self, node: NodeId, standing: Standing) {
+        let place = Place {
+            source: Source::Controller,
+            gives: standing == Standing::Gives,
+            holds: true,
+            tried: BTreeSet::new(),
+        };
+        self.places.entry(node).or_insert(place);
     }
 
     /// A node's source fails: another one. Nobody is sent to the old one any more; those that pull
@@ -129,7 +144,8 @@ impl Spread {
     /// How many the controller serves, or has served; all, or those that give on.
     fn served(&self, only_giving: bool) -> usize {
         let places = self.places.values();
-        let is_served = |p: &&Place| p.source == Source::Controller && (p.gives || !only_giving);
+        let is_served =
+            |p: &&Place| p.source == Source::Controller && !p.holds && (p.gives || !only_giving);
         places.filter(is_served).count()
     }
 
@@ -281,6 +297,32 @@ mod tests {
     }
 
     #[test]
+    fn sp_6_holders_give_on_and_take_no_place() {
+        let mut spread = Spread::new(2);
+        for node in 1..=3 {
+            spread.hold(NodeId(node), Gives);
+        }
+        spread.hold(NodeId(4), Takes);
+        // The controller's own two, and then those that hold it.
+        for node in 10..=11 {
+            assert_eq!(spread.ask(NodeId(node), Gives), Source::Controller);
+        }
+        let mut given = [0; 12];
+        for node in 20..26 {
+            match spread.ask(NodeId(node), Takes) {
+                Source::Node(NodeId(from)) => given[from as usize] += 1,
+                Source::Controller => panic!("it has given its share"),
+            }
+        }
+        assert_eq!(given[4], 0, "nobody reaches it");
+        assert!(given[1..=3].iter().all(|times| *times >= 1), "{given:?}");
+        assert_eq!(given.iter().sum::<i32>(), 6);
+        // One that pulls stays where it is, whatever it says.
+        spread.hold(NodeId(20), Gives);
+        assert!(spread.source(NodeId(20)) != Some(Source::Controller));
+    }
+
+    #[test]
     fn who_reaches_nobody_is_served_by_the_controller() {
         let mut spread = Spread::new(1);
         assert_eq!(spread.ask(NodeId(1), Gives), Source::Controller);
@@ -316,6 +358,7 @@ mod tests {
         Ask(u64, Standing),
         Failed(u64),
         Lost(u64),
+        Hold(u64, Standing),
     }
 
     fn standing() -> impl Strategy<Value = Standing> {
@@ -327,6 +370,7 @@ mod tests {
             4 => (1..30u64, standing()).prop_map(|(n, standing)| Event::Ask(n, standing)),
             2 => (1..30u64).prop_map(Event::Failed),
             1 => (1..30u64).prop_map(Event::Lost),
+            1 => (1..30u64, standing()).prop_map(|(n, standing)| Event::Hold(n, standing)),
         ]
     }
 
@@ -342,6 +386,7 @@ mod tests {
                     Event::Ask(node, standing) => drop(spread.ask(NodeId(node), standing)),
                     Event::Failed(node) => drop(spread.failed(NodeId(node))),
                     Event::Lost(node) => spread.lost(NodeId(node)),
+                    Event::Hold(node, standing) => spread.hold(NodeId(node), standing),
                 }
                 for (id, place) in &spread.places {
                     prop_assert!(below(&spread, Source::Node(*id)) <= fan_out, "SP-2");

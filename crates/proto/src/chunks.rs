@@ -1,5 +1,5 @@
-//! How weights travel: cut into chunks, each with a hash, so that they may come from anybody, in any
-//! order, and be checked one by one.
+//! How weights and files travel: cut into chunks, each with a hash, so that they may come from anybody,
+//! in any order, and be checked one by one.
 
 use crate::{NodeName, WeightManifest, WeightSnapshot, WeightVersion, codec};
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,13 @@ impl Digest {
     }
 }
 
+/// All of it, in hexadecimal digits.
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}…", self.key().swap_bytes())
@@ -49,7 +56,7 @@ pub struct WeightOffer {
     /// What has changed since the version before, if that is worth it.
     pub delta: Option<WeightDelta>,
     /// Whom to pull from.
-    pub source: WeightSource,
+    pub source: ChunkSource,
 }
 
 /// Bytes in pieces of one size, the last one shorter.
@@ -73,6 +80,11 @@ impl Chunks {
     pub fn range(&self, index: usize) -> Range<u64> {
         let start = index as u64 * u64::from(self.size);
         start..self.len.min(start + u64::from(self.size))
+    }
+
+    /// Whether there is a hash for each chunk of so many bytes.
+    pub fn fits(&self) -> bool {
+        self.size > 0 && self.hashes.len() == Self::count(self.len, self.size)
     }
 }
 
@@ -109,9 +121,9 @@ pub enum DeltaPart {
     Whole,
 }
 
-/// Whom weights are pulled from.
+/// Whom chunks are pulled from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum WeightSource {
+pub enum ChunkSource {
     /// The controller.
     Controller,
     /// Another node, which holds them or gets them at the moment.
@@ -133,7 +145,7 @@ pub enum WeightAnswer {
     Stuck(SourceFault, String),
 }
 
-/// What is wrong with a node that was to give weights on.
+/// What is wrong with a node that was to give chunks on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SourceFault {
     /// It cannot be reached, or not any more.
@@ -144,7 +156,7 @@ pub enum SourceFault {
     Damaged,
 }
 
-/// What it took to get weights.
+/// What it took to get weights or files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pulled {
     /// Bytes that came.
@@ -221,7 +233,7 @@ impl WeightOffer {
             hash,
             lent,
             delta: None,
-            source: WeightSource::Controller,
+            source: ChunkSource::Controller,
         })
     }
 
@@ -234,16 +246,14 @@ impl WeightOffer {
         if encoded.map(|bytes| Digest::of(&bytes)).ok() != Some(self.hash) {
             return Err(BadOffer::Hash);
         }
-        let Chunks { len, size, hashes } = &self.chunks;
-        let fits = *size > 0 && hashes.len() == Chunks::count(*len, *size);
-        fits.then_some(()).ok_or(BadOffer::Lengths)?;
+        self.chunks.fits().then_some(()).ok_or(BadOffer::Lengths)?;
         let Some(delta) = &self.delta else {
             return Ok(());
         };
         if WeightDelta::hash_of(delta.base, &delta.parts).ok() != Some(delta.hash) {
             return Err(BadOffer::Hash);
         }
-        let fits = delta.parts.len() == hashes.len();
+        let fits = delta.parts.len() == self.chunks.hashes.len();
         fits.then_some(()).ok_or(BadOffer::Lengths)
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     StateGroup, StepView, ToolCall, WeightVersion,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 /// The first message of a node, whatever builds the two sides are of: this layout never changes.
@@ -86,13 +86,6 @@ pub struct BlobRef {
     pub len: u64,
     /// CRC-32 (IEEE) of all of it.
     pub crc32: u32,
-}
-
-/// The files of a folder, by their paths within it, to be pulled from their owner.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileSet {
-    /// Relative paths with forward slashes.
-    pub files: BTreeMap<String, BlobRef>,
 }
 
 /// How far a learner is.

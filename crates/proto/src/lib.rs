@@ -6,6 +6,7 @@
 pub mod chunks;
 pub mod cluster;
 pub mod codec;
+pub mod files;
 pub mod generation;
 pub mod ids;
 pub mod node;

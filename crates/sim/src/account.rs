@@ -67,6 +67,7 @@ struct Books {
     ailing: BTreeMap<NodeName, Option<u64>>,
     /// Bytes of weights: pulled from nodes, and not pulled because of deltas.
     given_on: u64,
+    files_given_on: u64,
     saved: u64,
 }
 
@@ -360,6 +361,11 @@ impl Account {
         books.saved += saved;
     }
 
+    /// A folder has come to a node, so much of it from other nodes.
+    pub(crate) fn files_came(&self, from_nodes: u64) {
+        self.books().files_given_on += from_nodes;
+    }
+
     /// SI-3: actions that a learner trains on were sampled from the newest weights that were published
     /// by then. What an older group still trains on does not count.
     pub(crate) fn on_policy(&self, epoch: u32, batch: &[StateGroup]) {
@@ -438,6 +444,7 @@ impl Account {
             steps: books.steps,
             shared_steps: books.shared_steps,
             given_on: books.given_on,
+            files_given_on: books.files_given_on,
             saved: books.saved,
         }
     }
@@ -453,6 +460,7 @@ pub(crate) struct Finished {
     pub steps: u64,
     pub shared_steps: u64,
     pub given_on: u64,
+    pub files_given_on: u64,
     pub saved: u64,
 }
 

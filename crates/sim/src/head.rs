@@ -10,7 +10,7 @@ use actors::{Controller, Fleet, FleetPlan, Progress, RolloutPlan};
 use async_trait::async_trait;
 use control::ledger::LedgerConfig;
 use control::rollout::Limits;
-use proto::cluster::FileSet;
+use proto::files::FileSet;
 use proto::{Identity, Question, Role, SamplingParams};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;

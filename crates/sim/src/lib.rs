@@ -37,6 +37,9 @@
 //!   are not, nor for longer than it takes to be let in again.
 //! - **SI-15 (they come back).** A learner that has recovered takes part again.
 //!
+//! - **SI-16 (the same files).** A model that has come to a node is the controller's, byte for byte,
+//!   whichever nodes it came through.
+//!
 //! What is not simulated: QUIC and TLS themselves, disks that fail, clocks that differ, tools and judges
 //! that fail or hang.
 
@@ -85,6 +88,8 @@ pub struct Outcome {
     pub shared_steps: u64,
     /// Bytes of weights that nodes pulled from each other.
     pub given_on: u64,
+    /// Bytes of files that nodes pulled from each other.
+    pub files_given_on: u64,
     /// Bytes of weights that were not pulled because a delta held them.
     pub saved: u64,
     /// Faults by their kind.
@@ -120,7 +125,11 @@ impl World {
             .tempdir_in(root);
         let folder = folder.expect("there is room for a folder");
         std::fs::create_dir(folder.path().join("model")).expect("the folder is new");
-        std::fs::write(folder.path().join("model/weights"), [7; 1000]).expect("there is room");
+        let weights: Vec<u8> = (0..1000u32).map(|n| (n * n >> 3) as u8).collect();
+        for (name, bytes) in [("config", &weights[..40]), ("weights", &weights)] {
+            let path = folder.path().join("model").join(name);
+            std::fs::write(path, bytes).expect("there is room");
+        }
         Arc::new(Self {
             account: Arc::new(Account::new(&scenario)),
             network: Network::new(scenario.seed, scenario.rules, scenario.idle),
@@ -151,6 +160,18 @@ impl World {
 
     pub(crate) fn model(&self) -> PathBuf {
         self.folder.path().join("model")
+    }
+
+    /// SI-16.
+    fn compare_model(&self, node: &NodeName, folder: &Path) {
+        for file in ["config", "weights"] {
+            let [here, there] =
+                [self.model(), folder.to_owned()].map(|f| std::fs::read(f.join(file)));
+            if here.ok() != there.ok() {
+                self.account
+                    .breaks("SI-16", format_args!("{node} holds another {file}"));
+            }
+        }
     }
 
     pub(crate) fn exported(&self) -> PathBuf {
@@ -197,6 +218,7 @@ pub fn run(scenario: Scenario) -> Outcome {
         steps: finished.steps,
         shared_steps: finished.shared_steps,
         given_on: finished.given_on,
+        files_given_on: finished.files_given_on,
         saved: finished.saved,
         faults: finished.faults,
         longest_step: finished.longest_step,

@@ -6,7 +6,7 @@ use crate::head::{Ordered, controller};
 use crate::learners::Learner;
 use actors::node::{self, DialFault, Dialler, NodeEnd, NodePlan};
 use actors::ports::EngineError;
-use actors::remote::{Engine, Outfitter, pull_folder};
+use actors::remote::{Engine, Files, Outfitter};
 use async_trait::async_trait;
 use bytes::Bytes;
 use proto::cluster::EngineOrder;
@@ -337,11 +337,7 @@ impl Outfitter for Outfit {
         Some(self.root())
     }
 
-    async fn open(
-        &self,
-        order: &EngineOrder,
-        bulk: Arc<dyn Connection>,
-    ) -> Result<Engine, EngineError> {
+    async fn open(&self, order: &EngineOrder, files: Files) -> Result<Engine, EngineError> {
         let fault = |error: serde_json::Error| EngineError(error.to_string());
         let ordered: Ordered = serde_json::from_slice(&order.order).map_err(fault)?;
         let scenario = &self.world.scenario;
@@ -349,7 +345,10 @@ impl Outfitter for Outfit {
         tokio::time::sleep(Duration::from_millis(takes)).await;
         let root = self.root();
         if let Some(model) = &ordered.model {
-            pull_folder(bulk.as_ref(), model, &root.join("model")).await?;
+            let folder = root.join("model");
+            let pulled = files.bring(model, &folder).await?;
+            self.world.account.files_came(pulled.from_nodes_bytes);
+            self.world.compare_model(&self.node, &folder);
         }
         let credits = scenario.credits;
         Ok(match order.role {
@@ -364,9 +363,10 @@ impl Outfitter for Outfit {
             Role::Learner => {
                 let folder = root.join(format!("learner-{}", ordered.number));
                 let checkpoint = match &ordered.checkpoint {
-                    Some((name, files)) => {
+                    Some((name, set)) => {
                         let path = folder.join(name);
-                        pull_folder(bulk.as_ref(), files, &path).await?;
+                        let pulled = files.bring(set, &path).await?;
+                        self.world.account.files_came(pulled.from_nodes_bytes);
                         Some(path)
                     }
                     None => None,

@@ -36,6 +36,7 @@ struct Sums {
     steps: u64,
     shared_steps: u64,
     given_on: u64,
+    files_given_on: u64,
     saved: u64,
     faults: BTreeMap<&'static str, u64>,
     longest_step: (Duration, u64),
@@ -89,6 +90,7 @@ impl Work {
         sums.steps += outcome.steps;
         sums.shared_steps += outcome.shared_steps;
         sums.given_on += outcome.given_on;
+        sums.files_given_on += outcome.files_given_on;
         sums.saved += outcome.saved;
         sums.took += outcome.took;
         sums.longest_step = sums.longest_step.max((outcome.longest_step, outcome.seed));
@@ -146,8 +148,8 @@ fn main() -> ExitCode {
         sums.slowest.0.as_secs_f64(),
     );
     println!(
-        "weights: {} bytes from nodes, {} saved by deltas",
-        sums.given_on, sums.saved
+        "weights: {} bytes from nodes, {} saved by deltas; files: {} bytes from nodes",
+        sums.given_on, sums.saved, sums.files_given_on
     );
     println!("faults: {}", faults.join(", "));
     let (longest, seed) = sums.longest_step;

@@ -99,8 +99,13 @@ fn meet(arguments: &Arguments, listener: &Listener, next: SocketAddr) -> Result<
         None => meeting::connect(&meeting)?,
         Some(folder) => {
             let (lane, role) = (Lane::Gradients, Role::Learner);
-            let (credentials, expected) =
-                (Credentials::load(folder)?, Expected { role, name: None });
+            let (credentials, expected) = (
+                Credentials::load(folder)?,
+                Expected {
+                    role: Some(role),
+                    name: None,
+                },
+            );
             meeting::connect_with(
                 &meeting,
                 |socket| TlsStream::dialled(socket, &credentials, lane, &expected),

@@ -221,7 +221,7 @@ async fn children(runtimes: &Runtimes) -> Result<Children> {
         };
         let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let expected = Expected {
-            role: Role::Sampler,
+            role: Some(Role::Sampler),
             name: None,
         };
         let dial =

@@ -4,7 +4,7 @@ use crate::made_up::Slow;
 use actors::Judges;
 use actors::node::{self, Contact, DialFault, Dialler, NodePlan};
 use actors::ports::EngineError;
-use actors::remote::{Engine, Outfitter};
+use actors::remote::{Engine, Files, Outfitter};
 use anyhow::Result;
 use async_trait::async_trait;
 use judge::{AnswerMatch, RulesConfig, RulesJudge};
@@ -125,7 +125,7 @@ async fn dial(
     address: SocketAddr,
 ) -> Result<Arc<dyn Connection>, DialFault> {
     let expected = Expected {
-        role: Role::Controller,
+        role: Some(Role::Controller),
         name: None,
     };
     Ok(endpoint.dial(address, lane, &expected).await?)
@@ -155,11 +155,7 @@ struct Outfit {
 
 #[async_trait]
 impl Outfitter for Outfit {
-    async fn open(
-        &self,
-        order: &EngineOrder,
-        _: Arc<dyn Connection>,
-    ) -> Result<Engine, EngineError> {
+    async fn open(&self, order: &EngineOrder, _: Files) -> Result<Engine, EngineError> {
         match order.role {
             Role::Tool => {
                 let tools = ["calculator".to_owned()];

@@ -13,12 +13,16 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use transport::certs::{Authority, Credentials, Validity};
 use transport::{Endpoint, Lane};
+
+/// Files of a folder, beside a small one.
+const FILES: usize = 3;
 
 /// How often it is looked whether all serve the weights.
 const LOOK: Duration = Duration::from_millis(1);
@@ -55,6 +59,38 @@ pub fn spread(job: &Job, case: Case) -> Result<Rounds> {
         }
     }
     Ok(rounds)
+}
+
+/// Has nodes bring a folder of made-up files again and again, as those of a model that is ordered.
+pub fn files(job: &Job, case: Case) -> Result<Rounds> {
+    let plan = SpreadPlan {
+        fan_out: case.fan_out,
+        ..SpreadPlan::default()
+    };
+    let mut stage = Stage::set(case.samplers, plan)?;
+    let mut rounds = Rounds::default();
+    for round in 0..=job.rounds {
+        let folder = tempfile::tempdir()?;
+        write_made_up(folder.path(), job.bytes, round as u64)?;
+        let (seconds, given_bytes) = stage.order(folder.path(), round)?;
+        if round > 0 {
+            rounds.seconds.push(seconds);
+            rounds.given_bytes.push(given_bytes as f64);
+        }
+    }
+    Ok(rounds)
+}
+
+/// Some large files and a small one.
+fn write_made_up(folder: &Path, bytes: usize, round: u64) -> Result<()> {
+    let mut random = ChaCha8Rng::seed_from_u64(round);
+    std::fs::write(folder.join("config.json"), "{}")?;
+    for part in 0..FILES {
+        let mut all = vec![0; bytes / FILES];
+        random.fill_bytes(&mut all);
+        std::fs::write(folder.join(format!("model-{part}.safetensors")), all)?;
+    }
+    Ok(())
 }
 
 /// Weights that share nothing with those of another version.
@@ -161,6 +197,30 @@ impl Stage {
         })
     }
 
+    /// Orders samplers that need a folder's files, and waits until every one of them is open; in which
+    /// time, and what the controller gave.
+    pub fn order(&mut self, folder: &Path, round: usize) -> Result<(f64, u64)> {
+        let orders = Arc::new(Modelled {
+            folder: folder.to_owned(),
+            round,
+        });
+        let before = self.cluster.given_bytes();
+        let began = Instant::now();
+        let (cluster, samplers) = (self.cluster.clone(), self.samplers);
+        let seconds = self.runtime.block_on(async {
+            let plan = FleetPlan {
+                elsewhere: Some(Engagement::new(cluster, orders)),
+                ..FleetPlan::default()
+            };
+            let controller = Controller::start(plan).await?;
+            all_serve(&controller, samplers).await;
+            let seconds = began.elapsed().as_secs_f64();
+            controller.stop().await;
+            anyhow::Ok(seconds)
+        })?;
+        Ok((seconds, self.cluster.given_bytes() - before))
+    }
+
     /// Publishes weights, and waits until every sampler serves them.
     pub fn publish(&mut self, weights: WeightSnapshot) -> Result<Told> {
         let before = self.cluster.given_bytes();
@@ -190,6 +250,32 @@ impl Drop for Stage {
             let _ = node.kill();
             let _ = node.wait();
         }
+    }
+}
+
+/// Every node samples from a model that it has to bring first.
+struct Modelled {
+    folder: PathBuf,
+    round: usize,
+}
+
+#[async_trait]
+impl Orders for Modelled {
+    fn roles(&self) -> BTreeSet<Role> {
+        [Role::Sampler].into()
+    }
+
+    async fn order(&self, role: Role, blobs: &Blobs) -> Result<Order, EngineError> {
+        let fault = |error: &dyn std::fmt::Display| EngineError(error.to_string());
+        let (set, loan) = blobs
+            .lend_folder(&self.folder)
+            .map_err(|error| fault(&error))?;
+        Ok(Order {
+            key: format!("{role}-{}", self.round),
+            order: serde_json::to_vec(&set).map_err(|error| fault(&error))?,
+            epoch: 0,
+            loans: Arc::new(vec![loan]),
+        })
     }
 }
 

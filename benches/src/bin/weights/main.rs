@@ -1,4 +1,4 @@
-//! `cargo xtask bench weights`: how long new weights take to reach samplers.
+//! `cargo xtask bench weights`: how long new weights, and the files of a model, take to reach samplers.
 //!
 //! A real controller publishes to nodes over QUIC with mutual TLS; each node is a process of its own,
 //! checks every chunk and the whole, and gives on what others pull from it. Only the engines are made
@@ -73,8 +73,29 @@ fn run(job: &Job) -> Result<()> {
         "{} bytes of weights; median [least, most] of {} publications\n",
         job.bytes, job.rounds
     );
+    let spread = table(job, "serve them", controller::spread)?;
+    println!("\nA model of as many bytes, in files that nodes write down and flush, is ordered:\n");
+    let files = table(job, "have opened it", controller::files)?;
+    let learned = match job.steps {
+        0 => Vec::new(),
+        _ => learned::run(job)?,
+    };
     println!(
-        "| samplers | fan-out | until all serve them, s | GB/s in all | bytes the controller gave, over the weights' |"
+        "{}",
+        serde_json::json!({
+            "benchmark": "weights", "spread": spread, "files": files, "learned": learned
+        })
+    );
+    Ok(())
+}
+
+fn table(
+    job: &Job,
+    until: &str,
+    measure: impl Fn(&Job, Case) -> Result<Rounds>,
+) -> Result<Vec<serde_json::Value>> {
+    println!(
+        "| samplers | fan-out | until all {until}, s | GB/s in all | bytes the controller gave, over those of one |"
     );
     println!("|---|---|---|---|---|");
     let mut all = Vec::new();
@@ -83,21 +104,12 @@ fn run(job: &Job) -> Result<()> {
         let star = (samplers > job.fan_out).then_some(samplers);
         for fan_out in std::iter::once(job.fan_out).chain(star) {
             let case = Case { samplers, fan_out };
-            let rounds = controller::spread(job, case);
-            let rounds = rounds.with_context(|| format!("with {case:?}"))?;
+            let rounds = measure(job, case).with_context(|| format!("with {case:?}"))?;
             row(job, case, &rounds);
             all.push(serde_json::json!({"case": case, "rounds": rounds}));
         }
     }
-    let learned = match job.steps {
-        0 => Vec::new(),
-        _ => learned::run(job)?,
-    };
-    println!(
-        "{}",
-        serde_json::json!({"benchmark": "weights", "spread": all, "learned": learned})
-    );
-    Ok(())
+    Ok(all)
 }
 
 fn row(job: &Job, case: Case, rounds: &Rounds) {

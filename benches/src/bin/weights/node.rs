@@ -1,8 +1,9 @@
-//! A node, whose engine keeps the weights it is given and does nothing with them.
+//! A node, whose engine keeps the weights it is given and does nothing with them. Files that it is
+//! ordered to have it brings into a folder of its own, which goes with the process.
 
 use actors::node::{self, Contact, DialFault, Dialler, NodePlan};
 use actors::ports::{EngineError, Generator};
-use actors::remote::{Engine, Outfitter};
+use actors::remote::{Engine, Files, Outfitter};
 use anyhow::{Result, bail};
 use async_trait::async_trait;
 use proto::cluster::EngineOrder;
@@ -51,6 +52,7 @@ pub fn run(node: &Node) -> Result<()> {
         giving: bind(&data, &[Lane::Bulk])?,
         join: node.join,
     };
+    let folder = tempfile::tempdir()?;
     let plan = NodePlan {
         name,
         roles: [Role::Sampler].into(),
@@ -58,7 +60,7 @@ pub fn run(node: &Node) -> Result<()> {
         config: None,
         boot: rand::random(),
         device: "cpu".into(),
-        outfitter: Arc::new(Keepers),
+        outfitter: Arc::new(Keepers(folder.path().to_owned())),
         dialler: Arc::new(way),
         contact: watch::Sender::new(Contact::default()),
     };
@@ -78,7 +80,7 @@ struct Way {
 impl Way {
     async fn dial(&self, lane: Lane, port: u16) -> Result<Arc<dyn Connection>, DialFault> {
         let expected = Expected {
-            role: Role::Controller,
+            role: Some(Role::Controller),
             name: None,
         };
         let endpoint = match lane {
@@ -110,7 +112,7 @@ impl Dialler for Way {
 
     async fn node(&self, name: &NodeName, at: &str) -> Result<Arc<dyn Connection>, DialFault> {
         let expected = Expected {
-            role: Role::Sampler,
+            role: None,
             name: Some(name.clone()),
         };
         let address = at.parse().map_err(|_| DialFault::Refused(at.to_owned()))?;
@@ -122,11 +124,17 @@ impl Dialler for Way {
     }
 }
 
-struct Keepers;
+/// With the folder that files are brought to.
+struct Keepers(PathBuf);
 
 #[async_trait]
 impl Outfitter for Keepers {
-    async fn open(&self, _: &EngineOrder, _: Arc<dyn Connection>) -> Result<Engine, EngineError> {
+    async fn open(&self, order: &EngineOrder, files: Files) -> Result<Engine, EngineError> {
+        if !order.order.is_empty() {
+            let set = serde_json::from_slice(&order.order);
+            let set = set.map_err(|error| EngineError(error.to_string()))?;
+            files.bring(&set, &self.0.join("model")).await?;
+        }
         Ok(Engine::Sampler(Arc::new(Keeper(Mutex::default())), 2))
     }
 }

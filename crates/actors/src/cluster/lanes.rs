@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use control::membership::{Joined, Joining, NodeId};
 use proto::cluster::{Join, JoinRequest, Welcome};
+use proto::files::SourceRequest;
 use proto::{Identity, Role, codec};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -81,7 +82,9 @@ impl Cluster {
             config: join.config,
             device: join.device.clone(),
         };
-        let is_giving = join.address.is_some() || !joining.roles.contains(&Role::Sampler);
+        let pulls = [Role::Sampler, Role::Learner].map(|role| joining.roles.contains(&role));
+        let is_giving = join.address.is_some() || !pulls.contains(&true);
+        let (name, address) = (join.name, join.address);
         let now = self.now_ms();
         let mut state = self.lock();
         if state.is_closed {
@@ -91,7 +94,6 @@ impl Cluster {
         let Joined { id, replaced } = joined.map_err(|refusal| refusal.to_string())?;
         let node = Node {
             control,
-            address: join.address,
             data: None,
             bulk: None,
             ordered: None,
@@ -104,6 +106,7 @@ impl Cluster {
             equipping: Arc::default(),
         };
         state.nodes.insert(id, node);
+        self.0.spreading.enter(id, name, address);
         let old = replaced.and_then(|replaced| Some((state.nodes.remove(&replaced.id)?, replaced)));
         if let Some((_, replaced)) = &old {
             self.0.spreading.leave(replaced.id);
@@ -122,7 +125,7 @@ impl Cluster {
         }
         tracing::info!(node = %peer.name, device = join.device, "A node joined.");
         if !is_giving {
-            tracing::info!(node = %peer.name, "It takes no connections, and gives no weights on.");
+            tracing::info!(node = %peer.name, "It takes no connections, and gives nothing on.");
         }
         let plan = &self.0.plan;
         let welcome = Welcome {
@@ -275,6 +278,12 @@ impl Handler for ControlHandler {
             method::LEAVE => {
                 self.cluster.left(self.session()?);
                 encode(&())
+            }
+            method::SOURCE => {
+                let id = self.session()?;
+                let request: SourceRequest =
+                    codec::decode(&request.body).map_err(|error| error.to_string())?;
+                encode(&self.cluster.0.spreading.file_source(id, request))
             }
             method::DRAIN => {
                 let id = self.session()?;

@@ -83,7 +83,7 @@ pub struct ClusterPlan {
     pub config: String,
     /// The UDP port of all lanes but control.
     pub data_port: u16,
-    /// How weights are brought to nodes that sample.
+    /// How weights and files are brought to nodes.
     pub weights: SpreadPlan,
     /// Whether nodes that sample or train must compute on a GPU.
     pub requires_gpu: bool,
@@ -276,8 +276,6 @@ struct State {
 
 struct Node {
     control: Link,
-    /// Where it takes connections of other nodes.
-    address: Option<String>,
     data: Option<Link>,
     bulk: Option<Arc<dyn Connection>>,
     /// The engagement whose orders it has.
@@ -331,7 +329,7 @@ impl Cluster {
             requires_gpu: plan.requires_gpu,
         };
         let membership = Membership::new(config, plan.version.clone(), plan.config.clone());
-        let blobs = Blobs::default();
+        let blobs = Blobs::new(plan.weights.chunk_bytes);
         let inner = Arc::new(Inner {
             spreading: Spreading::new(plan.weights, blobs.clone()),
             plan,
@@ -386,6 +384,11 @@ impl Cluster {
     /// Bytes that nodes have pulled from here so far.
     pub fn given_bytes(&self) -> u64 {
         self.0.blobs.given_bytes()
+    }
+
+    /// Bytes of files that were read here for their hashes so far.
+    pub fn hashed_bytes(&self) -> u64 {
+        self.0.blobs.hashed_bytes()
     }
 
     /// Name and process of every member.

@@ -579,9 +579,6 @@ impl Cluster {
         };
         let (checkpoints, on_checkpoint) = engaged.orders.checkpoints().unzip();
         let spreading = self.0.spreading.clone();
-        if role == Role::Sampler {
-            spreading.enter(id, member.name.clone(), node.address.clone());
-        }
         let engine = RemoteEngine {
             node: member.name.clone(),
             id,

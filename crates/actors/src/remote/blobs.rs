@@ -1,48 +1,99 @@
-//! What this node gives out in bulk, and how it gets what others give out.
+//! What this node gives out in bulk.
 
-use super::folders;
+use super::joined::{Joined, Stamp, paths_below};
+use super::on_threads::on_threads;
 use crate::ports::EngineError;
 use async_trait::async_trait;
 use bytes::Bytes;
-use proto::WeightSnapshot;
-use proto::cluster::{BlobRef, FileSet};
+use proto::chunks::{CHUNK_BYTES, Chunks, Digest};
+use proto::cluster::BlobRef;
+use proto::files::{FileList, FileSet};
+use proto::{WeightSnapshot, codec};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
-use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::{Duration, SystemTime};
 use transport::{Connection, bulk};
 
+/// Folders whose hashes are remembered, so that lending one again reads nothing.
+const MOST_SURVEYS: usize = 16;
+
+/// Time after which every file system gives a change another time than the one before.
+const SETTLED: Duration = Duration::from_millis(50);
+
 /// Blobs that are lent out. Clones are the same.
-#[derive(Clone, Default)]
-pub struct Blobs(Arc<Mutex<Lent>>);
+#[derive(Clone)]
+pub struct Blobs(Arc<Inner>);
+
+struct Inner {
+    chunk_bytes: u32,
+    lent: Mutex<Lent>,
+}
 
 #[derive(Default)]
 struct Lent {
     next: u64,
     blobs: BTreeMap<u64, Blob>,
     given_bytes: u64,
+    hashed_bytes: u64,
+    /// The one that was of use last is the last.
+    surveys: Vec<Survey>,
+    /// Number of lendings of the files of a hash.
+    sets: BTreeMap<Digest, usize>,
 }
+
+/// Files that were read. Their stamps say which they are, wherever they lie.
+struct Survey {
+    stamps: Stamps,
+    /// A file that is changed from now on has another stamp. That is not so just after a change: clocks
+    /// of file systems tick coarsely.
+    is_settled: bool,
+    list: Arc<FileList>,
+    /// What it is lent as, while it is.
+    lending: Option<(FileSet, Weak<Lending>)>,
+}
+
+type Stamps = BTreeMap<String, Stamp>;
 
 #[derive(Clone)]
 enum Blob {
     Memory(Bytes),
-    File(Arc<File>),
+    Files(Arc<OpenFiles>),
 }
 
-/// Blobs can be pulled as long as it lives.
-pub struct Loan {
+/// Files that can be read whatever becomes of their names.
+struct OpenFiles {
+    joined: Joined,
+    files: Vec<Arc<File>>,
+}
+
+/// Blobs can be pulled as long as it, or a clone of it, lives.
+#[derive(Clone)]
+pub struct Loan(Arc<Lending>);
+
+struct Lending {
     blobs: Blobs,
     ids: Vec<u64>,
+    /// Of the files that are lent.
+    hash: Option<Digest>,
 }
 
-impl Drop for Loan {
+impl Drop for Lending {
     fn drop(&mut self) {
-        let mut lent = self.blobs.0.lock().expect("no holder panics");
+        let mut lent = self.blobs.lock();
         for id in &self.ids {
             lent.blobs.remove(id);
+        }
+        if let Some(hash) = self.hash
+            && let Some(count) = lent.sets.get_mut(&hash)
+        {
+            *count -= 1;
+            if *count == 0 {
+                lent.sets.remove(&hash);
+            }
         }
     }
 }
@@ -56,7 +107,25 @@ impl AsRef<[u8]> for SharedBytes {
     }
 }
 
+impl Default for Blobs {
+    fn default() -> Self {
+        Self::new(CHUNK_BYTES)
+    }
+}
+
 impl Blobs {
+    /// Nothing is lent yet. Files are cut into chunks of so many bytes.
+    pub fn new(chunk_bytes: u32) -> Self {
+        Self(Arc::new(Inner {
+            chunk_bytes: chunk_bytes.max(1),
+            lent: Mutex::default(),
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lent> {
+        self.0.lent.lock().expect("no holder panics")
+    }
+
     /// Lends the bytes of a snapshot.
     pub fn lend_weights(&self, weights: &WeightSnapshot) -> (BlobRef, Loan) {
         let (len, crc32) = (weights.bytes.len() as u64, weights.manifest.checksum);
@@ -67,68 +136,199 @@ impl Blobs {
     /// Lends bytes; under which number.
     pub(super) fn lend_memory(&self, bytes: Arc<Vec<u8>>) -> (u64, Loan) {
         let id = self.lend(Blob::Memory(Bytes::from_owner(SharedBytes(bytes))));
-        (id, self.loan(vec![id]))
+        (id, self.loan(vec![id], None))
     }
 
     /// Bytes that were given out so far.
     pub fn given_bytes(&self) -> u64 {
-        self.0.lock().expect("no holder panics").given_bytes
+        self.lock().given_bytes
     }
 
-    /// Lends every file below a folder. Blocks: it reads them all for their checksums.
+    /// Bytes of files that were read for their hashes so far.
+    pub fn hashed_bytes(&self) -> u64 {
+        self.lock().hashed_bytes
+    }
+
+    /// Whether files of this hash are lent.
+    pub(super) fn lends(&self, hash: Digest) -> bool {
+        self.lock().sets.contains_key(&hash)
+    }
+
+    /// Lends every file below a folder. Blocks: it reads them all for their hashes, unless it has done
+    /// so before and none has changed since. A folder that is lent already has the same numbers, and
+    /// none of its files is opened twice.
     ///
     /// # Errors
     /// When one cannot be read.
     pub fn lend_folder(&self, folder: &Path) -> io::Result<(FileSet, Loan)> {
-        let (mut set, mut ids) = (FileSet::default(), Vec::new());
-        let mut folders = vec![folder.to_owned()];
-        while let Some(next) = folders.pop() {
-            for entry in std::fs::read_dir(&next)? {
-                let path = entry?.path();
-                if path.is_dir() {
-                    folders.push(path);
-                    continue;
-                }
-                let blob = self.lend_file(&path)?;
-                ids.push(blob.id);
-                let relative = path.strip_prefix(folder).map_err(io::Error::other)?;
-                let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();
-                set.files.insert(parts.join("/"), blob);
-            }
-        }
-        Ok((set, self.loan(ids)))
+        self.lend_folders(&[("", folder)])
     }
 
-    fn lend_file(&self, path: &Path) -> io::Result<BlobRef> {
-        let mut file = File::open(path)?;
-        let (mut sum, mut len) = (crc32fast::Hasher::new(), 0);
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            let read = file.read(&mut buffer)?;
-            if read == 0 {
-                break;
-            }
-            sum.update(&buffer[..read]);
-            len += read as u64;
+    /// Lends the files of several folders as one, each below a path of its own, or below none. Blocks as
+    /// [`Blobs::lend_folder`] does.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn lend_folders(&self, folders: &[(&str, &Path)]) -> io::Result<(FileSet, Loan)> {
+        self.lend_at(folders, SystemTime::now())
+    }
+
+    fn lend_at(&self, folders: &[(&str, &Path)], now: SystemTime) -> io::Result<(FileSet, Loan)> {
+        let (opened, stamps) = open_all(folders)?;
+        let known = self.known(&stamps);
+        let list = match known {
+            Some((_, Some(lent))) => return Ok(lent),
+            Some((list, None)) => list,
+            None => Arc::new(self.read(&opened, &stamps)?),
+        };
+        let encoded = codec::encode(list.as_ref()).map_err(io::Error::other)?;
+        let hash = Digest::of(&encoded);
+        let listed = BlobRef {
+            id: 0,
+            len: encoded.len() as u64,
+            crc32: crc32fast::hash(&encoded),
+        };
+        let ids = [
+            self.lend(Blob::Memory(encoded.into())),
+            self.lend(Blob::Files(Arc::new(opened))),
+        ];
+        let set = FileSet {
+            files: list.files.clone(),
+            hash,
+            list: BlobRef {
+                id: ids[0],
+                ..listed
+            },
+            lent: ids[1],
+        };
+        let loan = self.loan(ids.to_vec(), Some(hash));
+        let lending = Some((set.clone(), Arc::downgrade(&loan.0)));
+        self.remember(Survey {
+            is_settled: stamps.values().all(|stamp| stamp.is_older(SETTLED, now)),
+            stamps,
+            list,
+            lending,
+        });
+        Ok((set, loan))
+    }
+
+    /// Spares the reading of a folder whose files have just come, and were checked, by this list.
+    pub(super) fn know(&self, folder: &Path, list: Arc<FileList>) -> io::Result<()> {
+        if list.chunks.size != self.0.chunk_bytes {
+            return Ok(());
         }
-        let id = self.lend(Blob::File(Arc::new(file)));
-        let crc32 = sum.finalize();
-        Ok(BlobRef { id, len, crc32 })
+        let (_, stamps) = open_all(&[("", folder)])?;
+        if lengths(&stamps) == list.files {
+            self.remember(Survey {
+                // Nobody else knows of it yet.
+                is_settled: true,
+                stamps,
+                list,
+                lending: None,
+            });
+        }
+        Ok(())
+    }
+
+    /// The hashes of a folder that has not changed since it was read, and what it is lent as.
+    fn known(&self, stamps: &Stamps) -> Option<(Arc<FileList>, Option<(FileSet, Loan)>)> {
+        let mut lent = self.lock();
+        let is_it = |survey: &Survey| survey.is_settled && survey.stamps == *stamps;
+        let found = lent.surveys.iter().position(is_it)?;
+        let survey = lent.surveys.remove(found);
+        let lending = survey.lending.as_ref();
+        let alive = lending.and_then(|(set, loan)| Some((set.clone(), Loan(loan.upgrade()?))));
+        let known = (survey.list.clone(), alive);
+        lent.surveys.push(survey);
+        // The loan's end would wait for this lock.
+        drop(lent);
+        Some(known)
+    }
+
+    fn remember(&self, survey: Survey) {
+        let mut lent = self.lock();
+        lent.surveys.retain(|known| known.stamps != survey.stamps);
+        lent.surveys.push(survey);
+        let is_idle = |survey: &Survey| {
+            let lending = survey.lending.as_ref();
+            lending.is_none_or(|(_, loan)| loan.strong_count() == 0)
+        };
+        while lent.surveys.len() > MOST_SURVEYS
+            && let Some(idle) = lent.surveys.iter().position(is_idle)
+        {
+            lent.surveys.remove(idle);
+        }
+    }
+
+    /// Hashes all files.
+    fn read(&self, opened: &OpenFiles, stamps: &Stamps) -> io::Result<FileList> {
+        let files = lengths(stamps);
+        let (len, size) = (files.values().sum(), self.0.chunk_bytes);
+        let mut chunks = Chunks {
+            len,
+            size,
+            hashes: Vec::new(),
+        };
+        let hash = |index| {
+            let bytes = opened.read(chunks.range(index))?;
+            io::Result::Ok(Digest::of(&bytes))
+        };
+        let hashes = on_threads(Chunks::count(len, size), hash);
+        chunks.hashes = hashes.into_iter().collect::<io::Result<_>>()?;
+        self.lock().hashed_bytes += len;
+        Ok(FileList { files, chunks })
     }
 
     fn lend(&self, blob: Blob) -> u64 {
-        let mut lent = self.0.lock().expect("no holder panics");
+        let mut lent = self.lock();
         lent.next += 1;
         let id = lent.next;
         lent.blobs.insert(id, blob);
         id
     }
 
-    fn loan(&self, ids: Vec<u64>) -> Loan {
-        Loan {
-            blobs: self.clone(),
-            ids,
+    fn loan(&self, ids: Vec<u64>, hash: Option<Digest>) -> Loan {
+        if let Some(hash) = hash {
+            *self.lock().sets.entry(hash).or_default() += 1;
         }
+        let blobs = self.clone();
+        Loan(Arc::new(Lending { blobs, ids, hash }))
+    }
+}
+
+fn lengths(stamps: &Stamps) -> BTreeMap<String, u64> {
+    let stamps = stamps.iter();
+    stamps
+        .map(|(path, stamp)| (path.clone(), stamp.len()))
+        .collect()
+}
+
+fn open_all(folders: &[(&str, &Path)]) -> io::Result<(OpenFiles, Stamps)> {
+    let mut opened = BTreeMap::new();
+    for (below, folder) in folders {
+        for path in paths_below(folder)? {
+            let file = File::open(folder.join(&path))?;
+            let stamp = Stamp::of(&file.metadata()?);
+            let path = match below.is_empty() {
+                true => path,
+                false => format!("{below}/{path}"),
+            };
+            opened.insert(path, (stamp, Arc::new(file)));
+        }
+    }
+    let stamps = opened
+        .iter()
+        .map(|(path, (stamp, _))| (path.clone(), *stamp));
+    let stamps: Stamps = stamps.collect();
+    let files = opened.into_values().map(|(_, file)| file).collect();
+    let joined = Joined::new(&lengths(&stamps));
+    Ok((OpenFiles { joined, files }, stamps))
+}
+
+impl OpenFiles {
+    fn read(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
+        self.joined
+            .read(range, |number| Ok(self.files[number].clone()))
     }
 }
 
@@ -136,7 +336,7 @@ impl Blobs {
 impl bulk::Source for Blobs {
     async fn piece(&self, id: u64, range: Range<u64>) -> Result<Bytes, String> {
         let blob = {
-            let mut lent = self.0.lock().expect("no holder panics");
+            let mut lent = self.lock();
             lent.given_bytes += range.end.saturating_sub(range.start);
             lent.blobs.get(&id).cloned()
         };
@@ -149,14 +349,12 @@ impl bulk::Source for Blobs {
                     false => Err(ends()),
                 }
             }
-            Blob::File(file) => {
-                let len = range.end.checked_sub(range.start).ok_or_else(ends)? as usize;
-                let read = crate::blocking::run(move || {
-                    let mut bytes = vec![0; len];
-                    file.read_exact_at(&mut bytes, range.start)?;
-                    io::Result::Ok(bytes)
-                });
-                let read = read.await.map_err(|error| error.to_string())?;
+            Blob::Files(files) => {
+                if range.end < range.start {
+                    return Err(ends());
+                }
+                let read = crate::blocking::run(move || files.read(range)).await;
+                let read = read.map_err(|error| error.to_string())?;
                 Ok(read.map_err(|error| error.to_string())?.into())
             }
         }
@@ -214,70 +412,6 @@ pub(super) async fn pull_bytes(
     Ok(bytes)
 }
 
-/// Pulls files into a folder, which is there afterwards with all of them or not at all. One that is
-/// there already is replaced.
-///
-/// # Errors
-/// When the transfer breaks off, what came is not what was announced, or it cannot be written.
-pub async fn pull_folder(
-    from: &dyn Connection,
-    set: &FileSet,
-    folder: &Path,
-) -> Result<(), EngineError> {
-    Ok(bring_folder(from, set, folder).await?)
-}
-
-/// The same, with an error that says where the trouble is.
-pub(super) async fn bring_folder(
-    from: &dyn Connection,
-    set: &FileSet,
-    folder: &Path,
-) -> Result<(), TransferError> {
-    let partial = folders::begin(folder).map_err(|error| fault(&error))?;
-    for (relative, blob) in &set.files {
-        let path = partial.path().join(inside(relative)?);
-        pull_file(from, *blob, &path).await?;
-    }
-    let folder = folder.to_owned();
-    on_disk(move || folders::finish(partial, &folder)).await
-}
-
-/// Does what may wait for a disk for seconds, apart from the threads that others need meanwhile.
-async fn on_disk(
-    work: impl FnOnce() -> io::Result<()> + Send + 'static,
-) -> Result<(), TransferError> {
-    let done = crate::blocking::run(work).await;
-    done.map_err(|error| fault(&error))?
-        .map_err(|error| fault(&error))
-}
-
-/// A path that stays within its folder, whatever the peer says.
-fn inside(relative: &str) -> Result<PathBuf, TransferError> {
-    let path = PathBuf::from(relative);
-    let is_plain = |part: Component| matches!(part, Component::Normal(_));
-    match !relative.is_empty() && path.components().all(is_plain) {
-        true => Ok(path),
-        false => Err(fault(&format!("{relative:?} leads out of its folder"))),
-    }
-}
-
-async fn pull_file(from: &dyn Connection, blob: BlobRef, path: &Path) -> Result<(), TransferError> {
-    let open = || {
-        std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
-        File::create_new(path)
-    };
-    let mut file = open().map_err(|error| fault(&error))?;
-    let mut sum = crc32fast::Hasher::new();
-    bulk::pull(from, blob.id, 0..blob.len, |piece| {
-        sum.update(&piece);
-        file.write_all(&piece)
-            .map_err(|error| format!("cannot write {}: {error}", path.display()))
-    })
-    .await?;
-    on_disk(move || file.sync_all()).await?;
-    check(sum, blob)
-}
-
 fn check(sum: crc32fast::Hasher, blob: BlobRef) -> Result<(), TransferError> {
     match sum.finalize() == blob.crc32 {
         true => Ok(()),
@@ -288,108 +422,97 @@ fn check(sum: crc32fast::Hasher, blob: BlobRef) -> Result<(), TransferError> {
     }
 }
 
-fn fault(error: &dyn std::fmt::Display) -> TransferError {
+pub(super) fn fault(error: &dyn std::fmt::Display) -> TransferError {
     TransferError::Here(error.to_string())
-}
-
-/// Whether a peer's word can be the name of a folder: it leads nowhere, and hides nothing.
-pub(super) fn is_name(name: &str) -> bool {
-    let mut parts = Path::new(name).components();
-    let is_one = matches!(
-        (parts.next(), parts.next()),
-        (Some(Component::Normal(part)), None) if part == name
-    );
-    is_one && !name.starts_with('.') && !name.contains('\0')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::{Identity, Role};
-    use std::time::Duration;
-    use transport::Lane;
-    use transport::memory::{Network, Rules};
+    use transport::bulk::Source;
 
-    #[test]
-    fn a_name_is_one_folder_and_no_other() {
-        for good in ["step_5", "a b", "a..b"] {
-            assert!(is_name(good), "{good}");
-        }
-        for bad in [
-            "",
-            ".",
-            "..",
-            "/",
-            "a/",
-            "a/b",
-            "/a",
-            "./a",
-            ".step_5.old",
-            "a\0b",
-        ] {
-            assert!(!is_name(bad), "{bad:?}");
-        }
+    /// Long after every change.
+    fn later() -> SystemTime {
+        SystemTime::now() + 2 * SETTLED
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_transfer_that_breaks_off_leaves_what_was_there() {
-        let network = Network::new(1, Rules::default(), Duration::from_secs(1000));
-        let identity = |name: &str| Identity {
-            name: name.parse().unwrap(),
-            roles: [Role::Learner].into(),
-        };
-        let mut listener = network.listen(identity("node"));
-        let to = "node".parse().unwrap();
-        let from = network
-            .dial(identity("head"), &to, Lane::Bulk)
-            .await
-            .unwrap();
-        let there = listener.accept().await.unwrap();
-        let blobs = Blobs::default();
-        tokio::spawn(bulk::serve(there, Arc::new(blobs.clone())));
-
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        let [source, root] = ["source", "checkpoints"].map(|name| dir.path().join(name));
-        let lent = |text: &str| {
-            std::fs::create_dir_all(source.join("sub")).unwrap();
-            for file in ["a", "sub/b"] {
-                std::fs::write(source.join(file), text).unwrap();
-            }
-            blobs.lend_folder(&source).unwrap()
-        };
-        let folder = root.join("step_5");
-        let holds = |text: &str| {
-            for file in ["a", "sub/b"] {
-                assert_eq!(std::fs::read_to_string(folder.join(file)).unwrap(), text);
-            }
-            assert_eq!(std::fs::read_dir(&root).unwrap().count(), 1);
-        };
-        let (files, _loan) = lent("1");
-        pull_folder(from.as_ref(), &files, &folder).await.unwrap();
-        holds("1");
-        let (mut files, _loan) = lent("2");
-        let whole = files.clone();
-        // One that is not what was announced, and one that is not there.
-        for spoil in [
-            |blob: &mut BlobRef| blob.crc32 ^= 1,
-            |blob: &mut BlobRef| blob.id += 999,
-        ] {
-            files.clone_from(&whole);
-            spoil(files.files.get_mut("sub/b").unwrap());
-            assert!(pull_folder(from.as_ref(), &files, &folder).await.is_err());
-            holds("1");
+        for (path, text) in files {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
         }
-        pull_folder(from.as_ref(), &whole, &folder).await.unwrap();
-        holds("2");
+        dir
     }
 
     #[test]
-    fn no_path_leads_out_of_its_folder() {
-        for good in ["a", "a/b.safetensors", "a..b"] {
-            assert!(inside(good).is_ok(), "{good}");
-        }
-        for bad in ["", "/etc/passwd", "../a", "a/../../b", "./a/..", "."] {
-            assert!(inside(bad).is_err(), "{bad}");
-        }
+    fn a_folder_that_has_not_changed_is_read_and_opened_once() {
+        let blobs = Blobs::new(4);
+        let dir = folder(&[("a", "some"), ("sub/b", "weights")]);
+        let lend = |now| blobs.lend_at(&[("", dir.path())], now).unwrap();
+        let (first, loan) = lend(later());
+        assert_eq!(blobs.hashed_bytes(), 11);
+        let (second, again) = lend(later());
+        assert_eq!(blobs.hashed_bytes(), 11, "it is read again");
+        assert_eq!(first, second, "it is opened twice");
+        drop(loan);
+        assert!(blobs.lends(first.hash), "a loan is left");
+        drop(again);
+        assert!(!blobs.lends(first.hash));
+        // Opened again, and not read.
+        let (third, _loan) = lend(later());
+        assert_eq!((third.hash, blobs.hashed_bytes()), (first.hash, 11));
+        assert_ne!(third.lent, first.lent);
+        // Of the same length, in the same moment, for all that its stamp says.
+        std::fs::write(dir.path().join("a"), "same").unwrap();
+        let (changed, _loan) = lend(SystemTime::now());
+        assert_eq!(blobs.hashed_bytes(), 22);
+        assert_ne!(changed.hash, first.hash);
+        let (_, _loan) = lend(later());
+        assert_eq!(blobs.hashed_bytes(), 33, "a change could have gone unseen");
+        let (_, _loan) = lend(later());
+        assert_eq!(blobs.hashed_bytes(), 33);
+    }
+
+    #[tokio::test]
+    async fn folders_are_lent_as_one_and_outlive_their_names() {
+        let blobs = Blobs::new(4);
+        let adapters = folder(&[("adapter", "12"), ("config", "345")]);
+        let base = folder(&[("weights", "6789")]);
+        let both = [("", adapters.path()), ("base", base.path())];
+        let (set, loan) = blobs.lend_folders(&both).unwrap();
+        let paths: Vec<_> = set.files.iter().collect();
+        let expected = [("adapter", 2), ("base/weights", 4), ("config", 3)];
+        assert!(
+            paths
+                .into_iter()
+                .map(|(p, n)| (p.as_str(), *n))
+                .eq(expected)
+        );
+        drop((adapters, base));
+        assert_eq!(blobs.piece(set.lent, 1..8).await.unwrap(), "2678934");
+        assert!(blobs.piece(set.lent, 1..10).await.is_err());
+        assert!(blobs.piece(set.lent, 2..1).await.is_err());
+        drop(loan);
+        assert!(blobs.piece(set.lent, 1..8).await.is_err());
+    }
+
+    #[test]
+    fn files_that_have_come_are_not_read() {
+        let blobs = Blobs::new(4);
+        let dir = folder(&[("a", "some weights")]);
+        let elsewhere = Blobs::new(4);
+        let (set, _loan) = elsewhere.lend_folder(dir.path()).unwrap();
+        let (opened, stamps) = open_all(&[("", dir.path())]).unwrap();
+        let list = Arc::new(elsewhere.read(&opened, &stamps).unwrap());
+        blobs.know(dir.path(), list.clone()).unwrap();
+        let (lent, _loan) = blobs.lend_folder(dir.path()).unwrap();
+        assert_eq!((lent.hash, blobs.hashed_bytes()), (set.hash, 0));
+        // Cut otherwise, or another: it has to be read.
+        let other = Blobs::new(5);
+        other.know(dir.path(), list).unwrap();
+        drop(other.lend_folder(dir.path()).unwrap());
+        assert_eq!(other.hashed_bytes(), 12);
     }
 }

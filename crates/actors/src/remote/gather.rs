@@ -10,39 +10,21 @@
 
 use super::assembly::{Assembly, Filling};
 use super::blobs::TransferError;
+use super::pulling::{ChunkFault, Giver, KEPT_WAITING, NOT_HELD, STREAMS, TRIES, aside};
 use crate::node::Dialler;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use proto::WeightSnapshot;
 use proto::chunks::{
-    DeltaPart, DeltaRefusal, Digest, Pulled, SourceFault, WeightDelta, WeightOffer, WeightSource,
+    DeltaPart, DeltaRefusal, Digest, Pulled, SourceFault, WeightDelta, WeightOffer,
 };
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use transport::Connection;
 use transport::bulk::{self, PullError};
-
-/// Chunks that are pulled at a time, each on a stream of its own: the next one is on its way while
-/// others are checked.
-const STREAMS: usize = 4;
-
-/// How often a chunk that comes damaged is pulled from the controller.
-const TRIES: usize = 3;
-
-/// A node that gives nothing for so long is no good source.
-const NODE_STALL: Duration = Duration::from_secs(6);
-
-/// How long another node is kept waiting for what this one does not have yet; it is told then, before
-/// it gives up.
-const KEPT_WAITING: Duration = Duration::from_secs(4);
-
-/// How long another node may take to take a connection.
-const DIAL_LIMIT: Duration = Duration::from_secs(5);
 
 /// The weights that a node holds, and those that it gets. Clones are the same.
 #[derive(Clone, Default)]
@@ -95,6 +77,13 @@ impl Shelf {
         });
     }
 
+    /// Returns once something is given out under this number.
+    pub(super) async fn knows(&self, id: u64) {
+        let mut held = self.0.subscribe();
+        // The sender lives as long as this shelf.
+        let _ = held.wait_for(|held| held.find(id).is_some()).await;
+    }
+
     /// Gives all memory back.
     pub(super) fn clear(&self) {
         self.0.send_modify(|held| *held = Held::default());
@@ -129,7 +118,7 @@ impl bulk::Source for Shelf {
         };
         match timeout(KEPT_WAITING, found).await {
             Ok(Some(piece)) => piece,
-            Ok(None) | Err(_) => Err("this node does not have it (yet)".to_owned()),
+            Ok(None) | Err(_) => Err(NOT_HELD.to_owned()),
         }
     }
 }
@@ -155,26 +144,18 @@ pub(super) async fn gather(
     let checked = offer.check();
     checked.map_err(|error| TransferError::Here(error.to_string()))?;
     let assembly = shelf.begin(&offer)?;
-    let (from, is_node) = match &offer.source {
-        WeightSource::Controller => (bulk.clone(), false),
-        WeightSource::Node { name, address } => {
-            match timeout(DIAL_LIMIT, dialler.node(name, address)).await {
-                Ok(Ok(connection)) => (connection, true),
-                Ok(Err(error)) => return Ok(Gathered::Stuck(SourceFault::Lost, error.to_string())),
-                Err(_) => return Ok(Gathered::Stuck(SourceFault::Lost, NO_ANSWER.to_owned())),
-            }
-        }
+    let giver = match Giver::reach(&offer.source, bulk, dialler).await {
+        Ok(giver) => giver,
+        Err(reason) => return Ok(Gathered::Stuck(SourceFault::Lost, reason)),
     };
     let gathering = Gathering {
         base: base(shelf, &assembly),
         assembly: assembly.clone(),
-        from,
-        is_node,
-        progress: AtomicU64::new(0),
+        giver,
     };
-    let bytes = match gathering.run().await {
+    let bytes = match gathering.giver.while_it_gives(gathering.all()).await {
         Ok(bytes) => bytes,
-        Err(fault) if is_node => {
+        Err(fault) if gathering.giver.is_node => {
             let (fault, reason) = fault.of_node();
             return Ok(Gathered::Stuck(fault, reason));
         }
@@ -185,8 +166,6 @@ pub(super) async fn gather(
     let weights = WeightSnapshot { manifest, bytes };
     Ok(Gathered::Whole(weights, assembly.pulled()))
 }
-
-const NO_ANSWER: &str = "it gave no answer in time";
 
 /// GA-4.
 fn base(shelf: &Shelf, assembly: &Assembly) -> Option<Arc<Vec<u8>>> {
@@ -203,70 +182,15 @@ fn base(shelf: &Shelf, assembly: &Assembly) -> Option<Arc<Vec<u8>>> {
     }
 }
 
-/// Why a chunk did not come.
-enum ChunkFault {
-    Pull(PullError),
-    Damaged(String),
-    Stalled,
-    Here(String),
-}
-
-impl ChunkFault {
-    fn of_node(self) -> (SourceFault, String) {
-        match self {
-            Self::Pull(error @ PullError::Broken(_)) => (SourceFault::Lost, error.to_string()),
-            Self::Pull(error) => (SourceFault::Slow, error.to_string()),
-            Self::Damaged(reason) => (SourceFault::Damaged, reason),
-            Self::Stalled => (SourceFault::Slow, NO_ANSWER.to_owned()),
-            Self::Here(reason) => (SourceFault::Slow, reason),
-        }
-    }
-
-    fn of_controller(self) -> TransferError {
-        match self {
-            Self::Pull(error) => error.into(),
-            Self::Damaged(reason) => TransferError::Broken(reason),
-            Self::Stalled => TransferError::Broken(NO_ANSWER.to_owned()),
-            Self::Here(reason) => TransferError::Here(reason),
-        }
-    }
-}
-
 /// Pulling of one version from one source.
 struct Gathering {
     assembly: Arc<Assembly>,
     /// The bytes that the delta begins with, where it is of use.
     base: Option<Arc<Vec<u8>>>,
-    from: Arc<dyn Connection>,
-    is_node: bool,
-    /// Bytes that came.
-    progress: AtomicU64,
+    giver: Giver,
 }
 
 impl Gathering {
-    async fn run(&self) -> Result<Arc<Vec<u8>>, ChunkFault> {
-        tokio::select! {
-            biased;
-            all = self.all() => all,
-            () = self.stalled() => Err(ChunkFault::Stalled),
-        }
-    }
-
-    /// Ready when a node gives nothing for too long. The controller is given the time that a transfer
-    /// may stand still.
-    async fn stalled(&self) {
-        if !self.is_node {
-            return std::future::pending().await;
-        }
-        loop {
-            let before = self.progress.load(Ordering::Relaxed);
-            tokio::time::sleep(NODE_STALL).await;
-            if self.progress.load(Ordering::Relaxed) == before {
-                return;
-            }
-        }
-    }
-
     async fn all(&self) -> Result<Arc<Vec<u8>>, ChunkFault> {
         loop {
             if let Some(whole) = self.assembly.whole() {
@@ -329,10 +253,7 @@ impl Gathering {
         let Some(delta) = &self.assembly.offer.delta else {
             return Ok(false);
         };
-        let id = match self.is_node {
-            true => delta.hash.key(),
-            false => delta.lent,
-        };
+        let id = self.giver.id(delta.hash, delta.lent);
         let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
         let pulled = self.pull(id, range, |piece| {
             bytes.extend_from_slice(piece);
@@ -341,7 +262,7 @@ impl Gathering {
         match pulled.await {
             Ok(()) => {}
             // It pulled everything itself.
-            Err(ChunkFault::Pull(PullError::Refused(_))) if self.is_node => {
+            Err(ChunkFault::Pull(PullError::Refused(_))) if self.giver.is_node => {
                 self.assembly.end_delta();
                 return Ok(false);
             }
@@ -361,7 +282,7 @@ impl Gathering {
                 self.saved(index, len, true);
                 Ok(true)
             }
-            None if self.is_node => Err(self.damaged(format!("the delta of chunk {index}"))),
+            None if self.giver.is_node => Err(self.damaged(format!("the delta of chunk {index}"))),
             None => {
                 self.assembly.count(|pulled| pulled.repaired += 1);
                 Ok(false)
@@ -371,10 +292,7 @@ impl Gathering {
 
     async fn pull_whole(&self, index: usize) -> Result<(), ChunkFault> {
         let offer = &self.assembly.offer;
-        let id = match self.is_node {
-            true => offer.hash.key(),
-            false => offer.lent,
-        };
+        let id = self.giver.id(offer.hash, offer.lent);
         for _ in 0..TRIES {
             let Some(mut filling) = self.assembly.fill(index) else {
                 return Ok(());
@@ -384,7 +302,7 @@ impl Gathering {
             let held = aside(move || Filling::hold(filling)).await?;
             match held {
                 Ok(()) => return Ok(()),
-                Err(damaged) if self.is_node => return Err(self.damaged(damaged.to_string())),
+                Err(damaged) if self.giver.is_node => return Err(self.damaged(damaged.to_string())),
                 Err(damaged) => {
                     tracing::warn!(%damaged, "A chunk of the weights is pulled again.");
                     self.assembly.count(|pulled| pulled.repaired += 1);
@@ -401,17 +319,15 @@ impl Gathering {
         range: Range<u64>,
         mut sink: impl FnMut(&[u8]) -> Result<(), String> + Send,
     ) -> Result<(), ChunkFault> {
-        let from = self.from.as_ref();
-        let pulled = bulk::pull(from, id, range, |piece| {
+        let pulled = self.giver.pull(id, range, |piece| {
             let len = piece.len() as u64;
-            self.progress.fetch_add(len, Ordering::Relaxed);
             self.assembly.count(|pulled| {
                 pulled.bytes += len;
-                pulled.from_nodes_bytes += if self.is_node { len } else { 0 };
+                pulled.from_nodes_bytes += if self.giver.is_node { len } else { 0 };
             });
             sink(&piece)
         });
-        pulled.await.map_err(ChunkFault::Pull)
+        pulled.await
     }
 
     fn damaged(&self, reason: String) -> ChunkFault {
@@ -434,14 +350,6 @@ impl Gathering {
         let end = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(base.len());
         end(range.start)..end(range.end)
     }
-}
-
-/// Hashes and decompresses, apart from the threads that others need meanwhile.
-async fn aside<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ChunkFault> {
-    let done = crate::blocking::run(work).await;
-    done.map_err(|error| ChunkFault::Here(error.to_string()))
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! The engines of a node, and how they answer the controller.
 
 use super::blobs::{Blobs, Loan, TransferError};
+use super::files::{FileShelf, Files};
 use super::gather::{Gathered, Shelf, gather};
+use super::pulling::{KEPT_WAITING, NOT_HELD};
 use crate::controller::Controller;
 use crate::fleet::{Fleet, FleetError, FleetPlan, Judges};
 use crate::node::Dialler;
@@ -11,18 +13,19 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use judge::{JudgeError, StepContext};
 use proto::chunks::{WeightAnswer, WeightOffer};
-use proto::cluster::{
-    Assignment, BlobRef, EngineOrder, EngineRequest, FileSet, Occupation, Opened, Unmet,
-};
+use proto::cluster::{Assignment, BlobRef, EngineOrder, EngineRequest, Occupation, Opened, Unmet};
+use proto::files::FileSet;
 use proto::{Role, SnapshotScope, WeightManifest, WeightVersion, codec};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 use tools::registry::{Registry, ToolError};
-use transport::{Connection, bulk};
+use transport::bulk;
+use transport::{Connection, Link};
 
 /// An engine that a node holds.
 pub enum Engine {
@@ -39,15 +42,11 @@ pub enum Engine {
 /// Opens engines as a controller orders.
 #[async_trait]
 pub trait Outfitter: Send + Sync + 'static {
-    /// Opens the engine that is ordered. Files that the order names are pulled over `bulk`.
+    /// Opens the engine that is ordered. Files that the order names come by `files`.
     ///
     /// # Errors
     /// When it cannot be opened here; the controller is told the reason.
-    async fn open(
-        &self,
-        order: &EngineOrder,
-        bulk: Arc<dyn Connection>,
-    ) -> Result<Engine, EngineError>;
+    async fn open(&self, order: &EngineOrder, files: Files) -> Result<Engine, EngineError>;
 
     /// The node's own folder; without one it exports no model.
     fn folder(&self) -> Option<PathBuf> {
@@ -69,7 +68,7 @@ pub enum HostError {
     #[error("this node has no open {0}")]
     NoEngine(Role),
     /// Nothing can be pulled.
-    #[error("the bulk lane is not open")]
+    #[error("the lanes to the controller are not open")]
     NoBulk,
     /// What was to be pulled did not come.
     #[error("{0}")]
@@ -89,9 +88,34 @@ pub struct Host {
     /// No engine is opened any more.
     is_closed: AtomicBool,
     bulk: Mutex<Option<Arc<dyn Connection>>>,
+    control: Mutex<Option<Link>>,
     blobs: Blobs,
+    given_on: GivenOn,
+}
+
+/// What other nodes can pull: weights, and files that orders named.
+#[derive(Clone, Default)]
+struct GivenOn {
     /// The weights that the sampler serves.
-    shelf: Shelf,
+    weights: Shelf,
+    files: FileShelf,
+}
+
+#[async_trait]
+impl bulk::Source for GivenOn {
+    async fn piece(&self, id: u64, range: Range<u64>) -> Result<Bytes, String> {
+        let piece = async {
+            tokio::select! {
+                biased;
+                () = self.weights.knows(id) => self.weights.piece(id, range).await,
+                () = self.files.knows(id) => self.files.piece(id, range).await,
+            }
+        };
+        match tokio::time::timeout(KEPT_WAITING, piece).await {
+            Ok(piece) => piece,
+            Err(_) => Err(NOT_HELD.to_owned()),
+        }
+    }
 }
 
 struct Hosted {
@@ -129,14 +153,15 @@ impl Host {
             assigning: tokio::sync::Mutex::default(),
             is_closed: AtomicBool::new(false),
             bulk: Mutex::default(),
+            control: Mutex::default(),
             blobs: Blobs::default(),
-            shelf: Shelf::default(),
+            given_on: GivenOn::default(),
         }
     }
 
     /// What other nodes can pull from this one.
     pub(crate) fn given_on(&self) -> Arc<dyn bulk::Source> {
-        Arc::new(self.shelf.clone())
+        Arc::new(self.given_on.clone())
     }
 
     /// What this node gives out.
@@ -147,6 +172,18 @@ impl Host {
     /// The connection over which the controller's blobs are pulled from now on.
     pub(crate) fn set_bulk(&self, bulk: Arc<dyn Connection>) {
         *lock(&self.bulk) = Some(bulk);
+    }
+
+    /// The link over which the controller is asked from now on.
+    pub(crate) fn set_control(&self, control: Link) {
+        *lock(&self.control) = Some(control);
+    }
+
+    fn files(&self) -> Result<Files, HostError> {
+        let bulk = lock(&self.bulk).clone().ok_or(HostError::NoBulk)?;
+        let control = lock(&self.control).clone().ok_or(HostError::NoBulk)?;
+        let (dialler, shelf) = (self.dialler.clone(), self.given_on.files.clone());
+        Ok(Files::new(bulk, control, dialler, shelf))
     }
 
     /// Closes what is not assigned, opens what is; an engine of the same key is kept.
@@ -173,7 +210,7 @@ impl Host {
             hosted.close().await;
         }
         if !lock(&self.hosted).contains_key(&Role::Sampler) {
-            self.shelf.clear();
+            self.given_on.weights.clear();
         }
         let mut opened = Vec::new();
         for order in &assignment.engines {
@@ -194,9 +231,8 @@ impl Host {
         if self.is_closed.load(Ordering::SeqCst) {
             return Err(fault(&HostError::Closed));
         }
-        let bulk = lock(&self.bulk).clone();
-        let bulk = bulk.ok_or_else(|| fault(&HostError::NoBulk))?;
-        let engine = self.outfitter.open(order, bulk).await?;
+        let files = self.files().map_err(|error| fault(&error))?;
+        let engine = self.outfitter.open(order, files).await?;
         let replica = match &engine {
             Engine::Learner(replica) => Some((replica.clone(), AtomicU32::new(0))),
             _ => None,
@@ -280,7 +316,7 @@ impl Host {
         offer: WeightOffer,
     ) -> Result<Result<WeightAnswer, EngineError>, HostError> {
         let bulk = lock(&self.bulk).clone().ok_or(HostError::NoBulk)?;
-        let gathered = gather(&self.shelf, offer, &bulk, self.dialler.as_ref()).await;
+        let gathered = gather(&self.given_on.weights, offer, &bulk, self.dialler.as_ref()).await;
         if let Err(error @ TransferError::Broken(_)) = &gathered {
             // The stay ends with this lane: the engine is lost, and not the run.
             bulk.close(&error.to_string());

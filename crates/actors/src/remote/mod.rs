@@ -8,13 +8,18 @@
 
 mod assembly;
 mod blobs;
+mod files;
 mod folders;
 mod gather;
 mod host;
+mod joined;
+mod on_threads;
+mod pulling;
 mod spreading;
 mod stand_in;
 
-pub use blobs::{Blobs, Loan, pull_folder};
+pub use blobs::{Blobs, Loan};
+pub use files::Files;
 pub use folders::clear_leftovers;
 pub use host::{EXPORTS, Engine, Host, HostError, Outfitter};
 pub use spreading::SpreadPlan;
@@ -57,6 +62,9 @@ pub(crate) mod method {
     /// Node to controller, control lane: it is about to leave. Answered once nothing is under way at it
     /// any more, and what it trains is saved.
     pub const DRAIN: u8 = 10;
+    /// Node to controller, control lane: [`proto::files::SourceRequest`]. Answered with a
+    /// [`proto::chunks::ChunkSource`].
+    pub const SOURCE: u8 = 11;
 }
 
 /// How much sooner a call of another node is given up than its caller gives up: that is the loss of a
@@ -71,7 +79,7 @@ pub struct RemoteEngine {
     pub(crate) role: Role,
     pub(crate) link: Link,
     pub(crate) bulk: Arc<dyn Connection>,
-    /// How weights are brought to samplers.
+    /// How weights and files are brought to nodes.
     pub(crate) spreading: Spreading,
     /// Calls that it takes at once; others wait here.
     pub(crate) credits: Semaphore,

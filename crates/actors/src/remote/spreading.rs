@@ -1,27 +1,30 @@
-//! How the controller brings weights to nodes: one offer a version, and for each node a source
-//! (`control::spread`).
+//! How the controller brings weights and files to nodes: one offer a version or a folder, and for each
+//! node a source (`control::spread`).
 
 use super::assembly::exclusive_or;
 use super::blobs::{Blobs, Loan};
+use super::on_threads::on_threads;
 use super::{RemoteEngine, RemoteFault};
 use crate::fleet::ENGINE_LIMIT;
 use crate::ports::EngineError;
 use control::membership::NodeId;
-use control::spread::{MOST_SOURCES, Source, Spread, Trust};
+use control::spread::{MOST_SOURCES, Source, Spread, Standing, Trust};
 use proto::chunks::{
-    CHUNK_BYTES, Chunks, DeltaPart, Digest, Pulled, SourceFault, WeightAnswer, WeightDelta,
-    WeightOffer, WeightSource,
+    CHUNK_BYTES, ChunkSource, Chunks, DeltaPart, Digest, Pulled, SourceFault, WeightAnswer,
+    WeightDelta, WeightOffer,
 };
 use proto::cluster::EngineRequest;
+use proto::files::{FileList, SourceNeed, SourceRequest};
 use proto::{NodeName, WeightSnapshot, codec};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// How weights are brought to nodes.
+/// How weights and files are brought to nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpreadPlan {
-    /// Nodes that one gives a version to, and the controller too, at most.
+    /// Nodes that one gives a version, or a folder's files, to, and the controller too, at most.
     pub fan_out: usize,
     /// Whether nodes that hold the version before are offered what has changed. The controller then
     /// holds that version, too.
@@ -40,12 +43,6 @@ impl Default for SpreadPlan {
     }
 }
 
-/// Threads that hash and compress, at most.
-const MOST_THREADS: usize = 8;
-
-/// Chunks for which another thread is worth it.
-const CHUNKS_A_THREAD: usize = 8;
-
 /// Level of zstd. Changes are mostly zeros: higher ones take longer for the same.
 const LEVEL: i32 = 1;
 
@@ -63,11 +60,13 @@ struct Inner {
     known: Mutex<Known>,
 }
 
-/// What is known of nodes that sample.
+/// What is known of nodes.
 #[derive(Default)]
 struct Known {
     addresses: BTreeMap<NodeId, (NodeName, Option<String>)>,
     trust: Trust,
+    /// The ways of the files that are lent, by their hash.
+    files: BTreeMap<Digest, Spread>,
 }
 
 /// A version, as it is offered. It can be pulled as long as this lives.
@@ -88,7 +87,7 @@ impl Spreading {
         }))
     }
 
-    /// A node samples from now on.
+    /// A node joins.
     pub(crate) fn enter(&self, id: NodeId, name: NodeName, address: Option<String>) {
         self.known().addresses.insert(id, (name, address));
     }
@@ -98,6 +97,47 @@ impl Spreading {
         let mut known = self.known();
         known.addresses.remove(&id);
         known.trust.left(id);
+        known.files.values_mut().for_each(|spread| spread.lost(id));
+    }
+
+    /// Where a node pulls files from.
+    pub(crate) fn file_source(&self, node: NodeId, request: SourceRequest) -> ChunkSource {
+        let (fan_out, blobs) = (self.0.plan.fan_out, &self.0.blobs);
+        let mut known = self.known();
+        let known = &mut *known;
+        known.files.retain(|hash, _| blobs.lends(*hash));
+        // A node that is lost meanwhile gets no place, and of what is not lent nobody has more.
+        if !known.addresses.contains_key(&node) || !blobs.lends(request.hash) {
+            return ChunkSource::Controller;
+        }
+        let standing = known.standing(node);
+        let spread = known.files.entry(request.hash);
+        let spread = spread.or_insert_with(|| Spread::new(fan_out));
+        let source = match request.need {
+            SourceNeed::First => spread.ask(node, standing),
+            SourceNeed::Nothing => {
+                spread.hold(node, standing);
+                return ChunkSource::Controller;
+            }
+            SourceNeed::Other(fault) => {
+                let (old, next) = (spread.source(node), spread.failed(node));
+                if let Some(Source::Node(old)) = old {
+                    known.distrust(node, old, fault);
+                }
+                next
+            }
+        };
+        known.way(source)
+    }
+
+    /// The files of a folder have just come, and are these.
+    pub(super) async fn know(&self, folder: &Path, list: Arc<FileList>) {
+        let (blobs, path) = (self.0.blobs.clone(), folder.to_owned());
+        let known = crate::blocking::run(move || blobs.know(&path, list)).await;
+        let known = known.map_err(io::Error::other).and_then(|known| known);
+        if let Err(error) = known {
+            tracing::debug!(%error, folder = %folder.display(), "A folder will be read again.");
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -125,39 +165,48 @@ impl Spreading {
     }
 
     /// Where a node begins.
-    fn source(&self, version: &Version, node: NodeId) -> WeightSource {
+    fn source(&self, version: &Version, node: NodeId) -> ChunkSource {
         let known = self.known();
-        let address = known.addresses.get(&node);
-        let has_address = address.is_some_and(|(_, address)| address.is_some());
-        let standing = known.trust.standing(node, has_address);
-        known.way(version.spread().ask(node, standing))
+        known.way(version.spread().ask(node, known.standing(node)))
     }
 
     /// Where a node goes on whose source fails.
-    fn other_source(&self, version: &Version, node: NodeId, fault: SourceFault) -> WeightSource {
+    fn other_source(&self, version: &Version, node: NodeId, fault: SourceFault) -> ChunkSource {
         let mut known = self.known();
         let mut spread = version.spread();
-        if let Some(Source::Node(old)) = spread.source(node)
-            && known.trust.failed(node, old, fault)
-            && let Some((name, _)) = known.addresses.get(&old)
-        {
-            tracing::warn!(node = %name, ?fault, "A node gives no weights to others any more.");
+        if let Some(Source::Node(old)) = spread.source(node) {
+            known.distrust(node, old, fault);
         }
         known.way(spread.failed(node))
     }
 }
 
 impl Known {
-    fn way(&self, source: Source) -> WeightSource {
+    fn standing(&self, node: NodeId) -> Standing {
+        let address = self.addresses.get(&node);
+        let has_address = address.is_some_and(|(_, address)| address.is_some());
+        self.trust.standing(node, has_address)
+    }
+
+    /// A node's source fails.
+    fn distrust(&mut self, node: NodeId, source: NodeId, fault: SourceFault) {
+        if self.trust.failed(node, source, fault)
+            && let Some((name, _)) = self.addresses.get(&source)
+        {
+            tracing::warn!(node = %name, ?fault, "A node gives nothing to others any more.");
+        }
+    }
+
+    fn way(&self, source: Source) -> ChunkSource {
         let Source::Node(id) = source else {
-            return WeightSource::Controller;
+            return ChunkSource::Controller;
         };
         match self.addresses.get(&id) {
-            Some((name, Some(address))) => WeightSource::Node {
+            Some((name, Some(address))) => ChunkSource::Node {
                 name: name.clone(),
                 address: address.clone(),
             },
-            _ => WeightSource::Controller,
+            _ => ChunkSource::Controller,
         }
     }
 }
@@ -257,30 +306,6 @@ fn pack(before: &[u8], after: &[u8]) -> Option<Vec<u8>> {
     exclusive_or(&mut xor, before);
     let packed = zstd::bulk::compress(&xor, LEVEL).ok()?;
     is_worth(packed.len(), after.len()).then_some(packed)
-}
-
-/// The same for each index, on as many threads as are worth it; the results in order.
-fn on_threads<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let threads = cores.min(MOST_THREADS).min(count / CHUNKS_A_THREAD).max(1);
-    if threads == 1 {
-        return (0..count).map(work).collect();
-    }
-    let next = AtomicUsize::new(0);
-    let share = || {
-        let taken = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
-        let taken = taken.take_while(|index| *index < count);
-        taken.map(|index| (index, work(index))).collect::<Vec<_>>()
-    };
-    let mut done: Vec<(usize, T)> = std::thread::scope(|scope| {
-        let shares: Vec<_> = (0..threads).map(|_| scope.spawn(share)).collect();
-        let shares = shares.into_iter().map(|share| share.join());
-        shares
-            .flat_map(|share| share.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    });
-    done.sort_by_key(|(index, _)| *index);
-    done.into_iter().map(|(_, value)| value).collect()
 }
 
 impl RemoteEngine {

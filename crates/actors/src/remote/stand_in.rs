@@ -1,6 +1,7 @@
 //! Actors here that stand for engines elsewhere.
 
-use super::blobs::{TransferError, bring_folder, is_name, pull_bytes};
+use super::blobs::{TransferError, pull_bytes};
+use super::files::{bring_folder, is_name};
 use super::{RemoteEngine, RemoteFault, engine_fault, method};
 use crate::fleet::{LEARNER_LIMIT, SERVICE_LIMIT};
 use crate::ports::{EngineError, LearnerFault, StepReport};
@@ -8,7 +9,8 @@ use crate::replicas::ReplicaMessage;
 use crate::vitals::LONGEST_LIMIT;
 use crate::workers::{JudgeMessage, LearnerPort, SamplerMessage, ToolMessage, answer};
 use judge::{JudgeError, Ruling};
-use proto::cluster::{BlobRef, EngineRequest, FileSet, Generated, Occupation, Standing, Unmet};
+use proto::cluster::{BlobRef, EngineRequest, Generated, Occupation, Standing, Unmet};
+use proto::files::FileSet;
 use proto::{WeightManifest, WeightSnapshot, codec};
 use ractor::{Actor, ActorProcessingErr, ActorRef, Message, RpcReplyPort};
 use serde::{Serialize, de::DeserializeOwned};
@@ -302,7 +304,8 @@ async fn checkpoint(
         return Err(fault("that is no name for a checkpoint"));
     }
     let folder = root.join(name);
-    bring_folder(engine.bulk.as_ref(), &files, &folder).await?;
+    let list = bring_folder(&engine.bulk, &files, &folder).await?;
+    engine.spreading.know(&folder, list).await;
     if let Some(hook) = &engine.on_checkpoint {
         hook(&folder);
     }
@@ -310,5 +313,6 @@ async fn checkpoint(
 }
 
 async fn export(engine: Engine, files: FileSet, folder: PathBuf) -> Result<(), TransferError> {
-    bring_folder(engine.bulk.as_ref(), &files, &folder).await
+    bring_folder(&engine.bulk, &files, &folder).await?;
+    Ok(())
 }

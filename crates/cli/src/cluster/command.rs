@@ -106,7 +106,7 @@ async fn take_part(args: NodeArgs, stop: &Stop) -> Result<ExitCode> {
         args.join,
         machine.name()
     ));
-    let samples = args.roles.contains(&Role::Sampler);
+    let pulls = [Role::Sampler, Role::Learner].map(|role| args.roles.contains(&role));
     let plan = NodePlan {
         name,
         roles: args.roles.into_iter().collect(),
@@ -125,7 +125,9 @@ async fn take_part(args: NodeArgs, stop: &Stop) -> Result<ExitCode> {
             sockets: sockets.handles(),
             way: Mutex::default(),
             failures: AtomicUsize::default(),
-            giving: samples.then(|| Giving::at(args.address, args.weights_port)),
+            giving: pulls
+                .contains(&true)
+                .then(|| Giving::at(args.address, args.weights_port)),
         }),
         contact,
     };

@@ -190,11 +190,11 @@ pub struct ToController {
     pub way: Mutex<Option<Arc<Way>>>,
     /// Number of attempts that failed.
     pub failures: AtomicUsize,
-    /// Where other nodes pull weights from this one, if they are to.
+    /// Where other nodes pull weights and files from this one, if they are to.
     pub giving: Option<Giving>,
 }
 
-/// Where other nodes pull weights. It is the same socket at all attempts.
+/// Where other nodes pull weights and files. It is the same socket at all attempts.
 pub struct Giving {
     ip: Option<IpAddr>,
     port: u16,
@@ -294,7 +294,7 @@ impl ToController {
         *self.way.lock().expect("no holder panics") = Some(way.clone());
         let listening = self.giving.as_ref().map(|g| g.listen(self, address));
         if let Some(Err(error)) = listening {
-            tracing::warn!(%error, "This node gives no weights on.");
+            tracing::warn!(%error, "This node gives nothing on.");
         }
         Ok(way)
     }
@@ -313,7 +313,7 @@ impl Way {
         };
         let address = SocketAddr::new(self.address.ip(), port);
         let expected = Expected {
-            role: Role::Controller,
+            role: Some(Role::Controller),
             name: None,
         };
         let dialled = endpoint.dial(address, lane, &expected).await;
@@ -363,7 +363,7 @@ impl Dialler for ToController {
         let unreachable = |error| DialFault::Unreachable(format!("{name} at {at}: {error}"));
         let address = at.parse().map_err(unreachable)?;
         let expected = Expected {
-            role: Role::Sampler,
+            role: None,
             name: Some(name.clone()),
         };
         let way = self.present()?;
@@ -404,7 +404,7 @@ mod tests {
         join: SocketAddr,
     ) -> ToController {
         let name = name.parse().unwrap();
-        let roles = [Role::Sampler].into();
+        let roles = [Role::Learner].into();
         authority
             .issue(&name, &roles, Validity::of_days(1))
             .unwrap();

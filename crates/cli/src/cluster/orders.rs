@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use learner::{ComputeType, LearnerConfig};
 use model::TemplateArguments;
 use proto::Role;
-use proto::cluster::FileSet;
+use proto::files::FileSet;
 use sampler::EngineConfig;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -270,10 +270,14 @@ struct Lender<'a> {
 }
 
 impl Lender<'_> {
-    async fn lend(&mut self, folder: &Path) -> Result<FileSet> {
+    /// A folder, and another one below it if there is one.
+    async fn lend(&mut self, folder: &Path, base: Option<&Path>) -> Result<FileSet> {
         let (blobs, folder) = (self.blobs.clone(), folder.to_owned());
+        let base = base.map(Path::to_owned);
         let lending = tokio::task::spawn_blocking(move || {
-            let lent = blobs.lend_folder(&folder);
+            let mut folders = vec![("", folder.as_path())];
+            folders.extend(base.as_deref().map(|base| (model::BASE_FOLDER, base)));
+            let lent = blobs.lend_folders(&folders);
             lent.with_context(|| format!("cannot read {}", folder.display()))
         });
         let (files, loan) = lending.await??;
@@ -283,17 +287,8 @@ impl Lender<'_> {
 
     /// A model's folder, with the weights that its adapters belong to if it holds adapters.
     async fn lend_model(&mut self, folder: &Path) -> Result<FileSet> {
-        let mut files = self.lend(folder).await?;
-        if let Some(base) = model::base_of(folder)?
-            && !base.starts_with(folder)
-        {
-            for (path, blob) in self.lend(&base).await?.files {
-                files
-                    .files
-                    .insert(format!("{}/{path}", model::BASE_FOLDER), blob);
-            }
-        }
-        Ok(files)
+        let base = model::base_of(folder)?.filter(|base| !base.starts_with(folder));
+        self.lend(folder, base.as_deref()).await
     }
 }
 
@@ -354,13 +349,13 @@ impl FleetOrders {
                 let checkpoint = match newest {
                     Some(folder) => {
                         let name = folder.file_name().unwrap_or_default().to_string_lossy();
-                        Some((name.into_owned(), lender.lend(&folder).await?))
+                        Some((name.into_owned(), lender.lend(&folder, None).await?))
                     }
                     None => None,
                 };
                 let lora = order.config.lora.as_ref();
                 let adapters = match lora.and_then(|lora| lora.start.as_ref()) {
-                    Some(folder) => Some(lender.lend(folder).await?),
+                    Some(folder) => Some(lender.lend(folder, None).await?),
                     None => None,
                 };
                 let epoch = self.epochs.next()?;
@@ -472,8 +467,10 @@ mod tests {
     fn a_sampler_elsewhere_writes_dialogues_as_one_here() {
         let arguments = serde_json::json!({"enable_thinking": false, "style": {"tone": "dry"}});
         let arguments: TemplateArguments = serde_json::from_value(arguments).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (model, _loan) = Blobs::default().lend_folder(folder.path()).unwrap();
         let ordered = Ordered::Sampler {
-            model: FileSet::default(),
+            model,
             template_arguments: arguments.clone(),
             dtype: ComputeType::F32,
             f32_head: true,

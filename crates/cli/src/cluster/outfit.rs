@@ -7,19 +7,18 @@ use crate::files::empty_folder;
 use crate::judges;
 use crate::machine_memory::{self, Demand, Learning, Load, Sampling};
 use actors::ports::EngineError;
-use actors::remote::{Engine, Outfitter, pull_folder};
+use actors::remote::{Engine, Files, Outfitter};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use learner::{Learner, LearnerConfig};
-use proto::cluster::{EngineOrder, FileSet};
+use proto::cluster::EngineOrder;
+use proto::files::FileSet;
 use sampler::EngineConfig;
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 use tch::Device;
 use tools::registry::Registry;
-use transport::Connection;
 
 /// Where models lie in a node's folder.
 pub const MODELS: &str = "models";
@@ -39,12 +38,8 @@ pub struct Outfit {
 
 #[async_trait]
 impl Outfitter for Outfit {
-    async fn open(
-        &self,
-        order: &EngineOrder,
-        bulk: Arc<dyn Connection>,
-    ) -> Result<Engine, EngineError> {
-        let opened = self.opened(&order.order, bulk.as_ref()).await;
+    async fn open(&self, order: &EngineOrder, files: Files) -> Result<Engine, EngineError> {
+        let opened = self.opened(&order.order, &files).await;
         opened.map_err(|error| EngineError(format!("{error:#}")))
     }
 
@@ -54,7 +49,7 @@ impl Outfitter for Outfit {
 }
 
 impl Outfit {
-    async fn opened(&self, order: &[u8], bulk: &dyn Connection) -> Result<Engine> {
+    async fn opened(&self, order: &[u8], files: &Files) -> Result<Engine> {
         match serde_json::from_slice(order)? {
             Ordered::Sampler {
                 model,
@@ -65,7 +60,7 @@ impl Outfit {
                 max_context_tokens,
                 kept_sequences,
             } => {
-                let dir = self.model(&model, bulk).await?;
+                let dir = self.model(&model, files).await?;
                 let machine = self.machine.computing_in(dtype, f32_head);
                 let sampling = Sampling {
                     samplers: 1,
@@ -112,17 +107,17 @@ impl Outfit {
                 arm,
                 epoch,
             } => {
-                let start = self.model(&start, bulk).await?;
+                let start = self.model(&start, files).await?;
                 let mut config = LearnerConfig::from(*settings);
                 fits(&start, self.machine.device, &config, demand, replicas)?;
                 let root = self.folder.join("learner").join(format!("{arm}-{epoch}"));
                 // What earlier epochs left is of no use any more: the controller has the checkpoints.
                 empty_folder(&self.folder.join("learner"))?;
-                if let Some((name, files)) = checkpoint {
-                    pull_folder(bulk, &files, &root.join(name)).await?;
+                if let Some((name, set)) = checkpoint {
+                    files.bring(&set, &root.join(name)).await?;
                 }
-                if let (Some(lora), Some(files)) = (&mut config.lora, adapters) {
-                    lora.start = Some(self.model(&files, bulk).await?);
+                if let (Some(lora), Some(set)) = (&mut config.lora, adapters) {
+                    lora.start = Some(self.model(&set, files).await?);
                 }
                 self.learner(start, root, config, ring).await
             }
@@ -165,15 +160,17 @@ impl Outfit {
         Ok(Some(path))
     }
 
-    /// A folder with these files: one that was pulled before, or pulled now.
-    async fn model(&self, files: &FileSet, bulk: &dyn Connection) -> Result<PathBuf> {
+    /// A folder with these files: one that was pulled before, which is given on, or pulled now.
+    async fn model(&self, set: &FileSet, files: &Files) -> Result<PathBuf> {
         let models = self.folder.join(MODELS);
-        let folder = models.join(name_of(files));
-        if !folder.exists() {
-            let bytes: u64 = files.files.values().map(|blob| blob.len).sum();
-            tracing::info!(bytes, "Files are pulled from the controller.");
-            make_room(&models)?;
-            pull_folder(bulk, files, &folder).await?;
+        let folder = models.join(set.hash.to_string());
+        match folder.exists() {
+            true => files.hold(set, &folder).await,
+            false => {
+                tracing::info!(bytes = set.bytes(), "Files are pulled.");
+                make_room(&models)?;
+                files.bring(set, &folder).await?;
+            }
         }
         Ok(folder)
     }
@@ -194,19 +191,6 @@ fn fits(
         learning: Some(Learning::of(&spec, config, device, demand, replicas)),
     };
     machine_memory::check("learner", start, device, load)
-}
-
-/// A name that two sets of files share only if they hold the same. The checksums guard against mixing
-/// models up, not against an attack: the controller is trusted with more than that.
-fn name_of(files: &FileSet) -> String {
-    let mut hash = Sha256::new();
-    for (path, blob) in &files.files {
-        hash.update(path.as_bytes());
-        hash.update([0]);
-        hash.update(blob.len.to_le_bytes());
-        hash.update(blob.crc32.to_le_bytes());
-    }
-    crate::config::hex(&hash.finalize()[..16])
 }
 
 /// Removes all but the newest models.
@@ -236,19 +220,6 @@ fn make_room(models: &Path) -> Result<()> {
 mod tests {
     use super::*;
     use learner::BatchSize;
-    use proto::cluster::BlobRef;
-
-    #[test]
-    fn files_are_known_by_what_they_hold() {
-        let set = |name: &str, id, len, crc32| FileSet {
-            files: [(name.to_owned(), BlobRef { id, len, crc32 })].into(),
-        };
-        let name = name_of(&set("a", 1, 2, 3));
-        assert_eq!(name, name_of(&set("a", 9, 2, 3)), "lent again");
-        for other in [set("b", 1, 2, 3), set("a", 1, 3, 3), set("a", 1, 2, 4)] {
-            assert_ne!(name, name_of(&other));
-        }
-    }
 
     #[test]
     fn a_learner_that_does_not_fit_is_refused_before_it_is_loaded() {

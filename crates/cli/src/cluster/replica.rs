@@ -213,7 +213,7 @@ impl Meetings {
         }
         let (credentials, lane) = (&self.berth.credentials.get(), Lane::Gradients);
         let expected = Expected {
-            role: Role::Learner,
+            role: Some(Role::Learner),
             name: None,
         };
         let met = meeting::connect_with(

@@ -617,8 +617,8 @@ pub struct ClusterSection {
     /// Whether learners encrypt what they exchange between hosts. Without, gradients are added up about
     /// twice as fast, and the network between them has to be trusted. Inside a host nothing is.
     pub ring_tls: bool,
-    /// New weights go from the controller to so many nodes at most, and from each node to so many
-    /// others; up to so many samplers all pull from the controller.
+    /// Number of nodes that the controller gives new weights, or a model's files, to at most, and each
+    /// node to others; up to that number all pull from the controller.
     pub weight_fan_out: usize,
     /// Samplers pull what has changed in the weights, compressed, instead of all. Worth it where the
     /// network is slow; the controller then holds the weights twice.

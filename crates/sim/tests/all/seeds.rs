@@ -39,7 +39,7 @@ fn the_seed_that_is_asked_for_keeps_the_invariants() {
     }
 }
 
-/// Weights take the way through nodes in some of them, and deltas are used.
+/// Weights and files take the way through nodes in some of them, and deltas are used.
 #[test]
 fn fixed_seeds_keep_the_invariants() {
     if asked().is_some() {
@@ -48,6 +48,7 @@ fn fixed_seeds_keep_the_invariants() {
     let outcomes: Vec<Outcome> = (0..20).map(check).collect();
     assert!(outcomes.iter().any(|outcome| outcome.given_on > 0));
     assert!(outcomes.iter().any(|outcome| outcome.saved > 0));
+    assert!(outcomes.iter().any(|outcome| outcome.files_given_on > 0));
 }
 
 #[test]

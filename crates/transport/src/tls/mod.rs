@@ -36,8 +36,8 @@ use std::sync::Arc;
 /// Whom a client expects at an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
-    /// A role that the node must have.
-    pub role: Role,
+    /// A role that the node must have, if it must have one.
+    pub role: Option<Role>,
     /// Its name, where only that node will do.
     pub name: Option<NodeName>,
 }
@@ -45,16 +45,21 @@ pub struct Expected {
 impl Expected {
     /// Whether it is this node.
     pub fn is_met_by(&self, identity: &Identity) -> bool {
-        let named = self.name.as_ref();
-        identity.roles.contains(&self.role) && named.is_none_or(|name| *name == identity.name)
+        let (role, name) = (self.role.as_ref(), self.name.as_ref());
+        role.is_none_or(|role| identity.roles.contains(role))
+            && name.is_none_or(|name| *name == identity.name)
     }
 }
 
 impl fmt::Display for Expected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {
-            Some(name) => write!(f, "{name} with the role {}", self.role),
-            None => write!(f, "a node with the role {}", self.role),
+            Some(name) => write!(f, "{name}")?,
+            None => f.write_str("a node")?,
+        }
+        match self.role {
+            Some(role) => write!(f, " with the role {role}"),
+            None => Ok(()),
         }
     }
 }

@@ -84,7 +84,7 @@ fn endpoint(credentials: Credentials, serves: &[Lane]) -> Endpoint {
 
 fn controller() -> Expected {
     Expected {
-        role: Role::Controller,
+        role: Some(Role::Controller),
         name: None,
     }
 }

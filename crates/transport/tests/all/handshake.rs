@@ -15,7 +15,10 @@ use transport::tls::{
 };
 
 fn expect(role: Role) -> Expected {
-    Expected { role, name: None }
+    Expected {
+        role: Some(role),
+        name: None,
+    }
 }
 
 fn said<T: std::fmt::Debug>(result: Result<T, ConnectionError>) -> String {
@@ -39,8 +42,8 @@ async fn nodes_that_may_meet_know_each_other() {
     let run = Run::new();
     let a = run.credentials("a", &[Role::Sampler, Role::Tool]);
     let lead = run.credentials("lead", &[Role::Controller]);
-    for name in [None, Some(node("lead"))] {
-        let role = Role::Controller;
+    let (role, name) = (Some(Role::Controller), Some(node("lead")));
+    for (role, name) in [(role, None), (role, name.clone()), (None, name)] {
         let expected = Expected { role, name };
         let meeting = meet(
             client(&a, Lane::Data, &expected).unwrap(),
@@ -174,7 +177,7 @@ async fn tl_1_wrong_servers_are_refused() {
         let lead = run.credentials("lead", &[Role::Controller]);
         let shown = shown(&run).expect("a server shows something");
         let expected = Expected {
-            role: Role::Sampler,
+            role: Some(Role::Sampler),
             name: Some(node("a")),
         };
         let right = client(&lead, Lane::Data, &expected).unwrap();

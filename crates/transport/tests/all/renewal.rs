@@ -72,7 +72,7 @@ impl Nodes {
 
     async fn dial(&self) -> Result<Arc<dyn Connection>, DialError> {
         let expected = Expected {
-            role: Role::Controller,
+            role: Some(Role::Controller),
             name: None,
         };
         let address = self.server.local_address().unwrap();

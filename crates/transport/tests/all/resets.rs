@@ -94,7 +94,7 @@ async fn no_socket_gives_out_what_resets_connections_of_another() {
     let watching = tokio::spawn(watch(between, at, seen.clone()));
     let client = Endpoint::bind(ANY, run.credentials("a", &[Role::Tool]), &[]).unwrap();
     let expected = Expected {
-        role: Role::Controller,
+        role: Some(Role::Controller),
         name: None,
     };
     let dialled = client.dial(to, Lane::Control, &expected).await.unwrap();

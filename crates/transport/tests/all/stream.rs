@@ -20,7 +20,7 @@ fn side(credentials: &Credentials) -> Side<'_> {
         credentials,
         lane: Lane::Gradients,
         expected: Expected {
-            role: Role::Learner,
+            role: Some(Role::Learner),
             name: None,
         },
     }
@@ -76,7 +76,7 @@ fn nodes_that_may_not_meet_are_told_why() {
     let sampler = run.credentials("other", &[Role::Sampler]);
     let named = Side {
         expected: Expected {
-            role: Role::Learner,
+            role: Some(Role::Learner),
             name: Some(node("somebody")),
         },
         ..side(&good)

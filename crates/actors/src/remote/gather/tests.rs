@@ -4,8 +4,10 @@ use super::super::blobs::Blobs;
 use super::super::spreading::{SpreadPlan, Version};
 use super::*;
 use crate::node::DialFault;
+use proto::chunks::ChunkSource;
 use proto::{Identity, NodeName, Role, WeightManifest, WeightVersion};
 use std::sync::Mutex;
+use std::time::Duration;
 use transport::Lane;
 use transport::memory::{Network, Rules};
 
@@ -150,8 +152,8 @@ struct Node {
 impl Node {
     async fn gather(&self, version: &Version, from: &str) -> Result<Gathered, TransferError> {
         let source = match from {
-            "head" => WeightSource::Controller,
-            node => WeightSource::Node {
+            "head" => ChunkSource::Controller,
+            node => ChunkSource::Node {
                 name: name(node),
                 address: node.to_owned(),
             },

@@ -133,7 +133,7 @@ impl Probe {
                 let bound = self.sockets.bind(Socket::Data, any, &self.credentials, &[]);
                 let endpoint = bound.context("no socket")?;
                 let expected = Expected {
-                    role,
+                    role: Some(role),
                     name: Some(name),
                 };
                 let connection = endpoint.dial(address, Lane::Bulk, &expected).await?;
