@@ -29,7 +29,7 @@ issue() {
     authority=$folder/$name/ca.pem
 }
 
-# As StatefulSets name their pods.
+# As the controller's pod is named, and by the numbers of the other pods within their Jobs.
 issue_all() {
     local i
     for ((i = 0; i < $2; i++)); do

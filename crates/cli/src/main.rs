@@ -24,10 +24,12 @@ mod logs;
 mod machine_memory;
 mod metrics;
 mod model_commands;
+mod open_files;
 mod progress;
 mod prompt;
 mod questions;
 mod requests;
+mod role_memory;
 mod run;
 mod try_commands;
 mod usage;
@@ -55,6 +57,9 @@ fn main() -> ExitCode {
             return ExitCode::from(1);
         }
     };
+    if let Err(error) = open_files::raise() {
+        tracing::warn!(%error, "The limit of open files stays as it was.");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -140,6 +145,14 @@ fn dry_run(loaded: &Loaded, json: bool) -> anyhow::Result<ExitCode> {
     let config = &loaded.config;
     let (sources, _) = questions::Sources::load(config)?.without(&config.run.skip, config)?;
     run::preflight::offline(config, &sources)?;
+    // The model may lie where the run will be, and not here.
+    if let Ok(spec) = ::model::spec_of(&config.model.path) {
+        let items = (sources.questions.len() as u64).saturating_mul(config.rollout.samples.into());
+        console::remark("Memory of each role, on nodes of its own:");
+        for memory in role_memory::of(config, &spec, items) {
+            console::remark(format_args!("{}", memory.text()));
+        }
+    }
     match json {
         true => {
             let table: toml::Table = loaded.resolved.parse()?;

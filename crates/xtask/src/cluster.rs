@@ -9,6 +9,8 @@
 //!   through by `.dockerignore`. That cargo can read the workspace from it, says TD-6.
 //! - **CL-6 (units).** Every unit passes `systemd-analyze verify`, where that is there.
 //! - **CL-7 (grace periods).** A node has left before Kubernetes kills its pod.
+//! - **CL-8 (ends).** Pods of nodes end with the run: they are those of Jobs that start again what has
+//!   failed, without end, and nothing else. That their memory is enough says a test of `cli`.
 //!
 //! Not promised: that a cluster accepts the manifests, that the image can be built, that `swirl`
 //! knows the flags used.
@@ -75,6 +77,7 @@ pub fn check(paths: &Paths) -> Result<()> {
     faults.extend(missing_files(&documents(&read)));
     faults.extend(missing_nodes(paths, &documents(&read))?);
     faults.extend(short_graces(&documents(&read)));
+    faults.extend(endless_nodes(&documents(&read)));
     faults.extend(missing_sources(&paths.root, &read["dockerfile"])?);
 
     for fault in &faults {
@@ -213,6 +216,23 @@ fn of_kind<'a>(documents: &[Document<'a>], kind: &str) -> Vec<Document<'a>> {
     documents.iter().filter(wanted).copied().collect()
 }
 
+/// What makes pods.
+fn workloads<'a>(documents: &[Document<'a>]) -> Vec<Document<'a>> {
+    let mut found = of_kind(documents, "StatefulSet");
+    found.extend(of_kind(documents, "Job"));
+    found
+}
+
+/// Commands of a workload's containers that run `swirl node`.
+fn node_commands(workload: &Value) -> Vec<Vec<&str>> {
+    let containers = &workload["spec"]["template"]["spec"]["containers"];
+    let containers = containers.as_array().into_iter().flatten();
+    let commands = containers.map(|container| texts(&container["command"], ""));
+    commands
+        .filter(|words| words.get(1) == Some(&"node"))
+        .collect()
+}
+
 /// The text at `pointer` in every element of a list.
 fn texts<'a>(list: &'a Value, pointer: &str) -> Vec<&'a str> {
     let elements = list.as_array().into_iter().flatten();
@@ -235,19 +255,18 @@ fn unknown_names(documents: &[Document<'_>]) -> Vec<String> {
         }
     }
     let mut faults = Vec::new();
-    for (file, set) in of_kind(documents, "StatefulSet") {
-        let spec = &set["spec"];
+    for (file, workload) in workloads(documents) {
+        let spec = &workload["spec"];
         let pod = &spec["template"]["spec"];
         let mut refer = |what: &str, name: &str, known: &[&str]| {
             if !known.contains(&name) {
                 faults.push(format!("{file}: there is no {what} {name}"));
             }
         };
-        refer(
-            "Service",
-            spec["serviceName"].as_str().unwrap_or_default(),
-            &services,
-        );
+        if workload["kind"] == "StatefulSet" {
+            let service = spec["serviceName"].as_str().unwrap_or_default();
+            refer("Service", service, &services);
+        }
         for name in texts(&pod["volumes"], "/configMap/name") {
             refer("ConfigMap", name, &configs);
         }
@@ -330,11 +349,11 @@ fn wait_for(toml: &str) -> Option<BTreeMap<String, u64>> {
 /// How many pods run `swirl node` with each role.
 fn replicas(documents: &[Document<'_>]) -> BTreeMap<String, u64> {
     let mut found = BTreeMap::new();
-    for (_, set) in of_kind(documents, "StatefulSet") {
-        let count = set["spec"]["replicas"].as_u64().unwrap_or(1);
-        let containers = &set["spec"]["template"]["spec"]["containers"];
-        let words = containers.as_array().into_iter().flatten();
-        let words = words.flat_map(|container| texts(&container["command"], ""));
+    for (_, workload) in workloads(documents) {
+        let spec = &workload["spec"];
+        let count = spec["replicas"].as_u64().or(spec["parallelism"].as_u64());
+        let count = count.unwrap_or(1);
+        let words = node_commands(workload).into_iter().flatten();
         for roles in words.filter_map(|word| word.strip_prefix("--role=")) {
             for role in roles.split(',') {
                 *found.entry(role.to_owned()).or_insert(0) += count;
@@ -347,15 +366,11 @@ fn replicas(documents: &[Document<'_>]) -> BTreeMap<String, u64> {
 /// CL-7.
 fn short_graces(documents: &[Document<'_>]) -> Vec<String> {
     let mut faults = Vec::new();
-    for (file, set) in of_kind(documents, "StatefulSet") {
-        let pod = &set["spec"]["template"]["spec"];
+    for (file, workload) in workloads(documents) {
+        let pod = &workload["spec"]["template"]["spec"];
         let pods = pod["terminationGracePeriodSeconds"].as_u64();
         let pods = pods.unwrap_or(USUAL_POD_SECONDS);
-        for container in pod["containers"].as_array().into_iter().flatten() {
-            let words = texts(&container["command"], "");
-            if words.get(1) != Some(&"node") {
-                continue;
-            }
+        for words in node_commands(workload) {
             let own = words.iter().find_map(|word| {
                 let seconds = word.strip_prefix("--stop-grace=")?.strip_suffix('s')?;
                 seconds.parse::<u64>().ok()
@@ -367,6 +382,43 @@ fn short_graces(documents: &[Document<'_>]) -> Vec<String> {
                 ));
             }
         }
+    }
+    faults
+}
+
+/// CL-8.
+fn endless_nodes(documents: &[Document<'_>]) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (file, workload) in workloads(documents) {
+        if node_commands(workload).is_empty() {
+            continue;
+        }
+        let spec = &workload["spec"];
+        let mut must = |is_so: bool, what: &str| {
+            if !is_so {
+                faults.push(format!("{file}: {what}"));
+            }
+        };
+        if workload["kind"] != "Job" {
+            must(false, "its nodes are started again when their run is done");
+            continue;
+        }
+        must(
+            spec["template"]["spec"]["restartPolicy"] == "OnFailure",
+            "a node that fails is not started again (restartPolicy)",
+        );
+        must(
+            spec["backoffLimit"].as_u64() == Some(i32::MAX as u64),
+            "its nodes are given up after some failures (backoffLimit)",
+        );
+        must(
+            spec["completionMode"] == "Indexed" && spec["completions"] == spec["parallelism"],
+            "its nodes have no names of their own (completionMode, completions, parallelism)",
+        );
+        must(
+            spec["podReplacementPolicy"] == "Failed",
+            "two nodes may have one name at a time (podReplacementPolicy)",
+        );
     }
     faults
 }
@@ -533,6 +585,106 @@ mod tests {
                 is_in_order,
                 "{pod:?} {node:?}: {faults:?}"
             );
+        }
+    }
+
+    fn job() -> Value {
+        json!({
+            "kind": "Job",
+            "spec": {
+                "completionMode": "Indexed",
+                "completions": 3,
+                "parallelism": 3,
+                "backoffLimit": i32::MAX,
+                "podReplacementPolicy": "Failed",
+                "template": {"spec": {
+                    "restartPolicy": "OnFailure",
+                    "containers": [{"command": ["swirl", "node", "--role=sampler"]}],
+                }},
+            },
+        })
+    }
+
+    #[test]
+    fn cl_8_pods_of_nodes_end_with_the_run_and_not_before() {
+        let (set, whole) = (set(), job());
+        assert_eq!(endless_nodes(&[("f", &whole)]), [""; 0]);
+        assert_eq!(replicas(&[("f", &whole)]).get("sampler"), Some(&3));
+        let faults = endless_nodes(&[("f", &set)]);
+        assert_eq!(faults.len(), 1, "a StatefulSet never ends: {faults:?}");
+        let cases = [
+            ("/spec/template/spec/restartPolicy", json!("Never")),
+            ("/spec/backoffLimit", json!(6)),
+            ("/spec/completionMode", json!("NonIndexed")),
+            ("/spec/completions", json!(2)),
+            ("/spec/podReplacementPolicy", json!("TerminatingOrFailed")),
+        ];
+        for (place, value) in cases {
+            let mut job = job();
+            *job.pointer_mut(place).unwrap() = value;
+            assert_eq!(endless_nodes(&[("f", &job)]).len(), 1, "{place}");
+        }
+        // What leads the run may stay.
+        let mut set = set;
+        set["spec"]["template"]["spec"]["containers"][0]["command"] = json!(["swirl", "run"]);
+        assert_eq!(endless_nodes(&[("f", &set)]), [""; 0]);
+    }
+
+    /// Runs task 3 of a job of five, a sampler, whose program ends with these codes in turn; the exit
+    /// code, and how often the program was started. A pause of 5 s takes 20 ms.
+    fn ranked(codes: &[u8]) -> (Option<i32>, usize) {
+        let dir = tempfile::tempdir().unwrap();
+        let script = |name: &str, text: String| {
+            let path = dir.path().join(name);
+            fs::write(&path, format!("#!/usr/bin/env bash\n{text}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            path
+        };
+        let codes: Vec<String> = codes.iter().map(u8::to_string).collect();
+        let program = format!(
+            "echo >>{dir}/starts; codes=({codes}); exit ${{codes[$(wc -l <{dir}/starts) - 1]}}",
+            dir = dir.path().display(),
+            codes = codes.join(" ")
+        );
+        let program = script("swirl", program);
+        script("sleep", "exec /bin/sleep 0.02".to_owned());
+        let rank = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cluster/slurm/rank.sh");
+        let path = format!(
+            "{}:{}",
+            dir.path().display(),
+            std::env::var("PATH").unwrap()
+        );
+        let mut command = Command::new(rank);
+        command
+            .args(["run", "c.toml"])
+            .env_clear()
+            .env("PATH", path)
+            .env("SWIRL", program)
+            .env("SWIRL_JOB_DIR", dir.path())
+            .env("SWIRL_CONTROLLER", "head")
+            .env("SWIRL_PORT", "7400");
+        let job = [("NTASKS", "5"), ("PROCID", "3"), ("LOCALID", "0")];
+        for (name, value) in job {
+            command.env(format!("SLURM_{name}"), value);
+        }
+        let out = command.env("SLURMD_NODENAME", "gpu1").output().unwrap();
+        let starts = fs::read_to_string(dir.path().join("starts")).unwrap();
+        (out.status.code(), starts.lines().count())
+    }
+
+    #[test]
+    fn a_task_of_slurm_is_started_again_where_that_may_help() {
+        // Its own end; a signal; a sick engine; a GPU that is lost; wrong settings.
+        for (codes, expected) in [
+            (&[0][..], (Some(0), 1)),
+            (&[137, 0], (Some(0), 2)),
+            (&[75, 75, 0], (Some(0), 3)),
+            (&[4, 4, 0], (Some(0), 3)),
+            (&[2, 0], (Some(2), 1)),
+            (&[4, 2, 0], (Some(2), 2)),
+            (&[4; 12], (Some(2), 10)),
+        ] {
+            assert_eq!(ranked(codes), expected, "{codes:?}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::finding::{Finding, Status};
 use crate::machine_memory::{self, gib};
+use crate::open_files;
 use collective::nccl::Library;
 use std::path::{Path, PathBuf};
 use sysinfo::Disks;
@@ -23,6 +24,7 @@ pub fn findings(model_dir: &Path) -> Vec<Finding> {
         bf16(),
         memory(),
         disk(),
+        files(),
         model(model_dir),
         test_data(),
     ]
@@ -170,6 +172,23 @@ fn disk() -> Finding {
         found,
         "A run with checkpoints takes several GiB: free some, or set run.dir to another disk.",
     )
+}
+
+/// The limit was raised as far as it may be when this process started.
+fn files() -> Finding {
+    match open_files::limit() {
+        None => Finding::ok("open files", "without a limit"),
+        Some(limit) if limit >= open_files::ENOUGH => {
+            Finding::ok("open files", format!("{limit} at most"))
+        }
+        Some(limit) => Finding::but(
+            "open files",
+            Status::Note,
+            format!("{limit} at most, which is few"),
+            "Raise the hard limit (`ulimit -Hn` says it): in /etc/security/limits.conf, by LimitNOFILE= \
+             of a systemd unit, or in the settings of the container engine.",
+        ),
+    }
 }
 
 fn model(dir: &Path) -> Finding {

@@ -4,7 +4,7 @@ use crate::support::{output, small_run, swirl, tiny_model};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 fn stderr(out: &Output) -> String {
     String::from_utf8_lossy(&out.stderr).into_owned()
@@ -442,6 +442,55 @@ fn a_dry_run_prints_what_a_run_would_take() {
 }
 
 #[test]
+fn a_dry_run_says_what_memory_each_role_takes_if_it_knows_the_model() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("c.toml"), small_run(Path::new("m"))).unwrap();
+    let said = || {
+        let out = output(dir.path(), &["run", "c.toml", "--dry-run"]);
+        assert!(out.status.success(), "{out:?}");
+        stderr(&out)
+    };
+    assert!(!said().contains("Memory"), "the model is elsewhere");
+    std::fs::create_dir(dir.path().join("m")).unwrap();
+    let config = r#"{
+        "model_type": "llama", "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000,
+        "hidden_act": "silu", "tie_word_embeddings": true
+    }"#;
+    std::fs::write(dir.path().join("m/config.json"), config).unwrap();
+    let said = said();
+    for role in ["controller", "sampler", "learner", "tool", "judge"] {
+        let line = said.lines().find(|line| line.trim().starts_with(role));
+        assert!(line.is_some_and(|line| line.contains("GiB")), "{said}");
+    }
+}
+
+/// Both limits of a process are those of the shell that starts it.
+#[test]
+fn the_limit_of_open_files_is_raised_as_far_as_it_may_be() {
+    let dir = tempfile::tempdir().unwrap();
+    for (limits, status, found) in [
+        ("ulimit -Hn 5000; ulimit -Sn 100", "ok", "5000 at most"),
+        ("ulimit -n 200", "note", "200 at most, which is few"),
+    ] {
+        let script = format!("{limits}; exec \"$0\" doctor --json");
+        let out = Command::new("sh")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_swirl")])
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        let findings = json["findings"].as_array().unwrap();
+        let files = findings.iter().find(|f| f["what"] == "open files").unwrap();
+        assert_eq!(
+            (&files["status"], &files["found"]),
+            (&status.into(), &found.into())
+        );
+    }
+}
+
+#[test]
 fn certificates_are_made_once_and_renewed() {
     let dir = tempfile::tempdir().unwrap();
     let issue = ["certs", "issue", "gpu-1", "--role", "sampler,tool"];
@@ -463,6 +512,20 @@ fn certificates_are_made_once_and_renewed() {
     let before = std::fs::read(&certificate).unwrap();
     succeeds(dir.path(), &renew);
     assert_ne!(std::fs::read(&certificate).unwrap(), before);
+
+    let revoke = |what: &[&str]| output(dir.path(), &[&["certs", "revoke"], what].concat());
+    let unknown = revoke(&["gpu-2"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    let said = stderr(&unknown);
+    assert!(
+        said.contains("gpu-1") && said.contains("--serial HEX"),
+        "{said}"
+    );
+    assert!(!dir.path().join("certs/revoked").exists());
+    assert_eq!(revoke(&[]).status.code(), Some(2));
+    assert!(revoke(&["--serial", "00:aB"]).status.success());
+    let list = std::fs::read_to_string(dir.path().join("certs/gpu-1/revoked")).unwrap();
+    assert!(list.contains("serial ab\n"), "{list}");
 
     for (wrong, says) in [
         (&["certs", "issue", "b", "--role", "king"][..], "is no role"),
