@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
-use transport::certs::Validity;
+use transport::certs::{Serial, Validity};
 
 /// Step-wise reinforcement learning for language models that use tools.
 #[derive(Debug, Parser)]
@@ -151,8 +151,8 @@ pub struct NodeArgs {
     /// The TCP port where other learners reach this one; 0 takes any.
     #[arg(long, default_value_t = 0, value_name = "PORT")]
     pub ring_port: u16,
-    /// The UDP port where other nodes pull new weights from this one, if it samples; 0 takes any.
-    /// Where they cannot reach it, they pull from the controller.
+    /// The UDP port where other nodes pull weights and model files from this one, if it samples or
+    /// trains; 0 takes any. Where they cannot reach it, they pull from the controller.
     #[arg(long, default_value_t = 0, value_name = "PORT")]
     pub weights_port: u16,
     /// Where models and checkpoints are kept; by default in the user's cache folder.
@@ -473,10 +473,15 @@ pub enum CertsCommand {
     /// the list from the folder of their own certificate.
     Revoke {
         /// The node's name.
-        node: NodeName,
+        #[arg(required_unless_present = "serial")]
+        node: Option<NodeName>,
         /// Only the certificate that it has now: `renew` makes it another one.
         #[arg(long)]
         certificate: bool,
+        /// The certificate of this number, wherever it is: hexadecimal digits, as `openssl x509 -serial`
+        /// prints them.
+        #[arg(long, value_name = "HEX", conflicts_with_all = ["node", "certificate"])]
+        serial: Option<Serial>,
         /// The authority's folder.
         #[arg(long, value_name = "DIR", default_value = "certs")]
         dir: PathBuf,

@@ -2,7 +2,7 @@
 
 use crate::args::CertsCommand;
 use crate::console;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use proto::NodeName;
 use std::process::ExitCode;
 use transport::certs::{Authority, Credentials, Validity, moment};
@@ -36,16 +36,19 @@ pub fn run(command: CertsCommand) -> Result<ExitCode> {
         CertsCommand::Revoke {
             node,
             certificate,
+            serial,
             dir,
         } => {
             let authority = Authority::open(&dir)?;
-            let entry = match certificate {
-                true => authority.revoke_certificate(&node)?,
-                false => authority.revoke(&node)?,
+            let entry = match (node, serial) {
+                (Some(node), _) if certificate => authority.revoke_certificate(&node)?,
+                (Some(node), _) => authority.revoke(&node)?,
+                (None, Some(serial)) => authority.revoke_serial(serial)?,
+                (None, None) => bail!("clap asks for a node or a number"),
             };
             let dir = dir.display();
             console::remark(format_args!(
-                "{node} is shut out (`{entry}`): {dir}/revoked and the folders of nodes in {dir} say \
+                "Shut out (`{entry}`): {dir}/revoked and the folders of nodes in {dir} say \
                  so. Processes that were started with one of these take it within seconds; elsewhere \
                  the file goes beside cert.pem: scp {dir}/revoked NODE:CERTS/"
             ));

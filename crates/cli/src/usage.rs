@@ -74,6 +74,7 @@ fn is_certs_request(error: &transport::certs::CertError) -> bool {
             | E::NoAuthority { .. }
             | E::NodeExists { .. }
             | E::NoNode { .. }
+            | E::Unknown { .. }
             | E::NoRoles
     )
 }

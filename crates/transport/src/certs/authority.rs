@@ -174,9 +174,50 @@ impl Authority {
     /// entry.
     ///
     /// # Errors
-    /// When the present list cannot be used, or one cannot be written.
+    /// When no node has this name, nor is it shut out already; when the present list cannot be used, or
+    /// one cannot be written.
     pub fn revoke(&self, name: &NodeName) -> Result<Revocation, CertError> {
+        let others = self.nodes()?;
+        if !others.contains(name) && !Revoked::read(&self.folder)?.has_node(name) {
+            return Err(CertError::Unknown {
+                name: name.clone(),
+                folder: self.folder.clone(),
+                others,
+            });
+        }
         self.shut_out(Revocation::Node(name.clone()))
+    }
+
+    /// Shuts one certificate out by its number, wherever it is.
+    ///
+    /// # Errors
+    /// When the present list cannot be used, or one cannot be written.
+    pub fn revoke_serial(&self, serial: Serial) -> Result<Revocation, CertError> {
+        self.shut_out(Revocation::Certificate(serial))
+    }
+
+    /// Names of the nodes that have a certificate in this folder.
+    fn nodes(&self) -> Result<Vec<NodeName>, CertError> {
+        let folders = self.node_folders()?.into_iter();
+        let names = folders.filter_map(|folder| folder.file_name()?.to_str()?.parse().ok());
+        let mut names: Vec<NodeName> = names.collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn node_folders(&self) -> Result<Vec<PathBuf>, CertError> {
+        let cannot_list = |source| CertError::Read {
+            path: self.folder.clone(),
+            source,
+        };
+        let mut folders = Vec::new();
+        for found in std::fs::read_dir(&self.folder).map_err(cannot_list)? {
+            let folder = found.map_err(cannot_list)?.path();
+            if folder.join(CERTIFICATE_FILE).exists() {
+                folders.push(folder);
+            }
+        }
+        Ok(folders)
     }
 
     /// Shuts out the certificate that a node has now. It may get another one of the same name.
@@ -196,15 +237,8 @@ impl Authority {
         let mut revoked = Revoked::read(&self.folder)?;
         revoked.add(entry.clone());
         revoked.write(&self.folder)?;
-        let cannot_list = |source| CertError::Read {
-            path: self.folder.clone(),
-            source,
-        };
-        for found in std::fs::read_dir(&self.folder).map_err(cannot_list)? {
-            let folder = found.map_err(cannot_list)?.path();
-            if folder.join(CERTIFICATE_FILE).exists() {
-                revoked.write(&folder)?;
-            }
+        for folder in self.node_folders()? {
+            revoked.write(&folder)?;
         }
         Ok(entry)
     }

@@ -49,6 +49,22 @@ pub enum CertError {
         /// The list.
         path: PathBuf,
     },
+    /// No node of this name was given a certificate here, as far as the folder tells.
+    #[error(
+        "no node {name} has a certificate in {folder}{}; nothing was shut out. Where its folder was \
+         removed: `swirl certs revoke --serial HEX` shuts out one certificate by its number (`openssl x509 \
+         -noout -serial -in cert.pem`), and the line `node {name}` in {folder}/revoked the name",
+        listed(.others),
+        folder = .folder.display()
+    )]
+    Unknown {
+        /// The node.
+        name: NodeName,
+        /// The authority's folder.
+        folder: PathBuf,
+        /// Nodes that have one.
+        others: Vec<NodeName>,
+    },
     /// The node's folder lacks a file.
     #[error(
         "{} is missing: `swirl certs issue` makes a node's folder, and the whole of it goes to the \
@@ -167,4 +183,14 @@ pub enum CertError {
     /// A key or certificate cannot be made: the system gives no random numbers, say.
     #[error("cannot make a certificate: {0}")]
     Make(#[from] rcgen::Error),
+}
+
+fn listed(names: &[NodeName]) -> String {
+    match names {
+        [] => " (none has)".to_owned(),
+        names => {
+            let names: Vec<String> = names.iter().map(NodeName::to_string).collect();
+            format!(" (these have: {})", names.join(", "))
+        }
+    }
 }

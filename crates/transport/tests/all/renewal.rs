@@ -4,12 +4,13 @@ use crate::fixture::{Run, from_day, node, now, roles};
 use async_trait::async_trait;
 use bytes::Bytes;
 use proto::Role;
+use rustls::pki_types::pem::PemObject;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use transport::certs::{CertError, CurrentCredentials, Revocation};
+use transport::certs::{CertError, CurrentCredentials, Revocation, Serial};
 use transport::tls::Expected;
 use transport::{Connection, DialError, Endpoint, Handler, Lane, Limits, Link, Request};
 
@@ -213,6 +214,37 @@ async fn ce_6_one_certificate_is_shut_out_and_the_next_one_is_not() {
     // A node that is issued later knows the list, too.
     let later = nodes.run.issue("gpu-2", &[Role::Sampler], now());
     assert!(later.join("revoked").exists());
+}
+
+#[tokio::test]
+async fn ce_6_a_name_that_nobody_has_is_no_entry_and_a_number_is() {
+    let nodes = Nodes::new();
+    let authority = &nodes.run.authority;
+    let folder = authority.node_folder(&node("gpu-1"));
+    let error = authority.revoke(&node("gpu-l")).unwrap_err().to_string();
+    for part in [
+        "no node gpu-l",
+        "gpu-1, head",
+        "--serial HEX",
+        "`node gpu-l`",
+    ] {
+        assert!(error.contains(part), "{part} is missing in {error}");
+    }
+    assert!(!folder.join("revoked").exists(), "something was written");
+    // Whose folder is gone is shut out by its certificate's number.
+    let pem = fs::read(folder.join("cert.pem")).unwrap();
+    let der = rustls::pki_types::CertificateDer::from_pem_slice(&pem).unwrap();
+    let serial = Serial::of(&der).unwrap();
+    fs::rename(&folder, folder.with_file_name("elsewhere")).unwrap();
+    authority.revoke_serial(serial).unwrap();
+    assert!(nodes.head.look().unwrap());
+    let reason = nodes.turned_away().await;
+    assert!(reason.contains("shut out"), "{reason}");
+    // A name that is in the list already may be said again.
+    fs::rename(folder.with_file_name("elsewhere"), &folder).unwrap();
+    authority.revoke(&node("gpu-1")).unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+    authority.revoke(&node("gpu-1")).unwrap();
 }
 
 #[tokio::test]
