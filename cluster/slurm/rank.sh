@@ -11,8 +11,9 @@ set -euo pipefail
 learners=${SWIRL_LEARNERS:-1}
 tools=${SWIRL_TOOLS:-1}
 samplers=$((SLURM_NTASKS - 1 - learners - tools))
-# Exit code of a node whose engine stays sick.
+# Exit code of a node whose engine stays sick, and of a process whose GPU works no more.
 sick=75
+gpu_lost=4
 
 fail() {
     echo "error: task $SLURM_PROCID on $SLURMD_NODENAME: $*" >&2
@@ -82,8 +83,9 @@ end_late() {
 }
 
 # Runs a command; when a signal has ended it that was not meant for this task, runs it again, since
-# every part goes on where it was. An exit code of its own is final, but for that of a node whose engine
-# stays sick: it is started again without end, since its controller gives it work ever more rarely.
+# every part goes on where it was. An exit code of its own is final, but for two. A node whose engine
+# stays sick is started again without end, since its controller gives it work ever more rarely. A new
+# process may have the GPU that an old one has lost.
 keep_up() {
     local tries child code late
     stopped=
@@ -112,6 +114,8 @@ keep_up() {
         if ((code == sick)); then
             tries=0
             echo "task $SLURM_PROCID: an engine stays sick, start in 5 s" >&2
+        elif ((code == gpu_lost)); then
+            echo "task $SLURM_PROCID: its GPU works no more, start $((tries + 1)) in 5 s" >&2
         else
             ((code > 128)) || exit "$code"
             echo "task $SLURM_PROCID: ended by signal $((code - 128)), start $((tries + 1)) in 5 s" >&2
@@ -120,7 +124,7 @@ keep_up() {
         wait $! || true
         [[ -z $stopped ]] || exit 0
     done
-    fail "ended by signals ten times"
+    fail "ended by signals, or without its GPU, ten times"
 }
 
 run() {
