@@ -25,6 +25,7 @@ mod paths;
 mod platform;
 mod process;
 mod python;
+mod quotes;
 mod setup;
 mod stamp;
 mod swirl;

@@ -7,6 +7,7 @@
 //! - **TD-4 (names).** No crate is named after nothing.
 //! - **TD-5 (scenarios).** Every `configs/*.toml` begins with a comment that says what it is for.
 //! - **TD-6 (image).** Cargo can read the workspace from the files that `cluster/Dockerfile` copies.
+//! - **TD-7 (quotations).** Each message that `docs/operations.md` quotes is one that a source prints.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::paths::Paths;
-use crate::{image, process};
+use crate::{image, process, quotes};
 
 /// Each crate of the project with those it may depend on.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -164,6 +165,7 @@ pub fn run(paths: &Paths) -> Result<()> {
         breaks.extend(uncommented(&shown(paths, &path), &text));
     }
     breaks.extend(image_faults(paths)?);
+    breaks.extend(quotations(paths)?);
     for line in &breaks {
         println!("{line}");
     }
@@ -182,6 +184,21 @@ fn image_faults(paths: &Paths) -> Result<Vec<String>> {
     }
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     image::faults(&paths.root, &folder)
+}
+
+/// TD-7. The automation speaks to those who build, and not to operators.
+fn quotations(paths: &Paths) -> Result<Vec<String>> {
+    const PAGE: &str = "docs/operations.md";
+    let page = fs::read_to_string(paths.root.join(PAGE));
+    let page = page.with_context(|| format!("cannot read {PAGE}"))?;
+    let mut messages = Vec::new();
+    for (path, text) in rust_files(&paths.root.join("crates"))? {
+        let path = path.strip_prefix(&paths.root).unwrap_or(&path);
+        if quotes::is_spoken(path) && !path.starts_with("crates/xtask") {
+            messages.extend(quotes::messages(&text));
+        }
+    }
+    Ok(quotes::unfounded(PAGE, &page, &messages))
 }
 
 fn shown(paths: &Paths, path: &Path) -> String {
