@@ -1,10 +1,13 @@
-//! Messages that a page quotes, held to the sources that print them: a line of the page that begins
-//! with `> ` is a message of the program, word for word, in which `…` stands for what varies.
+//! Messages that a page quotes, held to the sources that print them: each line of a block that is fenced
+//! as `log` is a message of the program, word for word, in which `…` stands for what varies.
 
 use std::path::Path;
 
 /// In the place of what varies: a placeholder of a format string, or `…`.
 const HOLE: char = '\u{fffc}';
+
+/// Before and after a block.
+const FENCE: &str = "```";
 
 /// Letters that a quotation needs for its place in the sources to say something.
 const SHORTEST: usize = 10;
@@ -12,11 +15,16 @@ const SHORTEST: usize = 10;
 /// Quotations of a page that are not in `messages`, each with its place.
 pub fn unfounded(path: &str, page: &str, messages: &[String]) -> Vec<String> {
     let mut breaks = Vec::new();
-    for (number, line) in page.lines().enumerate() {
-        let Some(quoted) = line.strip_prefix("> ") else {
+    let mut is_inside = false;
+    for (number, quoted) in page.lines().enumerate() {
+        if let Some(kind) = quoted.strip_prefix(FENCE) {
+            is_inside = kind == "log";
             continue;
-        };
-        let sought = quoted.trim().replace('…', &HOLE.to_string());
+        }
+        if !is_inside {
+            continue;
+        }
+        let sought = quoted.replace('…', &HOLE.to_string());
         let is_short = sought.chars().filter(|c| c.is_alphabetic()).count() < SHORTEST;
         if is_short || !messages.iter().any(|message| message.contains(&sought)) {
             let place = number + 1;
@@ -177,19 +185,19 @@ mod tests {
     fn a_quotation_that_no_source_prints_is_named() {
         let messages =
             messages(r#"fn f() { say!("only {has} of {wanted} nodes could be kept"); }"#);
-        let page =
-            "Text that is not quoted.\n> only … of … nodes could be kept\n> … of … nodes could\n";
+        let page = "Not quoted.\n```log\nonly … of … nodes could be kept\n… of … nodes could\n```\n\
+                    Nor is this.\n```\nswirl run\n```\n";
         assert_eq!(unfounded("a.md", page, &messages), [""; 0]);
         let cases = [
-            "> only … nodes could be kept",
-            "> only 3 of … nodes could be kept",
-            "> only … of … nodes could be kept running",
-            "> of …",
+            "only … nodes could be kept",
+            "only 3 of … nodes could be kept",
+            "only … of … nodes could be kept running",
+            "of …",
         ];
         for quoted in cases {
-            let found = unfounded("a.md", quoted, &messages);
-            let text = quoted.trim_start_matches("> ");
-            assert_eq!(found, [format!("a.md:1: no source prints `{text}`")]);
+            let page = format!("```log\n{quoted}\n```\n");
+            let found = unfounded("a.md", &page, &messages);
+            assert_eq!(found, [format!("a.md:2: no source prints `{quoted}`")]);
         }
     }
 
