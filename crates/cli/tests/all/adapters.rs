@@ -1,13 +1,8 @@
 //! Whole runs of adapters beside their base, in one process and over nodes.
 
-use crate::support::{output, small_run, tiny_model};
-use e2e::hosts::Hosts;
-use e2e::stage::Stage;
+use crate::support::{Cluster, LIMIT, NODES, output, small_run, tiny_model};
 use serde_json::Value;
 use std::path::Path;
-use std::time::Duration;
-
-const LIMIT: Duration = Duration::from_secs(300);
 
 /// A small run in bf16 whose phases all train adapters, those of the last ones larger.
 fn run_of_adapters(model: &Path) -> String {
@@ -98,27 +93,13 @@ fn adapters_go_through_a_whole_run_beside_their_base() {
 /// one it is here; publications hold the adapters alone.
 #[test]
 fn adapters_travel_to_nodes_and_back() {
-    let dir = tempfile::tempdir().unwrap();
-    let Some(model) = tiny_model(dir.path()) else {
+    let Some(mut cluster) = Cluster::new(run_of_adapters, &NODES) else {
         return;
     };
-    let config = dir.path().join("c.toml");
-    std::fs::write(&config, run_of_adapters(&model)).unwrap();
-    let program = Path::new(env!("CARGO_BIN_EXE_swirl"));
-    let folder = dir.path().join("cluster");
-    let mut stage = Stage::new(program, &folder, &config, Hosts::new()).unwrap();
-    for (name, role) in [
-        ("s1", "sampler"),
-        ("t1", "tool"),
-        ("j1", "judge"),
-        ("l1", "learner"),
-    ] {
-        stage.add(name, role).unwrap();
-    }
-    stage.start_all().unwrap();
-    stage.finish(LIMIT).unwrap();
-    let run = stage.run_folder();
-    check_models(&run, &model);
+    cluster.stage.start_all().unwrap();
+    cluster.stage.finish(LIMIT).unwrap();
+    let run = cluster.stage.run_folder();
+    check_models(&run, &cluster.model);
     // A sampler that comes later catches up by itself: the first publication may have met none.
     let [asked, pulled] = ["snapshot_bytes", "publication_bytes"].map(|name| metric(&run, name));
     assert_eq!((asked.len(), pulled.len()), (4, 4));

@@ -1,13 +1,9 @@
 //! Who gets in, what a run of days meets at its door, and what nobody reads.
 
-use crate::support::{small_run, swirl, tiny_model, two_ports};
-use e2e::hosts::Hosts;
-use e2e::stage::{HEAD, Stage};
+use crate::support::{Cluster, LIMIT, NODES, small_run, swirl, tiny_model, two_ports, wait_until};
+use e2e::stage::HEAD;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-const LIMIT: Duration = Duration::from_secs(300);
 
 /// A process whose stderr is a pipe that nobody reads, and who has much to say.
 fn unread(folder: &Path, arguments: &[&str]) -> Child {
@@ -60,14 +56,11 @@ fn a_run_whose_stderr_nobody_reads_loses_no_node_and_ends_well() {
         "1",
     ];
     let mut running = Running(vec![unread(dir.path(), &head), unread(dir.path(), &node)]);
-    let end = Instant::now() + LIMIT;
-    let status = loop {
-        if let Some(status) = running.0[0].try_wait().unwrap() {
-            break status;
-        }
-        assert!(Instant::now() < end, "the run hangs");
-        std::thread::sleep(Duration::from_millis(50));
-    };
+    wait_until(
+        || "the run hangs",
+        || running.0[0].try_wait().unwrap().is_some(),
+    );
+    let status = running.0[0].wait().unwrap();
     let log = std::fs::read_to_string(dir.path().join("runs/small/logs/swirl.log")).unwrap();
     assert!(status.success(), "{log}");
     assert!(!log.contains("A node is lost."), "{log}");
@@ -76,26 +69,13 @@ fn a_run_whose_stderr_nobody_reads_loses_no_node_and_ends_well() {
 
 #[test]
 fn a_node_that_is_shut_out_ends_and_the_run_goes_on_with_another() {
-    let dir = tempfile::tempdir().unwrap();
-    let Some(model) = tiny_model(dir.path()) else {
+    let longer = |model: &Path| {
+        small_run(model).replace("steps = 4\nstates_per_step", "steps = 60\nstates_per_step")
+    };
+    let Some(mut cluster) = Cluster::new(longer, &NODES) else {
         return;
     };
-    let config = dir.path().join("c.toml");
-    let longer =
-        small_run(&model).replace("steps = 4\nstates_per_step", "steps = 60\nstates_per_step");
-    std::fs::write(&config, longer).unwrap();
-    let program = Path::new(env!("CARGO_BIN_EXE_swirl"));
-    let mut stage =
-        Stage::new(program, &dir.path().join("cluster"), &config, Hosts::new()).unwrap();
-    let nodes = [
-        ("s1", "sampler"),
-        ("t1", "tool"),
-        ("j1", "judge"),
-        ("l1", "learner"),
-    ];
-    for (name, role) in nodes {
-        stage.add(name, role).unwrap();
-    }
+    let stage = &mut cluster.stage;
     stage.start_all().unwrap();
     stage.wait_for(HEAD, "swirl-seed1: ", 0, LIMIT).unwrap();
     // A certificate that is renewed meanwhile disturbs nobody.

@@ -1,15 +1,13 @@
 //! Runs and nodes that are asked to end, and go on.
 
-use crate::support::{output, small_run, swirl, tiny_model};
+use crate::support::{
+    Cluster, LIMIT, NODES, output, said, send, small_run, swirl, tiny_model, wait_until,
+};
 use e2e::chaos::STOPPED;
-use e2e::hosts::Hosts;
 use e2e::results::Results;
-use e2e::stage::{HEAD, Stage};
+use e2e::stage::HEAD;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
-
-const LIMIT: Duration = Duration::from_secs(300);
+use std::process::{Command, Stdio};
 
 /// Steps of reinforcement learning, many more than are made before a checkpoint is due.
 const STEPS: u64 = 150;
@@ -34,25 +32,6 @@ fn steps(run: &Path) -> Vec<u64> {
         .filter_map(|row| serde_json::from_str::<serde_json::Value>(row).ok());
     let of_policy = rows.filter(|row| row["stage"] == "swirl-seed1");
     of_policy.filter_map(|row| row["step"].as_u64()).collect()
-}
-
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < LIMIT, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn send(signal: &str, process: &Child) {
-    let sent = Command::new("kill")
-        .args([&format!("-{signal}"), &process.id().to_string()])
-        .status();
-    assert!(sent.unwrap().success());
-}
-
-fn said(out: &Output) -> String {
-    String::from_utf8_lossy(&out.stderr).into_owned()
 }
 
 /// A checkpoint of the policy behind this step.
@@ -82,14 +61,14 @@ fn a_run_that_is_asked_to_end_goes_on_from_the_step_it_had_reached() {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        wait_until(how, || last_step(&run) >= reached + 5);
+        wait_until(|| how, || last_step(&run) >= reached + 5);
         match how {
             "swirl stop" => {
                 let asked = output(&stopped, &["stop", "runs/small"]);
                 assert!(asked.status.success(), "{}", said(&asked));
                 assert!(said(&asked).contains("Nothing works on runs/small any more"));
             }
-            signal => send(signal, &process),
+            signal => send(signal, process.id()),
         }
         let ended = process.wait_with_output().unwrap();
         let text = said(&ended);
@@ -134,11 +113,11 @@ fn a_hangup_that_was_ignored_ends_nothing_and_a_run_that_is_over_cannot_be_asked
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    wait_until("it trains", || last_step(&run) >= 3);
-    send("HUP", &process);
+    wait_until(|| "it trains", || last_step(&run) >= 3);
+    send("HUP", process.id());
     let before = last_step(&run);
-    wait_until("it goes on", || last_step(&run) >= before + 5);
-    send("TERM", &process);
+    wait_until(|| "it goes on", || last_step(&run) >= before + 5);
+    send("TERM", process.id());
     assert_eq!(
         process.wait_with_output().unwrap().status.code(),
         Some(STOPPED)
@@ -154,68 +133,51 @@ fn a_hangup_that_was_ignored_ends_nothing_and_a_run_that_is_over_cannot_be_asked
 
 #[test]
 fn a_cluster_loses_no_step_when_its_learner_or_its_controller_is_asked_to_end() {
-    let dir = tempfile::tempdir().unwrap();
-    let Some(model) = tiny_model(dir.path()) else {
+    let mut nodes = NODES.to_vec();
+    nodes.push(("s2", "sampler"));
+    let Some(mut cluster) = Cluster::new(without_checkpoints, &nodes) else {
         return;
     };
-    let config = dir.path().join("c.toml");
-    std::fs::write(&config, without_checkpoints(&model)).unwrap();
-    let alone = output(dir.path(), &["run", "c.toml"]);
-    assert!(alone.status.success());
-    let alone = Results::read(&dir.path().join("runs/small")).unwrap();
-
-    let program = Path::new(env!("CARGO_BIN_EXE_swirl"));
-    let folder = dir.path().join("cluster");
-    let mut stage = Stage::new(program, &folder, &config, Hosts::new()).unwrap();
-    for (name, role) in [
-        ("s1", "sampler"),
-        ("s2", "sampler"),
-        ("t1", "tool"),
-        ("j1", "judge"),
-        ("l1", "learner"),
-    ] {
-        stage.add(name, role).unwrap();
-    }
-    stage.start_all().unwrap();
-    let run = stage.run_folder();
-    wait_until("it trains", || last_step(&run) >= 5);
+    let alone = Results::read(&cluster.run_alone()).unwrap();
+    cluster.stage.start_all().unwrap();
+    let run = cluster.stage.run_folder();
+    wait_until(|| "it trains", || last_step(&run) >= 5);
 
     // The only learner: the controller has a checkpoint before it goes.
-    let code = stage.end("l1", "TERM", LIMIT).unwrap();
-    assert_eq!(code, Some(STOPPED), "{}", stage.tail("l1"));
+    let code = cluster.stage.end("l1", "TERM", LIMIT).unwrap();
+    assert_eq!(code, Some(STOPPED), "{}", cluster.stage.tail("l1"));
     let kept = (5..=STEPS).rev().find(|step| has_checkpoint(&run, *step));
     let kept = kept.expect("a checkpoint was written");
     // The report of the step that the checkpoint is of may come after it.
     let made = last_step(&run).max(kept);
     assert!(made - kept <= 2, "{made} steps, and a checkpoint of {kept}");
-    stage.start("l1").unwrap();
-    wait_until("it goes on", || last_step(&run) >= made + 5);
+    cluster.stage.start("l1").unwrap();
+    wait_until(|| "it goes on", || last_step(&run) >= made + 5);
     assert!(!steps(&run).windows(2).any(|pair| pair[1] != pair[0] + 1));
 
     // A sampler, by an operator.
-    let drained = output(&folder, &["drain", "runs/small", "s2"]);
+    let drained = cluster.ask(&["drain", "runs/small", "s2"]);
     assert!(drained.status.success(), "{}", said(&drained));
-    assert_eq!(stage.left("s2", LIMIT).unwrap(), Some(0));
-    assert!(stage.log("s2").contains("this node was drained"));
-    let unknown = output(&folder, &["drain", "runs/small", "s7"]);
+    assert_eq!(cluster.stage.left("s2", LIMIT).unwrap(), Some(0));
+    assert!(cluster.stage.log("s2").contains("this node was drained"));
+    let unknown = cluster.ask(&["drain", "runs/small", "s7"]);
     assert_eq!(unknown.status.code(), Some(2));
     assert!(said(&unknown).contains("these are: "), "{}", said(&unknown));
 
     // The controller; the nodes wait for it.
     let before = last_step(&run);
-    wait_until("it goes on", || last_step(&run) >= before + 5);
-    let code = stage.end(HEAD, "TERM", LIMIT).unwrap();
-    assert_eq!(code, Some(STOPPED), "{}", stage.tail(HEAD));
+    wait_until(|| "it goes on", || last_step(&run) >= before + 5);
+    let code = cluster.stage.end(HEAD, "TERM", LIMIT).unwrap();
+    assert_eq!(code, Some(STOPPED), "{}", cluster.stage.tail(HEAD));
     let reached = last_step(&run);
     assert!(has_checkpoint(&run, reached), "{reached}");
-    stage.start_head().unwrap();
-    wait_until("it goes on", || last_step(&run) > reached);
-    stage.finish(LIMIT).unwrap();
+    cluster.stage.start_head().unwrap();
+    wait_until(|| "it goes on", || last_step(&run) > reached);
+    cluster.stage.finish(LIMIT).unwrap();
     assert_eq!(
         steps(&run),
         (1..=STEPS).collect::<Vec<_>>(),
         "each step once"
     );
-    let found = Results::read(&run).unwrap();
-    println!("{}", alone.compare(&found, &model).unwrap());
+    cluster.compare(&alone);
 }

@@ -1,33 +1,11 @@
 //! `swirl launch`: nodes that a shell starts in the place of ssh, and nodes that a real sshd starts.
 
-use crate::support::{output, small_run, swirl, tiny_model};
+use crate::support::{output, said, send, small_run, swirl, tiny_model, two_ports, wait_until};
 use e2e::chaos::STOPPED;
 use e2e::results::Results;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
-
-const LIMIT: Duration = Duration::from_secs(300);
-
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < LIMIT, "{what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-/// A UDP port that is free, and so is the next.
-fn two_ports() -> u16 {
-    let bind = |port| UdpSocket::bind(("127.0.0.1", port));
-    loop {
-        let port = bind(0).unwrap().local_addr().unwrap().port();
-        if port < u16::MAX && bind(port).is_ok() && bind(port + 1).is_ok() {
-            return port;
-        }
-    }
-}
+use std::process::{Child, Command, Stdio};
 
 /// A shell in the place of ssh, on every host but `gone`.
 const SHELL: [&str; 3] = ["sh", "-c", "test $0 != gone && exec bash -s"];
@@ -67,12 +45,6 @@ fn log(folder: &Path) -> String {
     std::fs::read_to_string(folder.join("launch.log")).unwrap_or_default()
 }
 
-fn send(signal: &str, id: u32) {
-    let words = [format!("-{signal}"), id.to_string()];
-    let sent = Command::new("kill").args(words).status();
-    assert!(sent.unwrap().success());
-}
-
 /// Processes whose command line names a folder, zombies aside: nodes and controllers of a test.
 fn alive(folder: &Path) -> Vec<(u32, String)> {
     let name = folder.display().to_string();
@@ -89,10 +61,6 @@ fn alive(folder: &Path) -> Vec<(u32, String)> {
         }
     }
     found
-}
-
-fn said(out: &Output) -> String {
-    String::from_utf8_lossy(&out.stderr).into_owned()
 }
 
 fn write(folder: &Path, hosts: &str, config: &str) {
@@ -122,9 +90,10 @@ fn a_host_that_is_away_does_not_end_a_run_that_can_do_without_it() {
             &small_run(&model),
         );
         let mut process = launch(&folder);
-        wait_until(&format!("{controller}: it ends"), || {
-            process.try_wait().unwrap().is_some()
-        });
+        wait_until(
+            || format!("{controller}: it ends"),
+            || process.try_wait().unwrap().is_some(),
+        );
         let text = log(&folder);
         assert!(process.wait().unwrap().success(), "{controller}: {text}");
         assert!(text.contains("Node s2 ended"), "{text}");
@@ -153,7 +122,7 @@ fn a_run_whose_nodes_cannot_be_had_is_given_up_and_leaves_nothing_behind() {
         text.contains("only 0 of 1 nodes with the role sampler") && text.contains("give_up_after"),
         "{text}"
     );
-    wait_until("nothing is left", || alive(dir.path()).is_empty());
+    wait_until(|| "nothing is left", || alive(dir.path()).is_empty());
 }
 
 #[test]
@@ -178,16 +147,17 @@ fn whatever_ends_a_launch_leaves_nothing_behind() {
         let mut process = launch(&folder);
         let joined = |text: &str| text.matches("Joined the run.").count();
         wait_until(
-            &format!("{signal}: two nodes join: {}", log(&folder)),
+            || format!("{signal}: two nodes join: {}", log(&folder)),
             || joined(&log(&folder)) >= 2,
         );
         // The controller and two nodes.
         let running = alive(&folder);
         assert_eq!(running.len(), 3, "{running:?}");
         send(signal, process.id());
-        wait_until(&format!("{signal}: it ends"), || {
-            process.try_wait().unwrap().is_some()
-        });
+        wait_until(
+            || format!("{signal}: it ends"),
+            || process.try_wait().unwrap().is_some(),
+        );
         let code = process.wait().unwrap().code();
         if signal == "KILL" {
             assert_eq!(code, None);
@@ -195,9 +165,10 @@ fn whatever_ends_a_launch_leaves_nothing_behind() {
             assert_eq!(code, Some(STOPPED), "{signal}: {}", log(&folder));
             assert_eq!(alive(&folder), [], "{signal}: it waited for them");
         }
-        wait_until(&format!("{signal}: nothing is left"), || {
-            alive(&folder).is_empty()
-        });
+        wait_until(
+            || format!("{signal}: nothing is left"),
+            || alive(&folder).is_empty(),
+        );
     }
 }
 
@@ -228,12 +199,12 @@ fn a_controller_that_is_told_to_end_ends_the_launch_and_one_that_is_killed_is_st
             .find(is_head)
             .map(|(id, _)| id)
     };
-    wait_until("the node joins", || joined(1));
+    wait_until(|| "the node joins", || joined(1));
     send("KILL", head().unwrap());
-    wait_until("the node joins the next controller", || joined(2));
+    wait_until(|| "the node joins the next controller", || joined(2));
     assert!(log(dir.path()).contains("is started again"));
     send("TERM", head().unwrap());
-    wait_until("it ends", || process.try_wait().unwrap().is_some());
+    wait_until(|| "it ends", || process.try_wait().unwrap().is_some());
     assert_eq!(
         process.wait().unwrap().code(),
         Some(STOPPED),
@@ -322,10 +293,12 @@ impl Sshd {
         self.process = Some(command.stdin(Stdio::null()).spawn().unwrap());
         let port = self.port;
         wait_until(
-            &format!(
-                "sshd listens: {}",
-                std::fs::read_to_string(&log).unwrap_or_default()
-            ),
+            || {
+                format!(
+                    "sshd listens: {}",
+                    std::fs::read_to_string(&log).unwrap_or_default()
+                )
+            },
             || TcpStream::connect((ADDRESS, port)).is_ok(),
         );
     }
@@ -416,7 +389,7 @@ fn over_a_real_sshd_a_run_survives_its_loss_and_leaves_nothing_behind() {
     write(&folder, &hosts(&folder, &ssh, HERE, &nodes), &longer);
     let mut process = launch(&folder);
     let has = |text: &str, count: usize| log(&folder).matches(text).count() >= count;
-    wait_until("three nodes join", || has("Joined the run.", 3));
+    wait_until(|| "three nodes join", || has("Joined the run.", 3));
     let ended = |process: &mut Child| process.try_wait().unwrap();
     assert_eq!(ended(&mut process), None, "{}", log(&folder));
     let environ = |line: &str| {
@@ -431,9 +404,10 @@ fn over_a_real_sshd_a_run_survives_its_loss_and_leaves_nothing_behind() {
             .into_iter()
             .filter(|(_, l)| l.contains(" node "))
     };
-    wait_until("the nodes end with their connections", || {
-        nodes().count() == 0
-    });
+    wait_until(
+        || "the nodes end with their connections",
+        || nodes().count() == 0,
+    );
     assert_eq!(
         ended(&mut process),
         None,
@@ -441,21 +415,21 @@ fn over_a_real_sshd_a_run_survives_its_loss_and_leaves_nothing_behind() {
         log(&folder)
     );
     sshd.up();
-    wait_until("they are back", || has("Joined the run.", 6));
+    wait_until(|| "they are back", || has("Joined the run.", 6));
     send("TERM", process.id());
-    wait_until("it ends", || ended(&mut process).is_some());
+    wait_until(|| "it ends", || ended(&mut process).is_some());
     assert_eq!(
         process.wait().unwrap().code(),
         Some(STOPPED),
         "{}",
         log(&folder)
     );
-    wait_until("nothing is left", || alive(&folder).is_empty());
+    wait_until(|| "nothing is left", || alive(&folder).is_empty());
 
     let mut process = launch(&folder);
-    wait_until("it goes on to its end", || ended(&mut process).is_some());
+    wait_until(|| "it goes on to its end", || ended(&mut process).is_some());
     assert!(process.wait().unwrap().success(), "{}", log(&folder));
-    wait_until("nothing is left", || alive(&folder).is_empty());
+    wait_until(|| "nothing is left", || alive(&folder).is_empty());
     let found = Results::read(&folder.join("runs/small"));
     found.unwrap();
 }

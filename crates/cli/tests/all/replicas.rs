@@ -2,15 +2,11 @@
 //! one that others cannot dial; and learners that keep shares of the optimizer's state, of which one is
 //! killed.
 
-use crate::support::{output, small_run, tiny_model};
-use e2e::hosts::Hosts;
+use crate::support::{Cluster, LIMIT, NODES, small_run, wait_until};
 use e2e::results::Results;
 use e2e::stage::{HEAD, Stage};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
-
-const LIMIT: Duration = Duration::from_secs(120);
 
 /// How far losses of the same step may be apart where sums are rounded otherwise.
 const NOISE: f64 = 1e-4;
@@ -35,11 +31,8 @@ fn curve(run: &Path, value: &str) -> Vec<f64> {
 fn next_step(stage: &Stage) -> Duration {
     let steps = || curve(&stage.run_folder(), "loss").len();
     let (before, began) = (steps(), Instant::now());
-    while steps() <= before {
-        let log = stage.tail(HEAD);
-        assert!(began.elapsed() < LIMIT, "no step is made:\n{log}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let what = || format!("no step is made:\n{}", stage.tail(HEAD));
+    wait_until(what, || steps() > before);
     began.elapsed()
 }
 
@@ -56,76 +49,58 @@ fn groups(stage: &Stage, size: usize) -> usize {
 }
 
 fn wait_for_group(stage: &Stage, size: usize, seen: usize) {
-    let began = Instant::now();
-    while groups(stage, size) <= seen {
-        let log = stage.tail(HEAD);
-        assert!(began.elapsed() < LIMIT, "no group of {size}:\n{log}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let what = || format!("no group of {size}:\n{}", stage.tail(HEAD));
+    wait_until(what, || groups(stage, size) > seen);
 }
 
 /// A training of one learner, and the same on three nodes.
 struct Training {
-    model: PathBuf,
     alone: (Results, Vec<f64>),
-    stage: Stage,
-    _dir: TempDir,
+    cluster: Cluster,
 }
 
 impl Training {
     /// Trains alone, and begins on three nodes; `None` without a model to train.
     fn begin(checkpoint_every: u32, settings: &str) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let model = tiny_model(dir.path())?;
-        let config = dir.path().join("c.toml");
-        let longer = small_run(&model).replace(
-            "steps = 4\nbatch = 2\ncheckpoint_every = 2",
-            &format!("steps = {STEPS}\nbatch = 4\ncheckpoint_every = {checkpoint_every}"),
-        );
-        let section = "[warm_start.learner]";
-        let longer = longer.replace(section, &format!("{section}\n{settings}"));
-        std::fs::write(&config, longer).unwrap();
-        let alone = output(dir.path(), &["run", "c.toml"]);
-        assert!(alone.status.success());
-        let run = dir.path().join("runs/small");
+        let longer = |model: &Path| {
+            let section = "[warm_start.learner]";
+            small_run(model)
+                .replace(
+                    "steps = 4\nbatch = 2\ncheckpoint_every = 2",
+                    &format!("steps = {STEPS}\nbatch = 4\ncheckpoint_every = {checkpoint_every}"),
+                )
+                .replace(section, &format!("{section}\n{settings}"))
+        };
+        let mut nodes = NODES.to_vec();
+        nodes.extend([("l2", "learner"), ("l3", "learner")]);
+        let mut cluster = Cluster::new(longer, &nodes)?;
+        let run = cluster.run_alone();
         let alone = (Results::read(&run).unwrap(), curve(&run, "loss"));
-
-        let program = Path::new(env!("CARGO_BIN_EXE_swirl"));
-        let folder = dir.path().join("cluster");
-        let mut stage = Stage::new(program, &folder, &config, Hosts::new()).unwrap();
-        for (name, role) in [("s1", "sampler"), ("t1", "tool"), ("j1", "judge")] {
-            stage.add(name, role).unwrap();
-        }
-        for name in ["l1", "l2", "l3"] {
-            stage.add(name, "learner").unwrap();
-        }
-        stage.start_all().unwrap();
-        wait_for_group(&stage, 3, 0);
-        next_step(&stage);
-        Some(Self {
-            model,
-            alone,
-            stage,
-            _dir: dir,
-        })
+        cluster.stage.start_all().unwrap();
+        wait_for_group(&cluster.stage, 3, 0);
+        next_step(&cluster.stage);
+        Some(Self { alone, cluster })
     }
 
     /// How often groups of two and of three have formed.
     fn seen(&self) -> (usize, usize) {
-        (groups(&self.stage, 2), groups(&self.stage, 3))
+        (
+            groups(&self.cluster.stage, 2),
+            groups(&self.cluster.stage, 3),
+        )
     }
 
     /// To its end, which is that of the training alone, by steps of two and of three.
     fn finish(&mut self) {
-        let steps = curve(&self.stage.run_folder(), "loss").len();
+        let steps = curve(&self.cluster.stage.run_folder(), "loss").len();
         assert!(
             steps < STEPS,
             "the run was faster than its faults: make it longer"
         );
-        self.stage.finish(LIMIT).unwrap();
-        let run = self.stage.run_folder();
+        self.cluster.stage.finish(LIMIT).unwrap();
+        let run = self.cluster.stage.run_folder();
         let found = Results::read(&run).unwrap();
-        let apart = self.alone.0.apart(&found, &self.model).unwrap();
+        let apart = self.alone.0.apart(&found, &self.cluster.model).unwrap();
         println!("of their training, models are apart: {apart:?}");
         assert!(apart[ARM] <= NOISE, "{apart:?}");
         let losses = curve(&run, "loss");
@@ -148,7 +123,7 @@ fn learners_that_are_lost_and_come_back_train_as_one_does() {
     };
     // In mid sum: the others cannot end a step without it, and are killed from by then.
     let seen = training.seen();
-    let stage = &mut training.stage;
+    let stage = &mut training.cluster.stage;
     stage.signal("l2", "STOP").unwrap();
     std::thread::sleep(Duration::from_millis(500));
     stage.kill("l2").unwrap();
@@ -163,7 +138,7 @@ fn learners_that_are_lost_and_come_back_train_as_one_does() {
 
     if stage.hosts().are_apart() {
         let seen = training.seen();
-        let stage = &mut training.stage;
+        let stage = &mut training.cluster.stage;
         stage.hosts().set_link("l1", false).unwrap();
         wait_for_group(stage, 2, seen.0);
         next_step(stage);
@@ -171,7 +146,7 @@ fn learners_that_are_lost_and_come_back_train_as_one_does() {
         wait_for_group(stage, 3, seen.1);
     }
     training.finish();
-    let compared = curve(&training.stage.run_folder(), "replicas_compared");
+    let compared = curve(&training.cluster.stage.run_folder(), "replicas_compared");
     let compared = compared.iter().filter(|compared| **compared == 1.0).count();
     assert!(
         compared > STEPS / 2,
@@ -186,17 +161,14 @@ fn a_learner_that_others_cannot_dial_is_left_out() {
         return;
     };
     let seen = training.seen();
-    let stage = &mut training.stage;
+    let stage = &mut training.cluster.stage;
     stage.kill("l2").unwrap();
     wait_for_group(stage, 2, seen.0);
     stage.start_with("l2", "--address 192.0.2.1").unwrap();
     let began = Instant::now();
     let said = "The other learners cannot meet one";
-    while stage.count(HEAD, said) == 0 {
-        let log = stage.tail(HEAD);
-        assert!(began.elapsed() < LIMIT, "nobody is left out:\n{log}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let what = || format!("nobody is left out:\n{}", stage.tail(HEAD));
+    wait_until(what, || stage.count(HEAD, said) > 0);
     next_step(stage);
     println!(
         "it is left out after {:.1} s",
@@ -215,13 +187,11 @@ fn learners_that_keep_shares_go_on_from_a_checkpoint() {
     let Some(mut training) = Training::begin(20, "shard_optimizer = true") else {
         return;
     };
-    let began = Instant::now();
-    while curve(&training.stage.run_folder(), "loss").len() < 30 {
-        assert!(began.elapsed() < LIMIT, "30 steps are not made");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let run = training.cluster.stage.run_folder();
+    let what = || "30 steps are not made";
+    wait_until(what, || curve(&run, "loss").len() >= 30);
     let seen = training.seen();
-    let stage = &mut training.stage;
+    let stage = &mut training.cluster.stage;
     stage.kill("l2").unwrap();
     wait_for_group(stage, 2, seen.0);
     stage.start("l2").unwrap();
