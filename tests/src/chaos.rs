@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 /// No recovery takes as long.
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// Nor does it take as long to leave out a process whose device hangs, and to take it in again.
+const HANG_LIMIT: Duration = Duration::from_secs(300);
+
 /// How long a link is cut.
 const CUT: Duration = Duration::from_secs(10);
 
@@ -28,6 +31,10 @@ pub enum Fault {
     AddFarAway,
     /// SIGTERM: it leaves.
     Leave,
+    /// It stays connected, and its device hangs until it is left out.
+    Hang,
+    /// The same again, in the same process: the controller has that end, and it is started again.
+    HangAgain,
 }
 
 impl fmt::Display for Fault {
@@ -39,6 +46,10 @@ impl fmt::Display for Fault {
             Self::Slow => "stopped 3/4 of the time for 10 s",
             Self::Add => "added",
             Self::Leave => "told to leave (SIGTERM)",
+            Self::Hang => "its device hangs until it is left out",
+            Self::HangAgain => {
+                "its device hangs again: its process ends (75), and is started again"
+            }
             Self::AddFarAway => "added, 20 ms away each way, 1 % of packets lost",
         })
     }
@@ -58,8 +69,14 @@ pub struct Recovery {
     pub back: Option<Duration>,
 }
 
+/// The controller's word for learners that train side by side.
+const GROUP: &str = "A group of learners stands.";
+
 /// Exit code of whoever was asked to end.
 pub const STOPPED: i32 = 3;
+
+/// Exit code of a node that is to be started again.
+const SICK: i32 = 75;
 
 /// Disturbs a process and waits until it works again.
 ///
@@ -74,6 +91,9 @@ pub fn disturb(
     let lost = format!("A node is lost. node={name} ");
     let works = format!("An engine of another node joins. role={role} node={name}");
     let (seen_lost, seen_works) = (stage.count(HEAD, &lost), stage.count(HEAD, &works));
+    if role == "learner" && matches!(fault, Fault::Hang | Fault::HangAgain) {
+        join_group(stage, name)?;
+    }
     let began = Instant::now();
     let mut noticed = None;
     let mut possible = began;
@@ -120,6 +140,33 @@ pub fn disturb(
             let code = stage.left(name, LIMIT)?;
             ensure!(code == Some(STOPPED), "{name} left with {code:?}");
         }
+        Fault::Hang | Fault::HangAgain => {
+            let is_left_out = |line: &str| says_left_out(line, role, name);
+            let is_back = |line: &str| says_back(line, role, name);
+            let seen_out = stage.count_lines(HEAD, is_left_out);
+            let seen_back = stage.count_lines(HEAD, is_back);
+            let hang = stage.hang(name)?;
+            let what = format!("that {name} is left out");
+            stage.wait_for_lines(HEAD, &what, is_left_out, seen_out, HANG_LIMIT)?;
+            noticed = Some(began.elapsed());
+            if fault == Fault::HangAgain {
+                let code = stage.left(name, HANG_LIMIT)?;
+                ensure!(code == Some(SICK), "{name} ended with {code:?}");
+            }
+            possible = Instant::now();
+            hang.end()?;
+            if fault == Fault::HangAgain {
+                stage.start(name)?;
+            }
+            let what = format!("that {name} works again");
+            stage.wait_for_lines(HEAD, &what, is_back, seen_back, HANG_LIMIT)?;
+            // A process that is told to end is lost by then.
+            ensure!(
+                fault == Fault::HangAgain || stage.count(HEAD, &lost) == seen_lost,
+                "{name} hung, and was taken for lost:\n{}",
+                stage.tail(HEAD)
+            );
+        }
         Fault::Add | Fault::AddFarAway => {
             stage.start(name)?;
             stage.wait_for(HEAD, &works, seen_works, LIMIT)?;
@@ -131,6 +178,53 @@ pub fn disturb(
         noticed,
         back: (!matches!(fault, Fault::Slow | Fault::Leave)).then(|| possible.elapsed()),
     })
+}
+
+/// Waits until a learner trains side by side with others.
+fn join_group(stage: &Stage, name: &str) -> Result<()> {
+    let end = Instant::now() + LIMIT;
+    loop {
+        let log = stage.log(HEAD);
+        let mut groups = log.lines().filter(|line| line.contains(GROUP));
+        if groups
+            .next_back()
+            .is_some_and(|line| says_back(line, "learner", name))
+        {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < end,
+            "{name} is in no group:\n{}",
+            stage.tail(HEAD)
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Whether a line of the controller's log leaves a node of a role out.
+fn says_left_out(line: &str, role: &str, name: &str) -> bool {
+    match role {
+        "learner" => line.contains(&format!("A learner does not answer; the others go on without it, and it is opened anew. node={name} ")),
+        _ => {
+            line.contains("A worker is quarantined for")
+                && line.contains(&format!("role={role} worker={name} "))
+        }
+    }
+}
+
+/// Whether a line of the controller's log has a node of a role work again that was left out: a learner,
+/// in a group with others.
+fn says_back(line: &str, role: &str, name: &str) -> bool {
+    match role {
+        "learner" => {
+            let (_, replicas) = line.split_once("replicas=\"").unwrap_or_default();
+            let members: Vec<&str> = replicas.trim_end_matches('"').split(", ").collect();
+            line.contains(GROUP) && members.len() > 1 && members.contains(&name)
+        }
+        _ => line.ends_with(&format!(
+            "A worker works again. role=\"{role}\" worker={name}"
+        )),
+    }
 }
 
 /// Kills the controller, starts it again on the same folder, and waits until a node of each of these
@@ -179,4 +273,43 @@ pub fn table(recoveries: &[Recovery]) -> String {
         text += &format!("| {role} | {fault} | {noticed} | {back} |\n");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_told_by_role_and_name() {
+        let out = [
+            "head 2026-01-01T00:00:00Z  WARN actors::vitals: A worker is quarantined for 10s. role=sampler worker=s1 reason=\"no answer\" times=1 cure=Reopen",
+            "head 2026-01-01T00:00:00Z  WARN actors::replicas: A learner does not answer; the others go on without it, and it is opened anew. node=l2 again_s=30",
+        ];
+        let back = [
+            "head 2026-01-01T00:00:00Z  INFO actors::pool: A worker works again. role=\"sampler\" worker=s1",
+            "head 2026-01-01T00:00:00Z  INFO actors::replicas: A group of learners stands. epoch=7 replicas=\"l1, l2\"",
+        ];
+        let alone = "A group of learners stands. epoch=8 replicas=\"l2\"";
+        for (place, (role, name)) in [("sampler", "s1"), ("learner", "l2")]
+            .into_iter()
+            .enumerate()
+        {
+            for (line, text) in out.iter().enumerate() {
+                assert_eq!(
+                    says_left_out(text, role, name),
+                    line == place,
+                    "{role}: {text}"
+                );
+            }
+            for (line, text) in back.iter().enumerate() {
+                assert_eq!(says_back(text, role, name), line == place, "{role}: {text}");
+            }
+            assert!(!says_left_out(out[place], role, "x9"));
+            assert!(!says_back(back[place], role, "x9"));
+        }
+        assert!(
+            !says_back(alone, "learner", "l2"),
+            "alone it is no group with others"
+        );
+    }
 }

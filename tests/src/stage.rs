@@ -1,5 +1,6 @@
 //! A cluster of real processes.
 
+use crate::hang::Hang;
 use crate::hosts::Hosts;
 use crate::relay;
 use anyhow::{Context, Result, bail, ensure};
@@ -235,6 +236,19 @@ impl Stage {
         Ok(())
     }
 
+    /// Has the device of a node hang, until what is returned is dropped.
+    ///
+    /// # Errors
+    /// When it is not running, or the system does not let its threads be held.
+    pub fn hang(&mut self, name: &str) -> Result<Hang> {
+        let process = self.node(name)?.process.as_ref();
+        Hang::of(
+            process
+                .with_context(|| format!("{name} is not running"))?
+                .id(),
+        )
+    }
+
     /// Asks a process to end, by a signal, and waits until it has; its exit code.
     ///
     /// # Errors
@@ -287,8 +301,24 @@ impl Stage {
     /// # Errors
     /// When that takes longer than `limit`, or the controller ended.
     pub fn wait_for(&mut self, name: &str, text: &str, seen: usize, limit: Duration) -> Result<()> {
+        let what = format!("{text:?}");
+        self.wait_for_lines(name, &what, |line| line.contains(text), seen, limit)
+    }
+
+    /// Waits until a process has logged more than `seen` lines of a kind, which `what` says in words.
+    ///
+    /// # Errors
+    /// When that takes longer than `limit`, or the controller ended.
+    pub fn wait_for_lines(
+        &mut self,
+        name: &str,
+        what: &str,
+        is_one: impl Fn(&str) -> bool,
+        seen: usize,
+        limit: Duration,
+    ) -> Result<()> {
         let end = Instant::now() + limit;
-        while self.count(name, text) <= seen {
+        while self.count_lines(name, &is_one) <= seen {
             if let Some(head) = &mut self.head
                 && let Some(status) = head.try_wait()?
             {
@@ -296,7 +326,7 @@ impl Stage {
             }
             if Instant::now() >= end {
                 bail!(
-                    "{name} did not log {text:?} within {} s:\n{}\nthe controller:\n{}",
+                    "{name} did not log {what} within {} s:\n{}\nthe controller:\n{}",
                     limit.as_secs(),
                     self.tail(name),
                     self.tail(HEAD)
@@ -307,9 +337,14 @@ impl Stage {
         Ok(())
     }
 
-    /// How often a process has logged `text`.
+    /// How many lines a process has logged that hold `text`.
     pub fn count(&self, name: &str, text: &str) -> usize {
-        self.log(name).matches(text).count()
+        self.count_lines(name, |line| line.contains(text))
+    }
+
+    /// How many lines of a kind a process has logged.
+    pub fn count_lines(&self, name: &str, is_one: impl Fn(&str) -> bool) -> usize {
+        self.log(name).lines().filter(|line| is_one(line)).count()
     }
 
     /// The end of a log.

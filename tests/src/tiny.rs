@@ -173,6 +173,15 @@ max_steps = 2
     )
 }
 
+/// The same, with a warm start that takes hours.
+pub fn endless_training(model: &Path) -> String {
+    let endless = "steps = 1000000\nbatch = 2\ncheckpoint_every = 50";
+    changed(
+        small_run(model),
+        &[("steps = 4\nbatch = 2\ncheckpoint_every = 2", endless)],
+    )
+}
+
 /// The same, long enough for a dozen faults in generation and half a dozen in training.
 pub fn longer_run(model: &Path) -> String {
     let longer = [
@@ -192,13 +201,21 @@ pub fn longer_run(model: &Path) -> String {
             "max_action_tokens = 6\ncheckpoint_every = 50\n",
         ),
     ];
-    longer
-        .into_iter()
-        .fold(small_run(model), |text, (short, long)| {
-            assert!(
-                text.contains(short),
-                "{short:?} is not in the configuration"
-            );
-            text.replace(short, long)
-        })
+    changed(small_run(model), &longer)
+}
+
+/// The same, with many more trajectories.
+pub fn endless_generation(model: &Path) -> String {
+    let endless = ("count = 3000\nseed = 2", "count = 50000\nseed = 2");
+    changed(longer_run(model), &[endless])
+}
+
+fn changed(text: String, changes: &[(&str, &str)]) -> String {
+    changes.iter().fold(text, |text, (before, after)| {
+        assert!(
+            text.contains(before),
+            "{before:?} is not in the configuration"
+        );
+        text.replace(before, after)
+    })
 }

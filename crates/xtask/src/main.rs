@@ -103,8 +103,8 @@ enum Command {
     },
     /// Run real processes on several hosts (network namespaces) and compare with one process
     E2e {
-        /// Kill every role in turn, cut links, slow and add nodes meanwhile; about a quarter of an
-        /// hour
+        /// Kill every role in turn, cut links, slow and add nodes meanwhile, and before it have devices
+        /// hang; about half an hour
         #[arg(long)]
         chaos: bool,
         /// Keep the run folders and logs here

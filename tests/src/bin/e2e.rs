@@ -8,7 +8,7 @@ use e2e::hosts::Hosts;
 use e2e::relay;
 use e2e::results::Results;
 use e2e::stage::{HEAD, Stage};
-use e2e::tiny::{longer_run, tiny_model};
+use e2e::tiny::{endless_generation, endless_training, longer_run, tiny_model};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -45,6 +45,10 @@ fn main() -> Result<()> {
     std::fs::write(&config, longer_run(&model))?;
     let program = arguments.swirl.canonicalize()?;
 
+    if arguments.chaos {
+        let felt = sick(&program, &folder, &model)?;
+        println!("sick nodes:\n\n{}", chaos::table(&felt));
+    }
     let alone = alone(&program, &folder.join("alone"), &config)?;
     println!("one process: done");
     if !arguments.only_chaos {
@@ -99,6 +103,40 @@ fn cluster(
     let recoveries = faults(&mut stage)?;
     stage.finish(LIMIT)?;
     Ok((Results::read(&stage.run_folder())?, recoveries))
+}
+
+/// Nodes that stay connected and do not work: samplers while trajectories are made, learners while they
+/// train. What is wrong shows after minutes: these runs last for as long as it takes, and are ended then.
+fn sick(program: &Path, folder: &Path, model: &Path) -> Result<Vec<Recovery>> {
+    let mut felt = Vec::new();
+    let cases = [
+        ("sampler", "s2", endless_generation(model), "trajectories: "),
+        ("learner", "l2", endless_training(model), "warm_start: "),
+    ];
+    for (role, name, text, progress) in cases {
+        let config = folder.join(format!("sick-{role}.toml"));
+        std::fs::write(&config, text)?;
+        let at = folder.join(format!("sick-{role}"));
+        let mut stage = Stage::new(program, &at, &config, Hosts::new())?;
+        for (name, role) in [
+            ("s1", "sampler"),
+            ("s2", "sampler"),
+            ("t1", "tool"),
+            ("j1", "judge"),
+            ("l1", "learner"),
+            ("l2", "learner"),
+        ] {
+            stage.add(name, role)?;
+        }
+        stage.start_all()?;
+        for fault in [Fault::Hang, Fault::HangAgain] {
+            // By then it is known how long things take: the first of two lines may be of the beginning.
+            let seen = stage.count(HEAD, progress) + 1;
+            stage.wait_for(HEAD, progress, seen, LIMIT)?;
+            felt.push(disturb(&mut stage, name, role, fault)?);
+        }
+    }
+    Ok(felt)
 }
 
 fn storm(stage: &mut Stage) -> Result<Vec<Recovery>> {
