@@ -5,6 +5,7 @@
 //! - [`launching`]: which nodes a launcher starts when, and when too few can be had.
 //! - [`ledger`]: which rollout item is unleased, leased, done or failed.
 //! - [`membership`]: which nodes belong to the run.
+//! - [`openings`]: how long learners may take to open, and which process hangs.
 //! - [`outage`]: whether a service can be asked, and how long callers wait while it is away.
 //! - [`pace`]: how long a call may take, by the pace at which workers were seen to work.
 //! - [`phases`]: which phase of a run comes next, and whether a stopped run may be continued.
@@ -22,6 +23,7 @@ pub mod backoff;
 pub mod launching;
 pub mod ledger;
 pub mod membership;
+pub mod openings;
 pub mod outage;
 pub mod pace;
 pub mod phases;

@@ -24,6 +24,10 @@ pub(crate) struct Account {
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     step_ms: u64,
+    /// More for each learner but the first that falls ill within a step.
+    finding_ms: u64,
+    /// Time that a step takes when all are well.
+    pace_ms: u64,
     return_ms: u64,
     /// Whether every learner may take part.
     have_all_a_place: bool,
@@ -58,6 +62,8 @@ struct Books {
     begun_ms: BTreeMap<u64, u64>,
     made_ms: BTreeMap<u64, u64>,
     longest_step_ms: u64,
+    /// When learners fell ill that may not have been found out by the step before.
+    falls_ms: Vec<u64>,
     /// Learners that take no part, and since when.
     absent: BTreeMap<NodeName, u64>,
     takers: BTreeSet<NodeName>,
@@ -75,6 +81,8 @@ impl Account {
     pub(crate) fn new(scenario: &Scenario) -> Self {
         let bounds = || Bounds {
             step_ms: scenario.longest_step_ms(),
+            finding_ms: scenario.finding_ms(),
+            pace_ms: scenario.pace_ms(),
             return_ms: scenario.return_ms(),
             have_all_a_place: scenario.replicas >= scenario.machines.len(),
         };
@@ -218,7 +226,9 @@ impl Account {
 
     /// These learners are ill.
     pub(crate) fn falls_ill(&self, who: &[NodeName]) {
+        let now = self.now_ms();
         let mut books = self.books();
+        books.falls_ms.push(now);
         books
             .ailing
             .extend(who.iter().map(|name| (name.clone(), None)));
@@ -276,11 +286,16 @@ impl Account {
         let begun = books.begun_ms.remove(&step).unwrap_or(made);
         let took = made.saturating_sub(begun);
         books.longest_step_ms = books.longest_step_ms.max(took);
+        let ill = books.falls_ms.iter().filter(|at| **at < made).count();
+        // Whoever has done its part by then is found out in the next step.
+        let done = made.saturating_sub(bounds.pace_ms);
+        books.falls_ms.retain(|at| *at >= done);
         drop(books);
-        if took > bounds.step_ms {
+        let others = ill.saturating_sub(1) as u64;
+        let bound = bounds.step_ms + others * bounds.finding_ms;
+        if took > bound {
             let how = format_args!(
-                "step {step} took {took} ms, and {} is the bound",
-                bounds.step_ms
+                "step {step} took {took} ms, and {bound} is the bound where {ill} fall ill"
             );
             self.breaks("SI-13", how);
         }
@@ -511,6 +526,41 @@ mod tests {
         assert!(breaks(&account).is_empty());
         account.left_out(&left_out);
         assert_eq!(breaks(&account), ["SI-11"]);
+    }
+
+    /// Who falls ill when the one before is found out costs a step the time of another one.
+    #[tokio::test(start_paused = true)]
+    async fn si_13_each_that_falls_ill_in_a_step_may_cost_one_limit() {
+        let scenario = Scenario::of(1).grey(crate::Ailment::Hangs);
+        let least = Duration::from_millis(scenario.longest_step_ms());
+        let more = Duration::from_millis(scenario.finding_ms());
+        let instant = Duration::from_millis(1);
+        for (ill, most) in [
+            (0, least),
+            (1, least),
+            (2, least + more),
+            (3, least + 2 * more),
+        ] {
+            for (took, broken) in [(most, &[][..]), (most + instant, &["SI-13"])] {
+                let account = Account::new(&scenario);
+                let (one, step) = (node("one"), 1);
+                // The step before: whoever fell ill by then is no reason.
+                account.falls_ill(std::slice::from_ref(&one));
+                tokio::time::sleep(Duration::from_millis(scenario.pace_ms() + 1)).await;
+                account.epoch_handed_out(1);
+                account.step_made(&one, 1, step, 2);
+                account.step_taken(Some(1), step);
+                account.step_begun(step + 1);
+                tokio::time::sleep(instant).await;
+                for _ in 0..ill {
+                    account.falls_ill(std::slice::from_ref(&one));
+                }
+                tokio::time::sleep(took - instant).await;
+                account.step_made(&one, 1, step + 1, 2);
+                account.step_taken(Some(1), step + 1);
+                assert_eq!(breaks(&account), broken, "{ill} {took:?}");
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,7 +32,7 @@
 //! Where nothing goes wrong but that learners are half there ([`Ailment`]), also:
 //!
 //! - **SI-13 (a step takes its time).** No step takes longer than three times what it takes when all are
-//!   well, and the time that it takes to find out who is not.
+//!   well, and, for each learner that falls ill within it, the time that it takes to find that out.
 //! - **SI-14 (the sick are left out).** No learner that is well is left out for longer than those that
 //!   are not, nor for longer than it takes to be let in again.
 //! - **SI-15 (they come back).** A learner that has recovered takes part again.

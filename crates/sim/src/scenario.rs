@@ -227,23 +227,33 @@ impl Scenario {
         }
     }
 
-    /// Longest time that a step may take once it is known how long steps take, when learners are half
-    /// there and nothing else goes wrong (SI-13), in milliseconds.
+    /// Longest time that a step may take in which a learner falls ill, once it is known how long steps
+    /// take and when nothing else goes wrong (SI-13), in milliseconds.
     pub(crate) fn longest_step_ms(&self) -> u64 {
-        let well = self.step_ms * 3 / 2;
-        // One that is slow is waited for within the limit.
-        let pace = match self.ailment {
-            Some(Ailment::Slow) => 3 * well + LIMIT_FLOOR_MS,
-            _ => well,
-        };
-        let limit = 3 * pace + LIMIT_FLOOR_MS;
+        let meetings = 4 * MEETING_MS;
+        self.finding_ms() + self.pace_ms() + meetings + self.opening_ms()
+    }
+
+    /// Time until it is known who is ill: the limit of the step, and that of the question how far each
+    /// is. Another one that falls ill later in the same step takes as long again. In milliseconds.
+    pub(crate) fn finding_ms(&self) -> u64 {
+        let limit = 3 * self.pace_ms() + LIMIT_FLOOR_MS;
         // Nobody is known to be at fault at first, and the limit doubles.
         let tries = match self.ailment {
             Some(Ailment::Stalls) => 4,
             _ => 1,
         };
-        let meetings = 4 * MEETING_MS;
-        (tries + 1) * limit + pace + meetings + self.opening_ms()
+        (tries + 1) * limit
+    }
+
+    /// Time that a step takes when all are well, or slow and within their limit, in milliseconds.
+    pub(crate) fn pace_ms(&self) -> u64 {
+        let well = self.step_ms * 3 / 2;
+        // One that is slow is waited for within the limit.
+        match self.ailment {
+            Some(Ailment::Slow) => 3 * well + LIMIT_FLOOR_MS,
+            _ => well,
+        }
     }
 
     /// Longest time until a learner takes part that may, in milliseconds: others are let in

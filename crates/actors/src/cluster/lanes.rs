@@ -1,6 +1,6 @@
 //! What arrives at the controller: connections of nodes, one for each lane, and what is said on them.
 
-use super::{Cluster, HEARTBEAT, Node, PROMPT, end_engines, end_node};
+use super::{Cluster, HEARTBEAT, Node, PROMPT, end_node};
 use crate::remote::method;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -92,6 +92,7 @@ impl Cluster {
         }
         let joined = state.membership.join(joining, now);
         let Joined { id, replaced } = joined.map_err(|refusal| refusal.to_string())?;
+        state.openings.joined(&(peer.name.clone(), join.boot));
         let node = Node {
             control,
             data: None,
@@ -104,6 +105,8 @@ impl Cluster {
             arrived: BTreeSet::new(),
             opened_in: None,
             equipping: Arc::default(),
+            equipping_since: None,
+            is_ending: false,
         };
         state.nodes.insert(id, node);
         self.0.spreading.enter(id, name, address);
@@ -117,8 +120,8 @@ impl Cluster {
             match replaced.is_same_process {
                 true => end_node(&old, "the node joined again"),
                 false => {
-                    end_engines(&old, REPLACED);
                     self.learner_lost();
+                    // Its lanes end after that: it would take their end for a loss, and join again.
                     tokio::spawn(end_process(old, method::EXPEL, REPLACED));
                 }
             }

@@ -29,9 +29,10 @@ use crate::remote::{Blobs, CheckpointHook, Loan, RemoteEngine, SpreadPlan, Sprea
 use crate::stopping::Saving;
 use async_trait::async_trait;
 use control::membership::{Member, Membership, MembershipConfig, NodeId};
+use control::openings::Openings;
 use control::quarantine::Remedy;
 use control::readmission::Readmission;
-use control::replicas::{Cause, Pace};
+use control::replicas::Cause;
 use proto::{NodeName, Role, RunId};
 use ractor::ActorRef;
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,9 +66,6 @@ const RENEW_TRIES: u32 = 3;
 
 /// Pause before a node that could not open its engines is asked again.
 const RETRY: Duration = Duration::from_secs(30);
-
-/// After so many times that its learner hung a process is told to end.
-const HANGS: u32 = 2;
 
 /// How long a learner that was lost may take to find back before a node that stands by takes its place.
 const TAKE_OVER: Duration = Duration::from_secs(10);
@@ -203,9 +201,14 @@ impl Engagement {
         self.cluster.is_ordered(arrival)
     }
 
-    /// How many learners are there or being opened.
+    /// Number of learners that are there or being opened.
     pub(crate) fn learners(&self) -> usize {
         self.cluster.learners()
+    }
+
+    /// The same without those that take much longer to open than others did.
+    pub(crate) fn awaited_learners(&self) -> usize {
+        self.cluster.awaited_learners()
     }
 
     /// The number of a group that is to be formed. What learners are opened with from now on is older
@@ -266,12 +269,8 @@ struct State {
     is_closed: bool,
     /// Learners that others could not go on with (CL-5).
     left_out: Readmission<NodeName>,
-    /// Number of times that the learner of a process hung.
-    hangs: BTreeMap<(NodeName, u64), u32>,
-    /// Time that nodes take to open a learner.
-    openings: Pace,
-    /// Processes that have opened one: what is large lies there.
-    openers: BTreeSet<(NodeName, u64)>,
+    /// Time that learners take to open, and whose process hangs.
+    openings: Openings,
 }
 
 struct Node {
@@ -294,6 +293,10 @@ struct Node {
     opened_in: Option<Duration>,
     /// One assignment at a time, so that none undoes a later one.
     equipping: Arc<tokio::sync::Mutex<()>>,
+    /// Since when the one that is under way lasts.
+    equipping_since: Option<Instant>,
+    /// It was told to end: the end of its connections is no loss.
+    is_ending: bool,
 }
 
 struct Engaged {
@@ -308,8 +311,6 @@ struct Engaged {
     /// No group of learners can go on, or there was none yet: what they are opened with is the newest
     /// there is.
     is_without_group: bool,
-    /// Time of each that has opened a learner since all were to begin again, in milliseconds.
-    reopened: Vec<u64>,
 }
 
 /// A node that trains, or is to.
@@ -342,9 +343,7 @@ impl Cluster {
                 engagements: 0,
                 is_closed: false,
                 left_out: Readmission::default(),
-                hangs: BTreeMap::new(),
-                openings: Pace::default(),
-                openers: BTreeSet::new(),
+                openings: Openings::default(),
             }),
             ordering: tokio::sync::Mutex::default(),
             saving: Saving::default(),
@@ -479,20 +478,32 @@ impl Cluster {
         }
     }
 
-    /// A node's connection broke. Once the run is over that is how sessions end.
+    /// A node's connection broke. Once the run is over, or it was told to end, that is how sessions end.
     fn lost(&self, id: NodeId, reason: &str) {
-        let is_closed = self.lock().is_closed;
+        let is_told = {
+            let state = self.lock();
+            let node = state.nodes.get(&id);
+            state.is_closed || node.is_some_and(|node| node.is_ending)
+        };
         if let Some(member) = self.end_session(id, reason) {
-            match is_closed {
+            match is_told {
                 true => tracing::info!(node = %member.name, reason, "A node is dismissed."),
                 false => tracing::warn!(node = %member.name, reason, "A node is lost."),
             }
         }
     }
 
+    /// A node is about to be told to end.
+    fn ends(&self, id: NodeId) {
+        if let Some(node) = self.lock().nodes.get_mut(&id) {
+            node.is_ending = true;
+        }
+    }
+
     /// A node says that it leaves.
     fn left(&self, id: NodeId) {
         if let Some(member) = self.end_session(id, "it leaves") {
+            self.lock().openings.left(&member.name);
             tracing::info!(node = %member.name, "A node leaves.");
         }
     }
@@ -512,14 +523,9 @@ impl Cluster {
     }
 }
 
-/// Closes what is left of a stay.
+/// Closes what is left of a stay: nothing that is under way counts any more.
 fn end_node(node: &Node, reason: &str) {
     node.control.close(reason);
-    end_engines(node, reason);
-}
-
-/// Closes what its engines are reached by: nothing that is under way counts any more.
-fn end_engines(node: &Node, reason: &str) {
     if let Some(data) = &node.data {
         data.close(reason);
     }

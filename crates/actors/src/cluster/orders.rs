@@ -2,15 +2,16 @@
 
 use super::lanes::end_process;
 use super::{
-    Arrival, Cluster, Engaged, HANGS, Learning, OPEN_LIMIT, Order, Orders, PROMPT, RENEW_LIMIT,
+    Arrival, Cluster, Engaged, Learning, Node, OPEN_LIMIT, Order, Orders, PROMPT, RENEW_LIMIT,
     RENEW_TRIES, RETRY, State, TAKE_OVER,
 };
 use crate::controller::ControllerMessage;
 use crate::ports::EngineError;
 use crate::remote::{RemoteEngine, method};
 use control::membership::{Member, Membership, NodeId};
+use control::openings::Process;
 use control::quarantine::Remedy;
-use control::replicas::{Cause, Pace};
+use control::replicas::Cause;
 use proto::cluster::{Assignment, EngineOrder, Opened};
 use proto::{NodeName, Role, codec};
 use ractor::ActorRef;
@@ -86,10 +87,8 @@ impl Cluster {
         let Some(member) = state.membership.get(id) else {
             return;
         };
-        let (name, process) = (member.name.clone(), (member.name.clone(), member.boot));
-        let hangs = state.hangs.entry(process).or_default();
-        *hangs += 1;
-        if *hangs < HANGS {
+        let name = member.name.clone();
+        if !state.openings.hung(&(name.clone(), member.boot)) {
             return;
         }
         state.membership.remove(id);
@@ -104,12 +103,11 @@ impl Cluster {
 
     /// Why a process is not let in: it did not hear that it is to end.
     pub(super) fn has_to_end(&self, process: &(NodeName, u64)) -> Option<&'static str> {
-        let hangs = self.lock().hangs.get(process).copied().unwrap_or(0);
-        (hangs >= HANGS).then_some(HUNG)
+        self.lock().openings.has_to_end(process).then_some(HUNG)
     }
 
     fn has_hung(&self, process: &(NodeName, u64)) -> bool {
-        self.lock().hangs.contains_key(process)
+        self.lock().openings.has_hung(process)
     }
 
     /// Gives the node of this name its orders again, if it is there.
@@ -127,23 +125,37 @@ impl Cluster {
         self.order(&mut state, id);
     }
 
-    /// How many learners are there or being opened.
+    /// Number of learners that are there or being opened.
     pub(super) fn learners(&self) -> usize {
+        self.count_learners(&mut self.lock(), |_| true)
+    }
+
+    /// The same without those that others do not wait for.
+    pub(super) fn awaited_learners(&self) -> usize {
         let mut state = self.lock();
-        let state = &mut *state;
+        let ordered = state.engaged.as_ref().map_or(0, |e| e.learners.len());
+        let wait = state.openings.wait_ms(ordered).map(Duration::from_millis);
+        let is_late = |node: &Node| {
+            let lasts = node.equipping_since.map(|since| since.elapsed());
+            lasts.is_some_and(|lasts| wait.is_some_and(|wait| lasts > wait))
+        };
+        self.count_learners(&mut state, |node| !is_late(node))
+    }
+
+    /// Of those whose node is there it counts some.
+    fn count_learners(&self, state: &mut State, is_counted: impl Fn(&Node) -> bool) -> usize {
         let Some(engaged) = &mut state.engaged else {
             return 0;
         };
         engaged.note_away(&state.membership);
-        let is_counted = |member: &Member| {
+        let members = state.membership.members();
+        let nodes = members.filter_map(|(id, member)| Some((member, state.nodes.get(&id)?)));
+        let counted = nodes.filter(|(member, node)| {
             let who = (member.name.clone(), member.boot);
-            engaged.learners.contains_key(&who)
-        };
-        let undecided = state.nodes.iter().filter(|(_, node)| node.is_undecided);
-        let others = undecided.filter_map(|(id, _)| state.membership.get(*id));
-        let others = others.filter(|member| !is_counted(member)).count();
-        let learners = engaged.learners.values();
-        learners.filter(|l| l.away.is_none()).count() + others
+            let learning = engaged.learners.get(&who);
+            is_counted(node) && learning.map_or(node.is_undecided, |l| l.away.is_none())
+        });
+        counted.count()
     }
 
     /// Whether an engine is what its node was last told to open as a learner.
@@ -172,7 +184,7 @@ impl Cluster {
             return;
         };
         engaged.is_without_group = true;
-        engaged.reopened.clear();
+        state.openings.begin();
         let is_there = |known: &(NodeName, u64)| {
             let mut members = state.membership.members();
             members.any(|(_, m)| m.name == known.0 && m.boot == known.1)
@@ -199,6 +211,7 @@ impl Cluster {
     pub(super) fn engage(&self, orders: Arc<dyn Orders>, controller: ActorRef<ControllerMessage>) {
         let mut state = self.lock();
         state.engagements += 1;
+        state.openings.begin();
         state.engaged = Some(Engaged {
             number: state.engagements,
             orders,
@@ -207,7 +220,6 @@ impl Cluster {
             renewals: BTreeMap::new(),
             learners: BTreeMap::new(),
             is_without_group: true,
-            reopened: Vec::new(),
         });
         let ids: Vec<NodeId> = state.nodes.keys().copied().collect();
         for id in ids {
@@ -313,14 +325,16 @@ impl Cluster {
     }
 
     fn restart(&self, id: NodeId, reason: &str) {
-        self.restart_with(&self.lock(), id, reason);
+        self.restart_with(&mut self.lock(), id, reason);
     }
 
     /// Has a node's process end, to be started again by whatever started it.
-    fn restart_with(&self, state: &State, id: NodeId, reason: &str) {
-        let Some(control) = state.nodes.get(&id).map(|node| node.control.clone()) else {
+    fn restart_with(&self, state: &mut State, id: NodeId, reason: &str) {
+        let Some(node) = state.nodes.get_mut(&id) else {
             return;
         };
+        node.is_ending = true;
+        let control = node.control.clone();
         let reason = reason.to_owned();
         tokio::spawn(async move {
             let node = &control.peer().name;
@@ -370,6 +384,7 @@ impl Cluster {
         let body = codec::encode(&assignment).map_err(|error| fault(&error))?;
         let trains = orders.iter().any(|(role, _)| *role == Role::Learner);
         let began = Instant::now();
+        self.note_equipping(id, Some(began));
         let assigned = target.control.call(method::ASSIGN, &body, limit);
         let opened = match trains {
             true => tokio::select! {
@@ -379,6 +394,7 @@ impl Cluster {
             },
             false => assigned.await,
         };
+        self.note_equipping(id, None);
         let opened = match opened {
             Ok(opened) => codec::decode::<Vec<Opened>>(&opened).map_err(|error| fault(&error))?,
             Err(_) if target.control.close_reason().is_some() => return Ok(()),
@@ -399,7 +415,7 @@ impl Cluster {
         };
         let is_open = |opened: &Opened| opened.role == Role::Learner && opened.credits.is_ok();
         if trains && !was_known && opened.iter().any(is_open) {
-            self.learner_opened(number, who, began.elapsed());
+            self.learner_opened(number, &who, began.elapsed());
         }
         self.note_opening(id, began.elapsed());
         let mut failure = None;
@@ -421,31 +437,36 @@ impl Cluster {
         failure.map_or(Ok(()), |reason| Err(EngineError(reason)))
     }
 
-    fn learner_opened(&self, number: u64, who: (NodeName, u64), took: Duration) {
-        let took_ms = took.as_millis() as u64;
+    fn learner_opened(&self, number: u64, who: &Process, took: Duration) {
         let mut state = self.lock();
-        state.openings.done(took_ms, 1);
-        state.openers.insert(who);
-        if let Some(engaged) = state.engaged.as_mut().filter(|e| e.number == number) {
-            engaged.reopened.push(took_ms);
+        let engaged = state.engaged.as_ref();
+        if engaged.is_some_and(|engaged| engaged.number == number) {
+            state.openings.opened(who, took.as_millis() as u64);
         }
     }
 
-    /// Returns once a process that has opened a learner before takes too long for another one; the limit.
-    /// Others tell what that takes now, from the same checkpoint, and at least half of them have to.
-    async fn opens_late(&self, number: u64, who: &(NodeName, u64)) -> Duration {
+    /// Returns once a process takes too long to open a learner; the limit.
+    async fn opens_late(&self, number: u64, who: &Process) -> Duration {
         let began = Instant::now();
         loop {
             tokio::time::sleep(LOOK).await;
             let limit = {
                 let state = self.lock();
                 let engaged = state.engaged.as_ref().filter(|e| e.number == number);
-                let engaged = engaged.filter(|_| state.openers.contains(who));
-                engaged.and_then(Engaged::reopening_limit)
+                let learners = engaged.map(|engaged| engaged.learners.len());
+                learners.and_then(|learners| state.openings.limit_ms(who, learners))
             };
+            let limit = limit.map(Duration::from_millis);
             if let Some(limit) = limit.filter(|limit| began.elapsed() > *limit) {
                 return limit;
             }
+        }
+    }
+
+    /// Since when a node's assignment is under way.
+    fn note_equipping(&self, id: NodeId, since: Option<Instant>) {
+        if let Some(node) = self.lock().nodes.get_mut(&id) {
+            node.equipping_since = since;
         }
     }
 
@@ -481,11 +502,9 @@ impl Cluster {
         let who = (target.name.clone(), target.boot);
         let engaged = state.engaged.as_ref().filter(|e| e.number == number);
         let was_known = engaged.is_some_and(|engaged| engaged.learners.contains_key(&who));
-        let unknown_ms = OPEN_LIMIT.as_millis() as u64;
-        let limit = match state.hangs.contains_key(&who) {
-            true => Duration::from_millis(state.openings.limit_ms(1, unknown_ms)),
-            false => OPEN_LIMIT,
-        };
+        let hung = state.openings.has_hung(&who);
+        let limit = hung.then(|| state.openings.limit_ms(&who, 0)).flatten();
+        let limit = limit.map_or(OPEN_LIMIT, Duration::from_millis);
         (was_known, limit)
     }
 
@@ -657,6 +676,7 @@ impl Cluster {
         };
         tracing::info!(node = %name, "A node is drained: it takes nothing new, and ends.");
         self.empty(id).await;
+        self.ends(id);
         let told = control.call(method::END, DRAINED.as_bytes(), PROMPT).await;
         told.map_err(|error| format!("{name} was not told to end: {error}"))?;
         control.close(DRAINED);
@@ -677,15 +697,6 @@ impl State {
 }
 
 impl Engaged {
-    /// Time limit for one to open a learner again while others have done so, once it is known.
-    fn reopening_limit(&self) -> Option<Duration> {
-        let slowest = self.reopened.iter().copied().max()?;
-        let are_many = 2 * self.reopened.len() >= self.learners.len();
-        let mut pace = Pace::default();
-        pace.done(slowest, 1);
-        are_many.then(|| Duration::from_millis(pace.limit_ms(1, u64::MAX)))
-    }
-
     /// Whether another node may train.
     fn has_room(&self) -> bool {
         self.learners.len() < self.orders.replicas().max(1) || self.vacancy().is_some()

@@ -245,6 +245,118 @@ async fn cl_5_a_process_whose_learner_hung_again_is_not_let_in() {
     assert_eq!(run.names(), ["learner"]);
 }
 
+/// Hears what it is told, and when.
+struct Told(tokio::sync::mpsc::UnboundedSender<u8>);
+
+#[async_trait]
+impl Handler for Told {
+    async fn request(&self, request: Request) -> Result<Bytes, String> {
+        let _ = self.0.send(request.method);
+        Ok(Bytes::new())
+    }
+
+    async fn cast(&self, _: u8, _: Bytes) {}
+}
+
+/// A process that loses its data lane takes the controller for lost, and joins again.
+#[tokio::test(start_paused = true)]
+async fn a_process_that_is_replaced_hears_so_before_its_lanes_end() {
+    let run = Run::new();
+    let node = identity("tool", &[Role::Tool]);
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let head = "head".parse().unwrap();
+    let dialled = run.network.dial(node.clone(), &head, Lane::Control).await;
+    let control = Link::open(dialled.unwrap(), Arc::new(Told(told)), Limits::default());
+    let control = control.await.unwrap();
+    let welcome = ask(
+        &control,
+        method::JOIN,
+        &request(&join("tool", &[Role::Tool])),
+    )
+    .await;
+    let welcome: Welcome = codec::decode(&welcome.unwrap()).unwrap();
+    let data = run.link(&node, Lane::Data).await;
+    let hello = codec::encode(&welcome.node).unwrap();
+    ask(&data, method::HELLO, &hello).await.unwrap();
+
+    let other = run.link(&node, Lane::Control).await;
+    let newer = Join {
+        boot: 2,
+        ..join("tool", &[Role::Tool])
+    };
+    ask(&other, method::JOIN, &request(&newer)).await.unwrap();
+    let first = tokio::select! {
+        biased;
+        _ = data.closed() => None,
+        told = heard.recv() => told,
+    };
+    assert_eq!(first, Some(method::EXPEL));
+    data.closed().await;
+    assert_eq!(run.names(), ["tool"]);
+}
+
+/// Warnings that were logged.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl tracing::field::Visit for Warnings {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            self.0.lock().unwrap().push(format!("{value:?}"));
+        }
+    }
+}
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        event.record(&mut self.clone());
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_told_to_end_is_not_called_lost() {
+    let warnings = Warnings::default();
+    let _logged = tracing::subscriber::set_default(warnings.clone());
+    let run = Run::new();
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let head = "head".parse().unwrap();
+    for name in ["drained", "lost"] {
+        let node = identity(name, &[Role::Tool]);
+        let dialled = run.network.dial(node, &head, Lane::Control).await;
+        let handler = Arc::new(Told(told.clone()));
+        let control = Link::open(dialled.unwrap(), handler, Limits::default());
+        let control = control.await.unwrap();
+        let joining = request(&join(name, &[Role::Tool]));
+        ask(&control, method::JOIN, &joining).await.unwrap();
+        match name {
+            "drained" => run.cluster.drain(&name.parse().unwrap()).await.unwrap(),
+            _ => control.close("it crashed"),
+        }
+        control.closed().await;
+        tokio::time::sleep(PROMPT).await;
+        assert_eq!(run.names(), [""; 0], "{name}");
+    }
+    assert_eq!(heard.recv().await, Some(method::END));
+    let logged = warnings.0.lock().unwrap().clone();
+    assert_eq!(logged, ["A node is lost."], "the one that was not drained");
+}
+
 #[tokio::test(start_paused = true)]
 async fn another_build_is_refused_by_both_values_before_its_words_are_read() {
     let run = Run::new();

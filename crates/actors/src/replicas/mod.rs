@@ -12,7 +12,7 @@ use crate::ports::{EngineError, StepReport};
 use crate::remote::{RemoteEngine, StandIn, abandon};
 use crate::workers::{LearnerMessage, LearnerPort};
 use control::replicas::{Cause, Effect, Event, Outcome, Progress, ReplicaId, Replicas};
-use limits::Limits;
+use limits::{Limits, Meeting};
 use proto::cluster::{Place, Standing, Unmet};
 use proto::{SftSample, SnapshotScope, StateGroup, WeightSnapshot, WeightVersion};
 use ractor::{
@@ -188,7 +188,7 @@ impl Actor for Group {
                 }
             }
             GroupMessage::Look => {
-                let learners = state.engagement.learners();
+                let learners = state.engagement.awaited_learners();
                 state.feed(Event::Expected(learners));
             }
             GroupMessage::Overdue(stage) => state.overdue(stage),
@@ -301,22 +301,26 @@ impl State {
         let standing = |id| self.replicas.get(id).and_then(|r| r.standing.clone());
         let standings: Vec<Standing> = ranks.iter().filter_map(standing).collect();
         let members: Vec<SocketAddr> = standings.iter().map(|s| s.address).collect();
-        let Some(first) = standings.first() else {
-            return;
-        };
-        // Those who were together in the last group and have made as many steps since.
-        let is_level = standings
-            .iter()
-            .all(|s| s.epoch == self.machine.epoch() && s.steps == first.steps);
+        let is_level = self.are_level(ranks);
         for (rank, id) in (0..).zip(ranks) {
             let place = Place {
                 epoch,
                 rank,
                 members: members.clone(),
-                is_level: is_level && self.machine.epoch() > 0,
+                is_level,
             };
             self.meet(*id, place);
         }
+    }
+
+    /// Whether they were together in the last group and have made as many steps since.
+    fn are_level(&self, ranks: &[ReplicaId]) -> bool {
+        let epoch = self.machine.epoch();
+        let standing = |id| self.replicas.get(id).and_then(|r| r.standing.as_ref());
+        let mut standings = ranks.iter().filter_map(standing);
+        let mut steps = standings.clone().map(|standing| standing.steps);
+        let first = steps.next();
+        epoch > 0 && standings.all(|s| s.epoch == epoch && Some(s.steps) == first)
     }
 
     /// An event of the present round, or nothing.
@@ -332,6 +336,7 @@ impl State {
         let epoch = self.machine.epoch();
         if epoch != before {
             self.epoch.store(epoch, Ordering::SeqCst);
+            self.limits.met();
             let replicas = self.names(self.machine.ranks());
             tracing::info!(epoch, replicas, "A group of learners stands.");
         }
@@ -358,6 +363,13 @@ impl State {
             Effect::Count(ids) => ids.iter().for_each(|id| self.count(*id)),
             Effect::Form(ranks) => {
                 self.limits.given_up();
+                // Shares of the optimizer's state are taken up again each time.
+                let is_level = self.are_level(&ranks) && !self.engagement.keep_shares();
+                self.limits.meet(match (ranks.len(), is_level) {
+                    (1, _) => Meeting::Alone,
+                    (_, true) => Meeting::Level,
+                    (_, false) => Meeting::Anew,
+                });
                 self.number(ranks);
             }
             Effect::Ask(ranks) => self.ask(&ranks),

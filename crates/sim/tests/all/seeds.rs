@@ -60,6 +60,15 @@ fn seeds_that_broke_an_invariant_once_keep_them() {
 }
 
 #[test]
+fn seeds_in_which_learners_that_are_half_there_broke_a_bound_once_keep_it() {
+    // Processes that hung over their first learner, each for an hour: a step took hours, and others that
+    // had recovered were let in late.
+    all([40333, 60177, 60349, 80120, 80486].into_iter());
+    // Several that fell ill within a step, one when the one before was found out.
+    all([60450, 80119, 80415, 80538].into_iter());
+}
+
+#[test]
 fn more_fixed_seeds_keep_the_invariants() {
     all(20..40);
 }
