@@ -155,8 +155,8 @@ impl Blobs {
     }
 
     /// Lends every file below a folder. Blocks: it reads them all for their hashes, unless it has done
-    /// so before and none has changed since. A folder that is lent already has the same numbers, and
-    /// none of its files is opened twice.
+    /// so before and none has changed since. Files that are lent already have the same numbers, whichever
+    /// folder they lie in.
     ///
     /// # Errors
     /// When one cannot be read.
@@ -183,6 +183,16 @@ impl Blobs {
         };
         let encoded = codec::encode(list.as_ref()).map_err(io::Error::other)?;
         let hash = Digest::of(&encoded);
+        let is_settled = stamps.values().all(|stamp| stamp.is_older(SETTLED, now));
+        if let Some((set, loan)) = self.lending_of(hash) {
+            self.remember(Survey {
+                is_settled,
+                stamps,
+                list,
+                lending: Some((set.clone(), Arc::downgrade(&loan.0))),
+            });
+            return Ok((set, loan));
+        }
         let listed = BlobRef {
             id: 0,
             len: encoded.len() as u64,
@@ -204,7 +214,7 @@ impl Blobs {
         let loan = self.loan(ids.to_vec(), Some(hash));
         let lending = Some((set.clone(), Arc::downgrade(&loan.0)));
         self.remember(Survey {
-            is_settled: stamps.values().all(|stamp| stamp.is_older(SETTLED, now)),
+            is_settled,
             stamps,
             list,
             lending,
@@ -243,6 +253,19 @@ impl Blobs {
         // The loan's end would wait for this lock.
         drop(lent);
         Some(known)
+    }
+
+    /// What files of this hash are lent as, if they are: the same whether they had to be read again or
+    /// not, which depends on the clock.
+    fn lending_of(&self, hash: Digest) -> Option<(FileSet, Loan)> {
+        let lent = self.lock();
+        lent.surveys.iter().find_map(|survey| {
+            let (set, loan) = survey
+                .lending
+                .as_ref()
+                .filter(|(set, _)| set.hash == hash)?;
+            Some((set.clone(), Loan(loan.upgrade()?)))
+        })
     }
 
     fn remember(&self, survey: Survey) {
@@ -473,6 +496,25 @@ mod tests {
         assert_eq!(blobs.hashed_bytes(), 33, "a change could have gone unseen");
         let (_, _loan) = lend(later());
         assert_eq!(blobs.hashed_bytes(), 33);
+    }
+
+    /// Whether files have to be read again depends on the clock; what they are lent as does not.
+    #[test]
+    fn files_that_hold_the_same_are_lent_as_the_same() {
+        let blobs = Blobs::new(4);
+        let [one, other] = [(); 2].map(|()| folder(&[("a", "some"), ("b", "weights")]));
+        let lend = |dir: &tempfile::TempDir, now| blobs.lend_at(&[("", dir.path())], now).unwrap();
+        let (first, loan) = lend(&one, SystemTime::UNIX_EPOCH);
+        let (second, again) = lend(&one, SystemTime::UNIX_EPOCH);
+        let (third, elsewhere) = lend(&other, later());
+        assert_eq!((&second, &third), (&first, &first));
+        drop((loan, again));
+        assert!(blobs.lends(first.hash));
+        drop(elsewhere);
+        assert!(!blobs.lends(first.hash));
+        let (fourth, _loan) = lend(&one, later());
+        assert_eq!(fourth.hash, first.hash);
+        assert_ne!(fourth.lent, first.lent);
     }
 
     #[tokio::test]

@@ -471,7 +471,7 @@ fn a_dry_run_says_what_memory_each_role_takes_if_it_knows_the_model() {
 fn the_limit_of_open_files_is_raised_as_far_as_it_may_be() {
     let dir = tempfile::tempdir().unwrap();
     for (limits, status, found) in [
-        ("ulimit -Hn 5000; ulimit -Sn 100", "ok", "5000 at most"),
+        ("ulimit -Sn 100; ulimit -Hn 5000", "ok", "5000 at most"),
         ("ulimit -n 200", "note", "200 at most, which is few"),
     ] {
         let script = format!("{limits}; exec \"$0\" doctor --json");
