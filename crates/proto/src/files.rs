@@ -64,8 +64,8 @@ impl FileList {
         if self.hash().ok() != Some(set.hash) {
             return Err(BadList::Hash);
         }
-        let lengths = self.files.values();
-        let sum = lengths.fold(Some(0u64), |sum, len| sum?.checked_add(*len));
+        let mut lengths = self.files.values();
+        let sum = lengths.try_fold(0u64, |sum, len| sum.checked_add(*len));
         let fits = self.files == set.files && sum == Some(self.chunks.len) && self.chunks.fits();
         fits.then_some(()).ok_or(BadList::Lengths)
     }
