@@ -58,6 +58,9 @@ struct Survey {
 
 type Stamps = BTreeMap<String, Stamp>;
 
+/// Files that are lent: what they are known as, and for how long.
+type LentFiles = (FileSet, Loan);
+
 #[derive(Clone)]
 enum Blob {
     Memory(Bytes),
@@ -241,7 +244,7 @@ impl Blobs {
     }
 
     /// The hashes of a folder that has not changed since it was read, and what it is lent as.
-    fn known(&self, stamps: &Stamps) -> Option<(Arc<FileList>, Option<(FileSet, Loan)>)> {
+    fn known(&self, stamps: &Stamps) -> Option<(Arc<FileList>, Option<LentFiles>)> {
         let mut lent = self.lock();
         let is_it = |survey: &Survey| survey.is_settled && survey.stamps == *stamps;
         let found = lent.surveys.iter().position(is_it)?;
