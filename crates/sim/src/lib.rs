@@ -125,7 +125,7 @@ impl World {
             .tempdir_in(root);
         let folder = folder.expect("there is room for a folder");
         std::fs::create_dir(folder.path().join("model")).expect("the folder is new");
-        let weights: Vec<u8> = (0..1000u32).map(|n| (n * n >> 3) as u8).collect();
+        let weights: Vec<u8> = (0..1000u32).map(|n| ((n * n) >> 3) as u8).collect();
         for (name, bytes) in [("config", &weights[..40]), ("weights", &weights)] {
             let path = folder.path().join("model").join(name);
             std::fs::write(path, bytes).expect("there is room");
