@@ -253,7 +253,7 @@ async fn stay(
         reason = joined.control.closed() => broken(reason),
         reason = joined.data.closed() => broken(reason),
         () = joined.bulk.ended.notified() => broken("the bulk lane ended".to_owned()),
-        reason = beat(&joined, host, &plan.contact) => broken(reason),
+        reason = beat(&joined, &plan.contact) => broken(reason),
     }
 }
 
@@ -361,11 +361,10 @@ async fn open(
 }
 
 /// Is heard of until it is no member any more; the reason.
-async fn beat(stay: &Stay, host: &Host, contact: &watch::Sender<Contact>) -> String {
+async fn beat(stay: &Stay, contact: &watch::Sender<Contact>) -> String {
     let every = Duration::from_millis(stay.welcome.heartbeat_ms.max(1));
     for count in 1.. {
-        let held = codec::encode(&host.held_chunks()).unwrap_or_default();
-        let heard = stay.control.call(method::HEARTBEAT, &held, PROMPT).await;
+        let heard = stay.control.call(method::HEARTBEAT, &[], PROMPT).await;
         match heard.map(|known| codec::decode::<bool>(&known)) {
             Ok(Ok(true)) => drop(contact.send_replace(Contact::Joined(count))),
             Ok(_) => return "the controller has given this node up".to_owned(),

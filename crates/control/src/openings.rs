@@ -5,8 +5,8 @@
 //!
 //! - **OP-1 (by the others).** Once half of the learners have opened since all were to begin
 //!   ([`Openings::begin`]), another one may take three times as long as the slowest of them and 30 s, and
-//!   10 min more if its process opens its first. Before that it may take three times what openings took
-//!   lately, and the same 10 min. The time counts from what it last pulled: a slow path is no fault.
+//!   10 min more if its process opens its first: the model may have to be pulled to there alone. Before
+//!   that it may take three times what openings took lately, and the same 10 min.
 //! - **OP-2 (nobody waits for it).** Others do not wait for one that takes longer than three times what
 //!   the slowest took, and 30 s, whether its own limit is over or not.
 //! - **OP-3 (a process that hangs ends).** A process whose learner hangs a second time is to end: what
@@ -45,15 +45,7 @@ struct Record {
 }
 
 impl Openings {
-    /// Learners are to be opened by other orders: these may be of another model.
-    pub fn engage(&mut self) {
-        self.pace = Pace::default();
-        self.opened.clear();
-        let records = self.processes.values_mut();
-        records.for_each(|record| record.has_opened = false);
-    }
-
-    /// All learners are to be opened again.
+    /// All learners are to be opened, or opened again.
     pub fn begin(&mut self) {
         self.opened.clear();
     }
@@ -95,8 +87,8 @@ impl Openings {
         self.known(process).is_some_and(|r| r.hangs > 0)
     }
 
-    /// Time in which a process is to open a learner, as one of `learners`, from what it last pulled; none
-    /// while nothing is known (OP-1, OP-3).
+    /// Time in which a process is to open a learner, as one of `learners`; none while nothing is known
+    /// (OP-1, OP-3).
     pub fn limit_ms(&self, process: &Process, learners: usize) -> Option<u64> {
         let lately = self.lately_ms();
         if self.has_hung(process) {
@@ -110,8 +102,7 @@ impl Openings {
         }
     }
 
-    /// Time for which others wait for one of `learners`, whatever it pulls; none while nothing is known
-    /// (OP-2).
+    /// Time for which others wait for one of `learners`; none while nothing is known (OP-2).
     pub fn wait_ms(&self, learners: usize) -> Option<u64> {
         let longer = |limit: u64| limit.saturating_add(FIRST_MS);
         let lately = || self.lately_ms().map(longer);
@@ -188,22 +179,6 @@ mod tests {
         assert_eq!(openings.limit_ms(&process(1, 1), 4), Some(633_000), "one");
         openings.opened(&process(2, 1), 40_000);
         assert_eq!(openings.limit_ms(&process(1, 1), 4), Some(180_000));
-    }
-
-    #[test]
-    fn op_1_other_orders_may_be_of_a_larger_model() {
-        let mut openings = opened(&[1000, 1000]);
-        openings.hung(&process(1, 1));
-        openings.engage();
-        assert_eq!(openings.limit_ms(&process(0, 1), 2), None);
-        assert_eq!(openings.wait_ms(2), None);
-        assert!(openings.has_hung(&process(1, 1)), "its device is the same");
-        openings.opened(&process(9, 1), 50_000);
-        assert_eq!(
-            openings.limit_ms(&process(0, 1), 2),
-            Some(780_000),
-            "its first"
-        );
     }
 
     /// A process that hangs over its first learner would be waited for as long as it may take.

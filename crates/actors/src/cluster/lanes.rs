@@ -97,8 +97,6 @@ impl Cluster {
             control,
             data: None,
             bulk: None,
-            held_chunks: 0,
-            pulled_at: None,
             ordered: None,
             times_ordered: 0,
             is_undecided: false,
@@ -278,9 +276,6 @@ impl Handler for ControlHandler {
                 let id = self.session()?;
                 let now = self.cluster.now_ms();
                 let mut state = self.cluster.lock();
-                if let Ok(held_chunks) = codec::decode(&request.body) {
-                    state.note_pulls(id, held_chunks);
-                }
                 encode(&state.membership.heard(id, now))
             }
             method::LEAVE => {

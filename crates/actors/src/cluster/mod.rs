@@ -277,9 +277,6 @@ struct Node {
     control: Link,
     data: Option<Link>,
     bulk: Option<Arc<dyn Connection>>,
-    /// Chunks of files that it holds, as it last said, and when that last changed.
-    held_chunks: u64,
-    pulled_at: Option<Instant>,
     /// The engagement whose orders it has.
     ordered: Option<u64>,
     /// How often it was given orders: who gave them last asks again when they cannot be taken.

@@ -211,7 +211,7 @@ impl Cluster {
     pub(super) fn engage(&self, orders: Arc<dyn Orders>, controller: ActorRef<ControllerMessage>) {
         let mut state = self.lock();
         state.engagements += 1;
-        state.openings.engage();
+        state.openings.begin();
         state.engaged = Some(Engaged {
             number: state.engagements,
             orders,
@@ -390,7 +390,7 @@ impl Cluster {
             true => tokio::select! {
                 biased;
                 opened = assigned => opened,
-                limit = self.opens_late(&target, number) => Err(CallError::TimedOut(limit)),
+                limit = self.opens_late(number, &who) => Err(CallError::TimedOut(limit)),
             },
             false => assigned.await,
         };
@@ -446,21 +446,18 @@ impl Cluster {
     }
 
     /// Returns once a process takes too long to open a learner; the limit.
-    async fn opens_late(&self, target: &Target, number: u64) -> Duration {
-        let (began, who) = (Instant::now(), (target.name.clone(), target.boot));
+    async fn opens_late(&self, number: u64, who: &Process) -> Duration {
+        let began = Instant::now();
         loop {
             tokio::time::sleep(LOOK).await;
-            let (limit, pulled_at) = {
+            let limit = {
                 let state = self.lock();
                 let engaged = state.engaged.as_ref().filter(|e| e.number == number);
                 let learners = engaged.map(|engaged| engaged.learners.len());
-                let limit = learners.and_then(|many| state.openings.limit_ms(&who, many));
-                let node = state.nodes.get(&target.id);
-                (limit, node.and_then(|node| node.pulled_at))
+                learners.and_then(|learners| state.openings.limit_ms(who, learners))
             };
             let limit = limit.map(Duration::from_millis);
-            let since = pulled_at.map_or(began, |at| at.max(began));
-            if let Some(limit) = limit.filter(|limit| since.elapsed() > *limit) {
+            if let Some(limit) = limit.filter(|limit| began.elapsed() > *limit) {
                 return limit;
             }
         }
@@ -691,16 +688,6 @@ impl Cluster {
 const DRAINED: &str = "this node was drained";
 
 impl State {
-    /// A node says how many chunks of files it holds.
-    pub(super) fn note_pulls(&mut self, id: NodeId, held_chunks: u64) {
-        if let Some(node) = self.nodes.get_mut(&id)
-            && node.held_chunks != held_chunks
-        {
-            node.held_chunks = held_chunks;
-            node.pulled_at = Some(Instant::now());
-        }
-    }
-
     /// It is known whether a node is to train, or that it cannot be told for now.
     fn decided(&mut self, id: NodeId) {
         if let Some(node) = self.nodes.get_mut(&id) {

@@ -245,22 +245,6 @@ async fn cl_5_a_process_whose_learner_hung_again_is_not_let_in() {
     assert_eq!(run.names(), ["learner"]);
 }
 
-/// A node that pulls slowly is not taken for one that hangs as it opens its learner.
-#[tokio::test(start_paused = true)]
-async fn heartbeats_say_whether_files_come() {
-    let run = Run::new();
-    let (node, id) = run.joined("learner", &[Role::Learner]).await;
-    let pulled_at = || run.cluster.lock().nodes[&NodeId(id)].pulled_at;
-    let mut before = None;
-    for (held, is_new) in [(0u64, false), (1, true), (1, false), (5, true)] {
-        tokio::time::sleep(HEARTBEAT).await;
-        let said = codec::encode(&held).unwrap();
-        ask(&node, method::HEARTBEAT, &said).await.unwrap();
-        assert_eq!(pulled_at() != before, is_new, "{held}");
-        before = pulled_at();
-    }
-}
-
 /// Hears what it is told, and when.
 struct Told(tokio::sync::mpsc::UnboundedSender<u8>);
 

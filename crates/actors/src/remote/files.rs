@@ -163,13 +163,6 @@ impl FileShelf {
         });
     }
 
-    /// Number of chunks that are on disk.
-    pub(super) fn held_chunks(&self) -> u64 {
-        let all = self.0.borrow().clone();
-        let there = all.iter().map(|held| held.lock().held_chunks());
-        there.sum()
-    }
-
     /// Returns once something is given out under this number.
     pub(super) async fn knows(&self, id: u64) {
         drop(self.find(id).await);
@@ -223,12 +216,6 @@ enum Place {
     Whole(PathBuf, Arc<Vec<Stamp>>),
     /// It did not come.
     Gone,
-}
-
-impl State {
-    fn held_chunks(&self) -> u64 {
-        self.is_there.iter().filter(|is_there| **is_there).count() as u64
-    }
 }
 
 impl Held {

@@ -159,11 +159,6 @@ impl Host {
         }
     }
 
-    /// Number of chunks of files that this node holds: it rises as files come.
-    pub(crate) fn held_chunks(&self) -> u64 {
-        self.given_on.files.held_chunks()
-    }
-
     /// What other nodes can pull from this one.
     pub(crate) fn given_on(&self) -> Arc<dyn bulk::Source> {
         Arc::new(self.given_on.clone())

@@ -43,8 +43,7 @@ use transport::{CallError, Connection, Link};
 pub(crate) mod method {
     /// Node to controller, control lane: [`proto::cluster::JoinRequest`].
     pub const JOIN: u8 = 1;
-    /// Node to controller, control lane: the session of this link lives. The number of chunks of files
-    /// that the node holds.
+    /// Node to controller, control lane: the session of this link lives. Nothing is in it.
     pub const HEARTBEAT: u8 = 2;
     /// Node to controller, control lane: the session of this link ends. Nothing is in it.
     pub const LEAVE: u8 = 3;
