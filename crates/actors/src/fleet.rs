@@ -25,10 +25,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tools::registry::{Registry, ToolError, ToolReply};
 
-/// Time limit of a sampler for new weights. Generous: a CPU is slow, and a
-/// limit that is too short would throw work away. What samplers sample has a limit by their pace.
-pub(crate) const ENGINE_LIMIT: Duration = Duration::from_secs(3600);
-
 /// How long whoever trains waits for a task. Learners on other nodes may be lost with it again and
 /// again, and others may be long in coming: that is for whoever watches the run to end.
 pub(crate) const LEARNER_LIMIT: Duration = Duration::from_secs(30 * 24 * 3600);

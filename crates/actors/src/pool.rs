@@ -614,23 +614,10 @@ impl<M: Message> Pool<M> {
         message: impl Fn(RpcReplyPort<R>) -> M,
         limit: impl Fn() -> Duration,
     ) -> Attempt<R> {
-        let mut call = std::pin::pin!(member.actor.call(message, None));
-        // Time that this process was stopped for does not count.
-        let mut waited = Duration::ZERO;
-        let ended = loop {
-            let limit = limit();
-            let left = limit.saturating_sub(waited);
-            if left.is_zero() {
-                return Attempt::TimedOut(limit);
-            }
-            let pause = left.min(FIRST_LOOK.max(waited / 8));
-            match tokio::time::timeout(pause, &mut call).await {
-                Ok(ended) => break ended,
-                Err(_) => waited += pause,
-            }
-        };
-        if let Ok(CallResult::Success(reply)) = ended {
-            return Attempt::Answered(reply);
+        match within(member.actor.call(message, None), limit).await {
+            Ok(Ok(CallResult::Success(reply))) => return Attempt::Answered(reply),
+            Ok(_) => {}
+            Err(limit) => return Attempt::TimedOut(limit),
         }
         match member.who.home() {
             Home::Here => {
@@ -641,6 +628,31 @@ impl<M: Message> Pool<M> {
                 self.remove(id);
                 Attempt::Gone
             }
+        }
+    }
+}
+
+/// Waits for a call until its limit is over, which is asked for now and then: it may change while the
+/// call is under way. Time that this process was stopped for does not count.
+///
+/// # Errors
+/// The limit, when it is over.
+pub(crate) async fn within<T>(
+    call: impl Future<Output = T>,
+    limit: impl Fn() -> Duration,
+) -> Result<T, Duration> {
+    let mut call = std::pin::pin!(call);
+    let mut waited = Duration::ZERO;
+    loop {
+        let limit = limit();
+        let left = limit.saturating_sub(waited);
+        if left.is_zero() {
+            return Err(limit);
+        }
+        let pause = left.min(FIRST_LOOK.max(waited / 8));
+        match tokio::time::timeout(pause, &mut call).await {
+            Ok(ended) => return Ok(ended),
+            Err(_) => waited += pause,
         }
     }
 }

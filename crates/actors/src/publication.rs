@@ -8,17 +8,19 @@
 //! - **PU-3 (adapters after their base).** A snapshot of adapters alone goes to samplers that hold the
 //!   weights they belong to; one that joins is given these first.
 //! - **PU-4 (who refuses is left out).** A sampler that refuses weights, or does not take them in time, is
-//!   left out as one that is sick: its engine is opened again, and then it is brought to the newest.
+//!   left out as one that is sick: its engine is opened again, and then it is brought to the newest. The
+//!   time follows what others took for as many bytes.
 
-use crate::fleet::{ENGINE_LIMIT, Fleet, FleetError};
+use crate::fleet::{Fleet, FleetError};
 use crate::newest::Serves;
-use crate::pool::{CallError, Home, MemberId, Pool, Who, Word};
+use crate::pool::{CallError, Home, MemberId, Pool, Who, Word, within};
 use crate::ports::EngineError;
 use crate::workers::SamplerMessage;
 use control::publication::Publication;
 use proto::chunks::Pulled;
 use proto::{WeightSnapshot, WeightVersion};
 use ractor::ActorRef;
+use ractor::rpc::CallResult;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -36,9 +38,14 @@ async fn deliver(
     weights: WeightSnapshot,
 ) -> (MemberId, Served) {
     let message = |port| SamplerMessage::Publish(weights.clone(), port);
-    let limit = || ENGINE_LIMIT;
+    let (bytes, began) = (weights.bytes.len(), Instant::now());
+    let limit = || samplers.vitals.delivery_limit(bytes, false);
     let served = samplers.call_on(id, message, limit, |_| Word::Nothing);
-    (id, served.await)
+    let served = served.await;
+    if let Ok(Ok(_)) = served {
+        samplers.vitals.delivered(bytes, began.elapsed());
+    }
+    (id, served)
 }
 
 /// Samplers that are behind, by who they were in the pool.
@@ -210,15 +217,22 @@ pub(crate) async fn catch_up(
             next.clone()
         };
         // What is published meanwhile is not waited for by anybody, and comes next.
-        serves = Some(Serves::of(&weights));
+        let is_first = serves.replace(Serves::of(&weights)).is_none();
+        let bytes = weights.bytes.len();
         let publish = |port| SamplerMessage::Publish(weights, port);
-        match ractor::call!(sampler, publish) {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return fleet.leave_out(who, &sampler, error.to_string()),
+        let limit = || fleet.samplers.vitals.delivery_limit(bytes, is_first);
+        let error = match within(sampler.call(publish, None), limit).await {
+            Ok(Ok(CallResult::Success(Ok(_)))) => continue,
+            Ok(Ok(CallResult::Success(Err(error)))) => error.to_string(),
             // It was lost with its node, and comes back with it.
-            Err(_) if who.home() == Home::Elsewhere => return,
-            Err(error) => return fleet.leave_out(who, &sampler, error.to_string()),
-        }
+            Ok(_) if who.home() == Home::Elsewhere => return,
+            Ok(_) => "its actor ended".to_owned(),
+            Err(limit) => {
+                let role = "sampler";
+                CallError::TimedOut { role, limit }.to_string()
+            }
+        };
+        return fleet.leave_out(who, &sampler, error);
     }
 }
 
@@ -229,14 +243,31 @@ mod tests {
     use crate::newest::tests::{adapted, weights};
     use crate::patience::Patience;
     use crate::stopping::{Saving, Stop};
-    use crate::vitals::Vitals;
+    use crate::vitals::{Sick, Vitals};
     use proto::Role;
     use ractor::{Actor, ActorProcessingErr};
     use std::sync::atomic::AtomicU32;
     use std::sync::{Arc, Mutex};
 
-    /// A sampler whose weights take so long to arrive.
-    struct Slow(Duration);
+    /// A sampler whose weights take so long to arrive, one after the other; the last time is for all
+    /// others.
+    struct Slow(Mutex<Vec<u64>>);
+
+    impl Slow {
+        fn of(seconds: impl IntoIterator<Item = u64>) -> Self {
+            Self(Mutex::new(seconds.into_iter().collect()))
+        }
+
+        fn next(&self) -> Duration {
+            let mut left = self.0.lock().unwrap();
+            let seconds = if left.len() > 1 {
+                left.remove(0)
+            } else {
+                left[0]
+            };
+            Duration::from_secs(seconds)
+        }
+    }
 
     /// Versions in the order in which they were served.
     type Log = Arc<Mutex<Vec<u64>>>;
@@ -262,7 +293,7 @@ mod tests {
             log: &mut Log,
         ) -> Result<(), ActorProcessingErr> {
             if let SamplerMessage::Publish(weights, port) = message {
-                tokio::time::sleep(self.0).await;
+                tokio::time::sleep(self.next()).await;
                 log.lock().unwrap().push(weights.manifest.version.0);
                 let _ = port.send(Ok(Pulled::default()));
             }
@@ -271,8 +302,12 @@ mod tests {
     }
 
     fn fleet() -> Fleet {
+        fleet_of(Vitals::off(Role::Sampler))
+    }
+
+    fn fleet_of(samplers: Vitals) -> Fleet {
         Fleet {
-            samplers: Pool::new("sampler", 1, true, Vitals::off(Role::Sampler)),
+            samplers: Pool::new("sampler", 1, true, samplers),
             tools: Pool::new("tool executor", 1, false, Vitals::off(Role::Tool)),
             judges: Pool::new("judge", 1, false, Vitals::off(Role::Judge)),
             judge_patience: Arc::new(Patience::new("judge", Duration::ZERO)),
@@ -310,9 +345,68 @@ mod tests {
 
     async fn sampler(seconds: u64) -> (ActorRef<SamplerMessage>, Log) {
         let log = Log::default();
-        let slow = Slow(Duration::from_secs(seconds));
+        let slow = Slow::of([seconds]);
         let (actor, _) = Actor::spawn(None, slow, log.clone()).await.unwrap();
         (actor, log)
+    }
+
+    /// Samplers that were quarantined, and after how many seconds.
+    type Quarantined = Arc<Mutex<Vec<(Who, u64)>>>;
+
+    fn fleet_with_quarantine() -> (Fleet, Quarantined) {
+        let (sick, began) = (Quarantined::default(), Instant::now());
+        let told = sick.clone();
+        let infirmary = move |found: Sick| {
+            let after = began.elapsed().as_secs();
+            told.lock().unwrap().push((found.who, after));
+        };
+        let vitals = Vitals::new(Role::Sampler, 3, Duration::ZERO, Box::new(infirmary));
+        (fleet_of(vitals), sick)
+    }
+
+    /// PU-4. Its limit follows what it took before, and what others take.
+    #[tokio::test(start_paused = true)]
+    async fn a_sampler_that_hangs_over_new_weights_is_found_in_time() {
+        for others in [0, 2] {
+            let (fleet, sick) = fleet_with_quarantine();
+            let hanging = Slow::of([1, 100_000]);
+            let (hanging, _) = Actor::spawn(None, hanging, Log::default()).await.unwrap();
+            fleet.samplers.insert(hanging, node(0), false);
+            for number in 0..others {
+                let (actor, _) = sampler(2).await;
+                fleet.samplers.insert(actor, node(1 + number), false);
+            }
+            fleet.publish(weights(1)).await.unwrap();
+            drop(tokio::spawn(async move {
+                fleet.publish(weights(2)).await.map(drop)
+            }));
+            tokio::time::sleep(Duration::from_secs(300)).await;
+            let sick = sick.lock().unwrap().clone();
+            assert!(
+                matches!(&sick[..], [(who, 120..180)] if *who == node(0)),
+                "{sick:?}"
+            );
+        }
+    }
+
+    /// PU-4: the first weights come whole, and maybe over a path that is slower.
+    #[tokio::test(start_paused = true)]
+    async fn a_sampler_that_joins_has_more_time_and_not_without_end() {
+        let (fleet, sick) = fleet_with_quarantine();
+        let (quick, _) = sampler(1).await;
+        fleet.samplers.insert(quick, node(0), false);
+        fleet.publish(weights(1)).await.unwrap();
+        let (slow, _) = sampler(500).await;
+        let (hanging, _) = sampler(100_000).await;
+        tokio::spawn(catch_up(fleet.clone(), slow, node(1), None));
+        tokio::spawn(catch_up(fleet.clone(), hanging, node(2), None));
+        tokio::time::sleep(Duration::from_secs(1000)).await;
+        assert_eq!(fleet.sampler_count(), 2);
+        let sick = sick.lock().unwrap().clone();
+        assert!(
+            matches!(&sick[..], [(who, 600..800)] if *who == node(2)),
+            "{sick:?}"
+        );
     }
 
     /// PU-2: the others are not held up. PU-1: it comes back with the newest weights, and it alone

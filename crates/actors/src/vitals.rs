@@ -35,6 +35,16 @@ const LIMIT_FACTOR: u32 = 3;
 /// The longest bound on a call of a sampler.
 pub(crate) const LONGEST_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
+/// Times as long as others took for new weights may a sampler take, beside what any work is given: the
+/// path to it may be slower by as much.
+const DELIVERY_FACTOR: u32 = 4;
+
+/// More time for the first weights that a sampler takes: they come whole, and maybe to it alone.
+const FIRST_DELIVERY: Duration = Duration::from_secs(600);
+
+/// The longest bound on the delivery of weights, and the only one before any was measured.
+pub(crate) const LONGEST_DELIVERY: Duration = Duration::from_secs(3600);
+
 /// Member that is quarantined.
 #[derive(Debug, Clone)]
 pub(crate) struct Sick {
@@ -69,6 +79,8 @@ struct State {
     quarantine: Quarantine<Who>,
     pace: Pace<Who>,
     shares: Shares<Who>,
+    /// Of new weights, by their bytes.
+    deliveries: control::replicas::Pace,
     /// Of the wait for a working member, while there is none.
     without: Option<Reminder>,
     /// Members of this process that come back.
@@ -104,6 +116,7 @@ impl Vitals {
                 quarantine: Quarantine::new(quarantine),
                 pace: Pace::new(pace),
                 shares: Shares::default(),
+                deliveries: control::replicas::Pace::default(),
                 without: Some(Reminder::new(0)),
                 own_patients: BTreeSet::new(),
                 reason: String::new(),
@@ -252,6 +265,25 @@ impl Vitals {
     pub(crate) fn took(&self, who: &Who, tokens: usize, took: Duration) {
         let ms = took.as_millis() as u64;
         self.state().pace.took(who, tokens, ms);
+    }
+
+    /// New weights of so many bytes were served so long after they were sent.
+    pub(crate) fn delivered(&self, bytes: usize, took: Duration) {
+        let ms = took.as_millis() as u64;
+        self.state().deliveries.done(ms, bytes as u64);
+    }
+
+    /// Time limit of the delivery of so many bytes of weights, by what is known now.
+    pub(crate) fn delivery_limit(&self, bytes: usize, is_first: bool) -> Duration {
+        let longest = LONGEST_DELIVERY.as_millis() as u64;
+        let limit = self.state().deliveries.limit_ms(bytes as u64, longest);
+        let limit = Duration::from_millis(limit).saturating_mul(DELIVERY_FACTOR);
+        let more = if is_first {
+            FIRST_DELIVERY
+        } else {
+            Duration::ZERO
+        };
+        limit.saturating_add(more).min(LONGEST_DELIVERY)
     }
 
     /// Shares of a batch.

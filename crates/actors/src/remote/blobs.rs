@@ -1,4 +1,4 @@
-//! What this node gives out in bulk.
+//! Bytes that this node gives out in bulk: weights, and files of folders.
 
 use super::joined::{Joined, Stamp, paths_below};
 use super::on_threads::on_threads;
@@ -41,8 +41,9 @@ struct Lent {
     hashed_bytes: u64,
     /// The one that was of use last is the last.
     surveys: Vec<Survey>,
-    /// Number of lendings of the files of a hash.
-    sets: BTreeMap<Digest, usize>,
+    /// Files that are lent, by their hash. The same files are lent once at a time, so that the numbers
+    /// they have follow from the loans alone, not from whether they had to be read again.
+    sets: BTreeMap<Digest, (FileSet, Weak<Lending>)>,
 }
 
 /// Files that were read. Their stamps say which they are, wherever they lie.
@@ -52,14 +53,9 @@ struct Survey {
     /// of file systems tick coarsely.
     is_settled: bool,
     list: Arc<FileList>,
-    /// What it is lent as, while it is.
-    lending: Option<(FileSet, Weak<Lending>)>,
 }
 
 type Stamps = BTreeMap<String, Stamp>;
-
-/// Files that are lent: what they are known as, and for how long.
-type LentFiles = (FileSet, Loan);
 
 #[derive(Clone)]
 enum Blob {
@@ -90,13 +86,12 @@ impl Drop for Lending {
         for id in &self.ids {
             lent.blobs.remove(id);
         }
+        // The same files may have been lent again in this moment.
         if let Some(hash) = self.hash
-            && let Some(count) = lent.sets.get_mut(&hash)
+            && let Some((_, lending)) = lent.sets.get(&hash)
+            && lending.strong_count() == 0
         {
-            *count -= 1;
-            if *count == 0 {
-                lent.sets.remove(&hash);
-            }
+            lent.sets.remove(&hash);
         }
     }
 }
@@ -136,9 +131,10 @@ impl Blobs {
         (BlobRef { id, len, crc32 }, loan)
     }
 
-    /// Lends bytes; under which number.
+    /// Lends bytes; returns their number.
     pub(super) fn lend_memory(&self, bytes: Arc<Vec<u8>>) -> (u64, Loan) {
-        let id = self.lend(Blob::Memory(Bytes::from_owner(SharedBytes(bytes))));
+        let blob = Blob::Memory(Bytes::from_owner(SharedBytes(bytes)));
+        let id = self.lock().add(blob);
         (id, self.loan(vec![id], None))
     }
 
@@ -154,7 +150,9 @@ impl Blobs {
 
     /// Whether files of this hash are lent.
     pub(super) fn lends(&self, hash: Digest) -> bool {
-        self.lock().sets.contains_key(&hash)
+        let lent = self.lock();
+        let lending = lent.sets.get(&hash);
+        lending.is_some_and(|(_, lending)| lending.strong_count() > 0)
     }
 
     /// Lends every file below a folder. Blocks: it reads them all for their hashes, unless it has done
@@ -178,51 +176,44 @@ impl Blobs {
 
     fn lend_at(&self, folders: &[(&str, &Path)], now: SystemTime) -> io::Result<(FileSet, Loan)> {
         let (opened, stamps) = open_all(folders)?;
-        let known = self.known(&stamps);
-        let list = match known {
-            Some((_, Some(lent))) => return Ok(lent),
-            Some((list, None)) => list,
-            None => Arc::new(self.read(&opened, &stamps)?),
+        let list = match self.known(&stamps) {
+            Some(list) => list,
+            None => {
+                let list = Arc::new(self.read(&opened, &stamps)?);
+                let is_settled = stamps.values().all(|stamp| stamp.is_older(SETTLED, now));
+                self.remember(Survey {
+                    stamps,
+                    is_settled,
+                    list: list.clone(),
+                });
+                list
+            }
         };
         let encoded = codec::encode(list.as_ref()).map_err(io::Error::other)?;
+        Ok(self.lend_files(&list, encoded, opened))
+    }
+
+    /// Lends files, unless files of the same hash are lent already.
+    fn lend_files(&self, list: &FileList, encoded: Vec<u8>, opened: OpenFiles) -> (FileSet, Loan) {
         let hash = Digest::of(&encoded);
-        let is_settled = stamps.values().all(|stamp| stamp.is_older(SETTLED, now));
-        if let Some((set, loan)) = self.lending_of(hash) {
-            self.remember(Survey {
-                is_settled,
-                stamps,
-                list,
-                lending: Some((set.clone(), Arc::downgrade(&loan.0))),
-            });
-            return Ok((set, loan));
+        let mut lent = self.lock();
+        if let Some((set, lending)) = lent.sets.get(&hash)
+            && let Some(lending) = lending.upgrade()
+        {
+            return (set.clone(), Loan(lending));
         }
-        let listed = BlobRef {
-            id: 0,
-            len: encoded.len() as u64,
-            crc32: crc32fast::hash(&encoded),
-        };
-        let ids = [
-            self.lend(Blob::Memory(encoded.into())),
-            self.lend(Blob::Files(Arc::new(opened))),
-        ];
+        let (len, crc32) = (encoded.len() as u64, crc32fast::hash(&encoded));
+        let id = lent.add(Blob::Memory(encoded.into()));
         let set = FileSet {
             files: list.files.clone(),
             hash,
-            list: BlobRef {
-                id: ids[0],
-                ..listed
-            },
-            lent: ids[1],
+            list: BlobRef { id, len, crc32 },
+            lent: lent.add(Blob::Files(Arc::new(opened))),
         };
-        let loan = self.loan(ids.to_vec(), Some(hash));
-        let lending = Some((set.clone(), Arc::downgrade(&loan.0)));
-        self.remember(Survey {
-            is_settled,
-            stamps,
-            list,
-            lending,
-        });
-        Ok((set, loan))
+        let loan = self.loan(vec![id, set.lent], Some(hash));
+        let lending = Arc::downgrade(&loan.0);
+        lent.sets.insert(hash, (set.clone(), lending));
+        (set, loan)
     }
 
     /// Spares the reading of a folder whose files have just come, and were checked, by this list.
@@ -237,53 +228,28 @@ impl Blobs {
                 is_settled: true,
                 stamps,
                 list,
-                lending: None,
             });
         }
         Ok(())
     }
 
-    /// The hashes of a folder that has not changed since it was read, and what it is lent as.
-    fn known(&self, stamps: &Stamps) -> Option<(Arc<FileList>, Option<LentFiles>)> {
+    /// The hashes of a folder that has not changed since it was read.
+    fn known(&self, stamps: &Stamps) -> Option<Arc<FileList>> {
         let mut lent = self.lock();
         let is_it = |survey: &Survey| survey.is_settled && survey.stamps == *stamps;
         let found = lent.surveys.iter().position(is_it)?;
         let survey = lent.surveys.remove(found);
-        let lending = survey.lending.as_ref();
-        let alive = lending.and_then(|(set, loan)| Some((set.clone(), Loan(loan.upgrade()?))));
-        let known = (survey.list.clone(), alive);
+        let list = survey.list.clone();
         lent.surveys.push(survey);
-        // The loan's end would wait for this lock.
-        drop(lent);
-        Some(known)
-    }
-
-    /// What files of this hash are lent as, if they are: the same whether they had to be read again or
-    /// not, which depends on the clock.
-    fn lending_of(&self, hash: Digest) -> Option<(FileSet, Loan)> {
-        let lent = self.lock();
-        lent.surveys.iter().find_map(|survey| {
-            let (set, loan) = survey
-                .lending
-                .as_ref()
-                .filter(|(set, _)| set.hash == hash)?;
-            Some((set.clone(), Loan(loan.upgrade()?)))
-        })
+        Some(list)
     }
 
     fn remember(&self, survey: Survey) {
-        let mut lent = self.lock();
-        lent.surveys.retain(|known| known.stamps != survey.stamps);
-        lent.surveys.push(survey);
-        let is_idle = |survey: &Survey| {
-            let lending = survey.lending.as_ref();
-            lending.is_none_or(|(_, loan)| loan.strong_count() == 0)
-        };
-        while lent.surveys.len() > MOST_SURVEYS
-            && let Some(idle) = lent.surveys.iter().position(is_idle)
-        {
-            lent.surveys.remove(idle);
-        }
+        let surveys = &mut self.lock().surveys;
+        surveys.retain(|known| known.stamps != survey.stamps);
+        surveys.push(survey);
+        let old = surveys.len().saturating_sub(MOST_SURVEYS);
+        surveys.drain(..old);
     }
 
     /// Hashes all files.
@@ -305,20 +271,17 @@ impl Blobs {
         Ok(FileList { files, chunks })
     }
 
-    fn lend(&self, blob: Blob) -> u64 {
-        let mut lent = self.lock();
-        lent.next += 1;
-        let id = lent.next;
-        lent.blobs.insert(id, blob);
-        id
-    }
-
     fn loan(&self, ids: Vec<u64>, hash: Option<Digest>) -> Loan {
-        if let Some(hash) = hash {
-            *self.lock().sets.entry(hash).or_default() += 1;
-        }
         let blobs = self.clone();
         Loan(Arc::new(Lending { blobs, ids, hash }))
+    }
+}
+
+impl Lent {
+    fn add(&mut self, blob: Blob) -> u64 {
+        self.next += 1;
+        self.blobs.insert(self.next, blob);
+        self.next
     }
 }
 
@@ -538,7 +501,12 @@ mod tests {
         drop((adapters, base));
         assert_eq!(blobs.piece(set.lent, 1..8).await.unwrap(), "2678934");
         assert!(blobs.piece(set.lent, 1..10).await.is_err());
-        assert!(blobs.piece(set.lent, 2..1).await.is_err());
+        assert!(
+            blobs
+                .piece(set.lent, Range { start: 2, end: 1 })
+                .await
+                .is_err()
+        );
         drop(loan);
         assert!(blobs.piece(set.lent, 1..8).await.is_err());
     }

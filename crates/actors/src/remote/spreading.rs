@@ -1,12 +1,12 @@
-//! How the controller brings weights and files to nodes: one offer a version or a folder, and for each
-//! node a source (`control::spread`).
+//! The controller's part in bringing weights and files to nodes: one offer a version or a folder, and
+//! for each node a source (`control::spread`).
 
 use super::assembly::exclusive_or;
 use super::blobs::{Blobs, Loan};
 use super::on_threads::on_threads;
 use super::{RemoteEngine, RemoteFault};
-use crate::fleet::ENGINE_LIMIT;
 use crate::ports::EngineError;
+use crate::vitals::LONGEST_DELIVERY;
 use control::membership::NodeId;
 use control::spread::{MOST_SOURCES, Source, Spread, Standing, Trust};
 use proto::chunks::{
@@ -21,7 +21,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// How weights and files are brought to nodes.
+/// Settings of the way of weights and files to nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpreadPlan {
     /// Nodes that one gives a version, or a folder's files, to, and the controller too, at most.
@@ -60,7 +60,7 @@ struct Inner {
     known: Mutex<Known>,
 }
 
-/// What is known of nodes.
+/// Addresses of nodes, and their standing.
 #[derive(Default)]
 struct Known {
     addresses: BTreeMap<NodeId, (NodeName, Option<String>)>,
@@ -323,7 +323,7 @@ impl RemoteEngine {
                 ..version.offer.clone()
             };
             let request = EngineRequest::Publish(Box::new(offer));
-            let asked = self.ask::<Result<WeightAnswer, EngineError>>(&request, ENGINE_LIMIT);
+            let asked = self.ask::<Result<WeightAnswer, EngineError>>(&request, LONGEST_DELIVERY);
             match asked.await {
                 Ok(Ok(WeightAnswer::Served(pulled))) => return Ok(Ok(pulled)),
                 Ok(Ok(WeightAnswer::Stuck(fault, reason))) => {

@@ -1,38 +1,20 @@
 //! Folders over a network in memory, from a controller and nodes that fail in every way.
 
 use super::super::blobs::{Blobs, Loan};
+use super::super::in_memory::{Bent, SIZE, Ways, flipped, identity, made_up, name};
 use super::super::spreading::{SpreadPlan, Spreading};
 use super::*;
-use crate::node::DialFault;
 use control::membership::NodeId;
-use proto::{Identity, NodeName, Role};
+use proto::NodeName;
 use std::collections::BTreeMap;
 use tempfile::TempDir;
 use transport::memory::{Network, Rules};
 use transport::{Handler, Lane, Limits, Request};
 
-const SIZE: u32 = 1000;
-
-/// Chunks of the folder of these tests; the last one is shorter.
-const CHUNKS: usize = 20;
-
-fn name(text: &str) -> NodeName {
-    text.parse().unwrap()
-}
-
-fn identity(text: &str) -> Identity {
-    Identity {
-        name: name(text),
-        roles: [Role::Learner].into(),
-    }
-}
-
 /// Files of all lengths, one of them empty.
 fn contents(seed: u32) -> BTreeMap<&'static str, Vec<u8>> {
-    let len = (CHUNKS - 1) * SIZE as usize + 500;
-    let bytes: Vec<u8> = (0..len as u32)
-        .map(|n| ((n + seed).wrapping_mul(2_654_435_761) >> 13) as u8)
-        .collect();
+    let bytes = made_up(seed);
+    let len = bytes.len();
     let cut = |from: usize, to: usize| bytes[from..to].to_vec();
     [
         ("config.json", cut(0, 300)),
@@ -73,26 +55,6 @@ impl Handler for Telling {
     async fn cast(&self, _: u8, _: Bytes) {}
 }
 
-/// Gives out what another does, as a test wishes.
-struct Bent<F>(Arc<dyn bulk::Source>, F);
-
-#[async_trait]
-impl<F> bulk::Source for Bent<F>
-where
-    F: Fn(u64, Bytes) -> Result<Bytes, String> + Send + Sync + 'static,
-{
-    async fn piece(&self, id: u64, range: Range<u64>) -> Result<Bytes, String> {
-        let start = range.start;
-        self.1(start, self.0.piece(id, range).await?)
-    }
-}
-
-fn flipped(piece: &Bytes) -> Bytes {
-    let mut bytes = piece.to_vec();
-    bytes[7] ^= 4;
-    bytes.into()
-}
-
 /// A controller that lends a folder, and its nodes.
 struct Stage {
     network: Network,
@@ -126,7 +88,7 @@ impl Stage {
         stage
     }
 
-    /// Whoever dials `name` can pull from `source`, and asks the controller there.
+    /// Those who dial `name` can pull from `source`, and ask the controller there.
     fn serve(&self, name: &str, source: Arc<dyn bulk::Source>) {
         let mut listener = self.network.listen(identity(name));
         let spreading = self.spreading.clone();
@@ -176,7 +138,7 @@ impl Stage {
         self.set.bytes()
     }
 
-    /// What the controller gave beside the list, which every node has from it.
+    /// Bytes that the controller gave beside the list, which every node has from it.
     fn given_to(&self, nodes: u64) -> u64 {
         self.blobs.given_bytes() - nodes * self.set.list.len
     }
@@ -196,28 +158,6 @@ impl Handler for Silent {
     }
 
     async fn cast(&self, _: u8, _: Bytes) {}
-}
-
-struct Ways(Network, Identity);
-
-#[async_trait]
-impl Dialler for Ways {
-    async fn control(&self) -> Result<Arc<dyn Connection>, DialFault> {
-        Err(DialFault::Unreachable("not here".to_owned()))
-    }
-
-    async fn data(&self, _: u16) -> Result<Arc<dyn Connection>, DialFault> {
-        self.control().await
-    }
-
-    async fn bulk(&self, _: u16) -> Result<Arc<dyn Connection>, DialFault> {
-        self.control().await
-    }
-
-    async fn node(&self, name: &NodeName, _: &str) -> Result<Arc<dyn Connection>, DialFault> {
-        let dialled = self.0.dial(self.1.clone(), name, Lane::Bulk).await;
-        dialled.map_err(|error| DialFault::Unreachable(error.to_string()))
-    }
 }
 
 struct Node {

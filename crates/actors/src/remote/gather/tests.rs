@@ -1,38 +1,20 @@
 //! Weights over a network in memory, from controllers and nodes that fail in every way.
 
 use super::super::blobs::Blobs;
+use super::super::in_memory::{Bent, SIZE, Ways, flipped, identity, made_up, name};
 use super::super::spreading::{SpreadPlan, Version};
 use super::*;
-use crate::node::DialFault;
 use proto::chunks::ChunkSource;
-use proto::{Identity, NodeName, Role, WeightManifest, WeightVersion};
+use proto::{WeightManifest, WeightVersion};
 use std::sync::Mutex;
 use std::time::Duration;
 use transport::Lane;
 use transport::memory::{Network, Rules};
 
-const SIZE: u32 = 1000;
-
-/// Chunks of the weights of these tests; the last one is shorter.
-const CHUNKS: usize = 20;
-
-fn name(text: &str) -> NodeName {
-    text.parse().unwrap()
-}
-
-fn identity(text: &str) -> Identity {
-    Identity {
-        name: name(text),
-        roles: [Role::Sampler].into(),
-    }
-}
-
 /// Weights of a version; from one to the next few bytes change, and those of some chunks not at all.
 fn weights(version: u64) -> WeightSnapshot {
-    let len = (CHUNKS - 1) * SIZE as usize + 500;
-    let mut bytes: Vec<u8> = (0..len as u32)
-        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
-        .collect();
+    let mut bytes = made_up(0);
+    let len = bytes.len();
     for step in 1..=version as usize {
         for at in (step..len).step_by(3001) {
             bytes[at] ^= 1;
@@ -49,26 +31,6 @@ fn weights(version: u64) -> WeightSnapshot {
         manifest: Arc::new(manifest),
         bytes: Arc::new(bytes),
     }
-}
-
-/// Gives out what another does, as a test wishes.
-struct Bent<F>(Arc<dyn bulk::Source>, F);
-
-#[async_trait]
-impl<F> bulk::Source for Bent<F>
-where
-    F: Fn(u64, Bytes) -> Result<Bytes, String> + Send + Sync + 'static,
-{
-    async fn piece(&self, id: u64, range: Range<u64>) -> Result<Bytes, String> {
-        let start = range.start;
-        self.1(start, self.0.piece(id, range).await?)
-    }
-}
-
-fn flipped(piece: &Bytes) -> Bytes {
-    let mut bytes = piece.to_vec();
-    bytes[7] ^= 4;
-    bytes.into()
 }
 
 /// A controller, and nodes that it brings weights to.
@@ -93,7 +55,7 @@ impl Stage {
         stage
     }
 
-    /// Whoever dials `name` can pull from `source`.
+    /// Those who dial `name` can pull from `source`.
     fn serve(&self, name: &str, source: Arc<dyn bulk::Source>) {
         let mut listener = self.network.listen(identity(name));
         tokio::spawn(async move {
@@ -118,28 +80,6 @@ impl Stage {
             bulk: bulk.await.unwrap(),
             ways: Ways(self.network.clone(), identity(name)),
         }
-    }
-}
-
-struct Ways(Network, Identity);
-
-#[async_trait]
-impl Dialler for Ways {
-    async fn control(&self) -> Result<Arc<dyn Connection>, DialFault> {
-        Err(DialFault::Unreachable("not here".to_owned()))
-    }
-
-    async fn data(&self, _: u16) -> Result<Arc<dyn Connection>, DialFault> {
-        self.control().await
-    }
-
-    async fn bulk(&self, _: u16) -> Result<Arc<dyn Connection>, DialFault> {
-        self.control().await
-    }
-
-    async fn node(&self, name: &NodeName, _: &str) -> Result<Arc<dyn Connection>, DialFault> {
-        let dialled = self.0.dial(self.1.clone(), name, Lane::Bulk).await;
-        dialled.map_err(|error| DialFault::Unreachable(error.to_string()))
     }
 }
 
@@ -205,7 +145,7 @@ async fn ga_1_what_a_node_damages_comes_from_elsewhere() {
     stage.serve("liar", Arc::new(Bent(Arc::new(good.shelf.clone()), bend)));
     let node = stage.node("node").await;
     assert_eq!(node.sticks(&version, "liar").await, SourceFault::Damaged);
-    assert!(node.shelf.0.borrow().whole.is_none());
+    assert!(node.shelf.0.value().whole.is_none());
     let pulled = node.gets(&version, "good").await;
     assert_eq!(pulled.repaired, 1);
     // GA-2: what was under way is pulled again, and the damaged chunk.
