@@ -276,10 +276,7 @@ impl Actor for Supervisor {
         // A job that is not done ends here: the folder of its store is free.
         state.job = None;
         // Engines hold gigabytes: what starts next must not find them still there.
-        let children = myself.get_cell();
-        children
-            .stop_children_and_wait(None, Some(STOP_LIMIT))
-            .await;
+        stop_children(&myself.get_cell()).await;
         Ok(())
     }
 
@@ -300,6 +297,18 @@ impl Actor for Supervisor {
             _ => Ok(()),
         }
     }
+}
+
+/// Stops all children and waits for them. They are told in the order in which they were started: the
+/// framework's own order is drawn by chance, and what they send as they end would be, too.
+async fn stop_children(supervisor: &ActorCell) {
+    let mut children = supervisor.get_children();
+    children.sort_by_key(ActorCell::get_id);
+    let ends = children
+        .iter()
+        .map(|child| child.stop_and_wait(None, Some(STOP_LIMIT)));
+    // One that is not there any more, or hangs, keeps nobody waiting for longer.
+    drop(futures::future::join_all(ends).await);
 }
 
 /// The health of the workers of a role, told to `controller`.

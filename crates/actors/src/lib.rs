@@ -36,6 +36,7 @@ mod rollouts;
 mod sampling;
 pub mod seeds;
 mod stopping;
+pub mod told;
 pub mod training;
 mod vitals;
 mod workers;

@@ -1,27 +1,26 @@
 //! Ending in order: how whoever works learns that it is to end, and that something is to be saved
 //! before others do.
 
-use tokio::sync::watch;
+use crate::told::Told;
 
 /// The wish that work ends in order. Clones are the same wish; it is never taken back.
 #[derive(Debug, Clone, Default)]
-pub struct Stop(watch::Sender<bool>);
+pub struct Stop(Told<bool>);
 
 impl Stop {
     /// Has work end in order.
     pub fn ask(&self) {
-        self.0.send_replace(true);
+        self.0.change(|is_asked| *is_asked = true);
     }
 
     /// Whether work is to end.
     pub fn is_asked(&self) -> bool {
-        *self.0.borrow()
+        *self.0.value()
     }
 
     /// Waits until work is to end.
     pub async fn asked(&self) {
-        // The sender lives as long as this wish.
-        let _ = self.0.subscribe().wait_for(|is_asked| *is_asked).await;
+        self.0.is(|is_asked| *is_asked).await;
     }
 
     /// Does something that may be left undone; `None` when work is to end before it is done.
@@ -37,7 +36,7 @@ impl Stop {
 /// Checkpoints that are wanted beside those that are due: of whoever is about to leave with what it
 /// holds. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Saving(watch::Sender<Wishes>);
+pub(crate) struct Saving(Told<Wishes>);
 
 #[derive(Debug, Default)]
 struct Wishes {
@@ -52,19 +51,17 @@ impl Saving {
     /// Waits until there is a checkpoint of all steps that were made before; no longer when nothing
     /// trains (any more).
     pub(crate) async fn save(&self) {
-        let mut number = 0;
-        self.0.send_modify(|wishes| {
+        let number = self.0.change(|wishes| {
             wishes.asked += 1;
-            number = wishes.asked;
+            wishes.asked
         });
         let is_over = |wishes: &Wishes| wishes.done >= number || wishes.loops == 0;
-        // The sender lives as long as this.
-        let _ = self.0.subscribe().wait_for(is_over).await;
+        self.0.is(is_over).await;
     }
 
     /// Something trains, and fulfils wishes, until this is dropped.
     pub(crate) fn enter(&self) -> Saver {
-        self.0.send_modify(|wishes| wishes.loops += 1);
+        self.0.change(|wishes| wishes.loops += 1);
         Saver(self.clone())
     }
 }
@@ -76,29 +73,27 @@ pub(crate) struct Saver(Saving);
 impl Saver {
     /// The newest wish that is not fulfilled.
     pub(crate) fn due(&self) -> Option<u64> {
-        let wishes = self.0.0.borrow();
+        let wishes = self.0.0.value();
         (wishes.asked > wishes.done).then_some(wishes.asked)
     }
 
     /// Waits for a wish.
     pub(crate) async fn wanted(&self) -> u64 {
-        let mut wishes = self.0.0.subscribe();
-        let wanted = wishes.wait_for(|wishes| wishes.asked > wishes.done).await;
-        // The sender lives as long as this.
-        wanted.map_or(0, |wishes| wishes.asked)
+        let newest = |wishes: &Wishes| (wishes.asked > wishes.done).then_some(wishes.asked);
+        self.0.0.find(newest).await
     }
 
     /// This wish and those before it are fulfilled.
     pub(crate) fn fulfilled(&self, number: u64) {
         self.0
             .0
-            .send_modify(|wishes| wishes.done = wishes.done.max(number));
+            .change(|wishes| wishes.done = wishes.done.max(number));
     }
 }
 
 impl Drop for Saver {
     fn drop(&mut self) {
-        self.0.0.send_modify(|wishes| wishes.loops -= 1);
+        self.0.0.change(|wishes| wishes.loops -= 1);
     }
 }
 

@@ -9,6 +9,7 @@
 use crate::World;
 use crate::engines::{Place as Stand, bytes_of};
 use actors::ports::{EngineError, LearnerFault, Replica, StepReport, Trainer};
+use actors::told::Told;
 use async_trait::async_trait;
 use proto::NodeName;
 use proto::cluster::{Occupation, Place, Standing, Unmet};
@@ -24,7 +25,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::watch;
 
 /// Time that members try to meet their neighbours.
 const MEETING: Duration = Duration::from_secs(20);
@@ -56,7 +56,7 @@ impl Made {
 
 /// All rings there were.
 #[derive(Default)]
-pub(crate) struct Rings(Mutex<BTreeMap<u32, watch::Sender<Ring>>>);
+pub(crate) struct Rings(Mutex<BTreeMap<u32, Told<Ring>>>);
 
 /// Members that meet, and then make steps together.
 #[derive(Debug, Clone, Default)]
@@ -86,7 +86,7 @@ enum Common {
 }
 
 impl Rings {
-    fn of(&self, epoch: u32) -> watch::Sender<Ring> {
+    fn of(&self, epoch: u32) -> Told<Ring> {
         let mut rings = self.0.lock().expect("no holder panics");
         rings.entry(epoch).or_default().clone()
     }
@@ -95,7 +95,7 @@ impl Rings {
     pub(crate) fn break_up(&self, epoch: u32) {
         let rings = self.0.lock().expect("no holder panics");
         for ring in rings.range(..=epoch).map(|(_, ring)| ring) {
-            ring.send_modify(|ring| ring.is_broken = true);
+            ring.change(|ring| ring.is_broken = true);
         }
     }
 }
@@ -109,7 +109,7 @@ pub(crate) struct Learner {
     folder: PathBuf,
     state: Mutex<State>,
     /// Told of groups that are given up.
-    given_up: watch::Sender<u32>,
+    given_up: Told<u32>,
 }
 
 struct State {
@@ -217,7 +217,7 @@ impl Learner {
             number,
             folder,
             state: Mutex::new(state),
-            given_up: watch::Sender::new(0),
+            given_up: Told::default(),
         })
     }
 
@@ -238,20 +238,14 @@ impl Learner {
     }
 
     /// Waits until a ring is as wanted; false when it is broken or given up before.
-    async fn wait(
-        &self,
-        epoch: u32,
-        ring: &watch::Sender<Ring>,
-        is_so: impl Fn(&Ring) -> bool,
-    ) -> bool {
-        let (mut ring, mut given_up) = (ring.subscribe(), self.given_up.subscribe());
+    async fn wait(&self, epoch: u32, ring: &Told<Ring>, is_so: impl Fn(&Ring) -> bool) -> bool {
         loop {
-            let so = ring.wait_for(|ring| ring.is_broken || is_so(ring));
-            let over = given_up.wait_for(|given_up| *given_up >= epoch);
+            let so = ring.is(|ring| ring.is_broken || is_so(ring));
+            let over = self.given_up.is(|given_up| *given_up >= epoch);
             tokio::select! {
                 biased;
-                so = so => return so.is_ok_and(|ring| is_so(&ring)),
-                _ = over => return false,
+                () = so => return is_so(&ring.value()),
+                () = over => return false,
                 () = self.look() => {}
             }
         }
@@ -267,12 +261,11 @@ impl Learner {
 
     /// Computes, until the group is given up; some time after that it is over, too.
     async fn compute(&self, epoch: u32) -> bool {
-        let mut given_up = self.given_up.subscribe();
-        let over = given_up.wait_for(|given_up| *given_up >= epoch);
+        let over = self.given_up.is(|given_up| *given_up >= epoch);
         let is_done = tokio::select! {
             biased;
             () = self.place.work() => true,
-            _ = over => false,
+            () = over => false,
         };
         if !is_done {
             let part = Duration::from_millis(self.world.scenario.step_ms / 8);
@@ -282,11 +275,7 @@ impl Learner {
     }
 
     /// Meets the next one and the one before.
-    async fn meet_neighbours(
-        &self,
-        group: &InGroup,
-        ring: &watch::Sender<Ring>,
-    ) -> Result<(), Unmet> {
+    async fn meet_neighbours(&self, group: &InGroup, ring: &Told<Ring>) -> Result<(), Unmet> {
         let (next, previous, rank) = (group.next(), group.previous(), group.rank);
         let ward = &self.world.ward;
         let is_there = |ring: &Ring, from: u32, to: u32, other: u32| {
@@ -303,13 +292,11 @@ impl Learner {
         }
         // What befalls others does not end it before its time.
         let until = tokio::time::Instant::now() + MEETING;
-        let (mut changes, mut given_up) = (ring.subscribe(), self.given_up.subscribe());
-        while misses(&ring.borrow()) != (false, false) {
-            changes.mark_unchanged();
+        while misses(&ring.value()) != (false, false) {
             let is_over = tokio::select! {
                 biased;
-                _ = given_up.wait_for(|given_up| *given_up >= group.epoch) => true,
-                _ = changes.changed() => false,
+                () = self.given_up.is(|given_up| *given_up >= group.epoch) => true,
+                () = ring.is(|ring| misses(ring) == (false, false)) => false,
                 () = self.look() => false,
                 () = tokio::time::sleep_until(until) => false,
             };
@@ -317,7 +304,7 @@ impl Learner {
                 return Err(unmet("the group was given up before it met"));
             }
             if tokio::time::Instant::now() >= until {
-                let (misses_next, misses_previous) = misses(&ring.borrow());
+                let (misses_next, misses_previous) = misses(&ring.value());
                 return Err(Unmet {
                     misses_next,
                     misses_previous,
@@ -333,7 +320,7 @@ impl Learner {
         let _busy = Busy::with(self, Occupation::Waiting);
         let (epoch, rank, world) = (group.epoch, group.rank, group.members.len());
         let ring = self.world.rings.of(epoch);
-        ring.send_modify(|ring| {
+        ring.change(|ring| {
             ring.there
                 .entry(common)
                 .or_default()
@@ -351,7 +338,7 @@ impl Learner {
         if !self.wait(epoch, &ring, all).await {
             return false;
         }
-        let weights = ring.borrow().there[&common].clone();
+        let weights = ring.value().there[&common].clone();
         if weights.values().any(|other| *other != made.weights) {
             let how = format_args!("members of group {epoch} begin {common:?} with {weights:?}");
             self.place.account.breaks("SI-10", how);
@@ -359,7 +346,7 @@ impl Learner {
         // The last messages are under way.
         let wait = self.state().rng.random_range(1..200);
         tokio::time::sleep(Duration::from_millis(wait)).await;
-        let is_broken = ring.borrow().is_broken || *self.given_up.borrow() >= epoch;
+        let is_broken = ring.value().is_broken || *self.given_up.value() >= epoch;
         !is_broken || self.state().rng.random_bool(0.5)
     }
 
@@ -440,7 +427,7 @@ impl Replica for Learner {
         } = place;
         let ring = self.world.rings.of(epoch);
         let made = self.state().made;
-        if *self.given_up.borrow() >= epoch {
+        if *self.given_up.value() >= epoch {
             return Err(unmet("the group was given up before it met"));
         }
         let group = InGroup {
@@ -449,20 +436,20 @@ impl Replica for Learner {
             members: members.iter().map(name_at).collect(),
         };
         let is_share = self.state().keeps_share;
-        ring.send_modify(|ring| {
+        ring.change(|ring| {
             ring.brought.insert(rank, Brought { made, is_share });
         });
         if let Err(unmet) = self.meet_neighbours(&group, &ring).await {
             // What it had met of the ring ends.
-            ring.send_modify(|ring| ring.is_broken = true);
+            ring.change(|ring| ring.is_broken = true);
             return Err(unmet);
         }
-        ring.send_modify(|ring| ring.met.extend([rank]));
+        ring.change(|ring| ring.met.extend([rank]));
         let all = |ring: &Ring| ring.met.len() == members.len();
         if !self.wait(epoch, &ring, all).await {
             return Err(unmet("the ring broke before all had met"));
         }
-        let leader = self.agreed(&ring.borrow().brought);
+        let leader = self.agreed(&ring.value().brought);
         let leader = leader.map_err(|error| unmet(&error.0))?;
         if is_level && leader != made {
             let how = format_args!("{made:?} is taken for level with {leader:?} in group {epoch}");
@@ -501,7 +488,7 @@ impl Replica for Learner {
             self.world.rings.break_up(present);
         }
         self.given_up
-            .send_modify(|given_up| *given_up = epoch.max(*given_up));
+            .change(|given_up| *given_up = epoch.max(*given_up));
         occupation
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Cluster, HEARTBEAT, Node, PROMPT, end_node};
 use crate::remote::method;
+use crate::told::Told;
 use async_trait::async_trait;
 use bytes::Bytes;
 use control::membership::{Joined, Joining, NodeId};
@@ -10,7 +11,7 @@ use proto::files::SourceRequest;
 use proto::{Identity, Role, codec};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use transport::{Connection, Handler, Limits, Link, Request, bulk};
 
 impl Cluster {
@@ -22,16 +23,16 @@ impl Cluster {
             peer: connection.peer().clone(),
             joined: Mutex::new(Some(joined)),
             session: OnceLock::new(),
-            link: watch::Sender::new(None),
+            link: Told::default(),
         });
         let opening = Link::open(connection, handler.clone(), Limits::default());
         let link = tokio::time::timeout(PROMPT, opening).await;
         let link = link.map_err(|_| "it opened no stream".to_owned())?;
         let link = link.map_err(|error| error.to_string())?;
-        handler.link.send_replace(Some(link.clone()));
+        handler.link.change(|known| *known = Some(link.clone()));
         let joined = tokio::time::timeout(PROMPT, join).await;
         // The handler keeps the link alive otherwise.
-        handler.link.send_replace(None);
+        handler.link.change(|known| *known = None);
         let id = match joined {
             Ok(Ok(id)) => id,
             // It was told why, and so was the log; the link ends here if it does not end it itself.
@@ -222,7 +223,7 @@ struct ControlHandler {
     /// The session that began on this link, once the node has joined (CL-3).
     session: OnceLock<NodeId>,
     /// The link that this handles, once it is open.
-    link: watch::Sender<Option<Link>>,
+    link: Told<Option<Link>>,
 }
 
 impl ControlHandler {
@@ -241,10 +242,7 @@ impl Handler for ControlHandler {
                 // Before anything is waited for: a second request has nothing to wait for.
                 let sender = self.joined.lock().expect("no holder panics").take();
                 let sender = sender.ok_or("it has joined already, or tried to, on this link")?;
-                let mut link = self.link.subscribe();
-                let link = link.wait_for(Option::is_some).await;
-                let link = link.ok().and_then(|link| link.clone());
-                let link = link.ok_or("the link is closed")?;
+                let link = self.link.find(Option::clone).await;
                 if self.cluster.lock().is_closed {
                     let reason = "the run is over";
                     let _ = link.call(method::END, reason.as_bytes(), PROMPT).await;

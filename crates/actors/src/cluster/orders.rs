@@ -8,6 +8,7 @@ use super::{
 use crate::controller::ControllerMessage;
 use crate::ports::EngineError;
 use crate::remote::{RemoteEngine, method};
+use crate::told::Told;
 use control::membership::{Member, Membership, NodeId};
 use control::openings::Process;
 use control::quarantine::Remedy;
@@ -19,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use transport::{CallError, Link};
 
@@ -610,7 +611,7 @@ impl Cluster {
             is_draining: AtomicBool::new(false),
             checkpoints,
             on_checkpoint,
-            over: watch::Sender::default(),
+            over: Told::default(),
         };
         let engine = Arc::new(engine);
         node.engines.retain(|engine| engine.strong_count() > 0);

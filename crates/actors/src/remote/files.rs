@@ -1,4 +1,4 @@
-//! How files get to a folder of this node, and from there to other nodes.
+//! Files that come to a folder of this node, and go from there to other nodes.
 //!
 //! - **FI-1 (checked).** Every chunk is checked as it arrives, as those of weights are (GA-1).
 //! - **FI-2 (nothing twice).** Another source goes on with the chunks that are there.
@@ -13,6 +13,7 @@ use super::method;
 use super::pulling::{ChunkFault, Giver, KEPT_WAITING, NOT_HELD, STREAMS, TRIES, aside};
 use crate::node::Dialler;
 use crate::ports::EngineError;
+use crate::told::Told;
 use async_trait::async_trait;
 use bytes::Bytes;
 use control::spread::MOST_SOURCES;
@@ -27,7 +28,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use transport::{Connection, Link, bulk};
 
@@ -151,11 +152,11 @@ async fn list_of(owner: &dyn Connection, set: &FileSet) -> Result<Arc<FileList>,
 
 /// Files that other nodes can pull from here. Clones are the same.
 #[derive(Clone, Default)]
-pub(super) struct FileShelf(Arc<watch::Sender<Vec<Arc<Held>>>>);
+pub(super) struct FileShelf(Told<Vec<Arc<Held>>>);
 
 impl FileShelf {
     fn put(&self, held: Arc<Held>) {
-        self.0.send_modify(|all| {
+        self.0.change(|all| {
             all.retain(|known| known.hash != held.hash);
             all.push(held);
             let old = all.len().saturating_sub(MOST_HELD);
@@ -168,24 +169,16 @@ impl FileShelf {
         drop(self.find(id).await);
     }
 
-    async fn find(&self, id: u64) -> Option<Arc<Held>> {
+    async fn find(&self, id: u64) -> Arc<Held> {
         let is_it = |held: &&Arc<Held>| held.hash.key() == id;
-        let mut all = self.0.subscribe();
-        // The sender lives as long as this shelf.
-        let found = all
-            .wait_for(|all| all.iter().any(|held| is_it(&held)))
-            .await;
-        found.ok()?.iter().find(is_it).cloned()
+        self.0.find(|all| all.iter().find(is_it).cloned()).await
     }
 }
 
 #[async_trait]
 impl bulk::Source for FileShelf {
     async fn piece(&self, id: u64, range: Range<u64>) -> Result<Bytes, String> {
-        let piece = async {
-            let held = self.find(id).await.ok_or(NOT_HELD)?;
-            held.piece(range).await
-        };
+        let piece = async { self.find(id).await.piece(range).await };
         match timeout(KEPT_WAITING, piece).await {
             Ok(piece) => piece,
             Err(_) => Err(NOT_HELD.to_owned()),

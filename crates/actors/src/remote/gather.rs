@@ -12,6 +12,7 @@ use super::assembly::{Assembly, Filling};
 use super::blobs::TransferError;
 use super::pulling::{ChunkFault, Giver, KEPT_WAITING, NOT_HELD, STREAMS, TRIES, aside};
 use crate::node::Dialler;
+use crate::told::Told;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -21,14 +22,13 @@ use proto::chunks::{
 };
 use std::ops::Range;
 use std::sync::Arc;
-use tokio::sync::watch;
 use tokio::time::timeout;
 use transport::Connection;
 use transport::bulk::{self, PullError};
 
 /// The weights that a node holds, and those that it gets. Clones are the same.
 #[derive(Clone, Default)]
-pub(super) struct Shelf(Arc<watch::Sender<Held>>);
+pub(super) struct Shelf(Told<Held>);
 
 #[derive(Clone, Default)]
 struct Held {
@@ -58,20 +58,19 @@ impl Held {
 impl Shelf {
     /// Begins with an offer, or goes on with it.
     fn begin(&self, offer: &WeightOffer) -> Result<Arc<Assembly>, TransferError> {
-        let held = self.0.borrow().clone();
+        let held = self.0.value().clone();
         if let Some(same) = held.all().find(|held| held.offer.hash == offer.hash) {
             return Ok(same.clone());
         }
         let coming = Assembly::new(offer.clone());
         let coming = coming.map_err(|error| TransferError::Here(error.to_string()))?;
-        self.0
-            .send_modify(|held| held.coming = Some(coming.clone()));
+        self.0.change(|held| held.coming = Some(coming.clone()));
         Ok(coming)
     }
 
     /// It is whole: what was before is given out no longer.
     fn keep(&self, assembly: &Arc<Assembly>) {
-        self.0.send_modify(|held| {
+        self.0.change(|held| {
             held.coming.take_if(|c| Arc::ptr_eq(c, assembly));
             held.whole = Some(assembly.clone());
         });
@@ -79,19 +78,17 @@ impl Shelf {
 
     /// Returns once something is given out under this number.
     pub(super) async fn knows(&self, id: u64) {
-        let mut held = self.0.subscribe();
-        // The sender lives as long as this shelf.
-        let _ = held.wait_for(|held| held.find(id).is_some()).await;
+        self.0.is(|held| held.find(id).is_some()).await;
     }
 
     /// Gives all memory back.
     pub(super) fn clear(&self) {
-        self.0.send_modify(|held| *held = Held::default());
+        self.0.change(|held| *held = Held::default());
     }
 
     /// The bytes that a delta begins with.
     fn base(&self, delta: &WeightDelta) -> Result<Arc<Vec<u8>>, DeltaRefusal> {
-        let held = self.0.borrow().whole.clone().ok_or(DeltaRefusal::NoBase)?;
+        let held = self.0.value().whole.clone().ok_or(DeltaRefusal::NoBase)?;
         let bytes = held.whole().ok_or(DeltaRefusal::NoBase)?;
         match held.offer.hash == delta.base {
             true => Ok(bytes),
@@ -103,22 +100,20 @@ impl Shelf {
     }
 }
 
-/// What other nodes can pull: weights, and nothing else of this node.
+/// Other nodes can pull weights, and nothing else of this node.
 #[async_trait]
 impl bulk::Source for Shelf {
     async fn piece(&self, id: u64, range: Range<u64>) -> Result<Bytes, String> {
-        let mut held = self.0.subscribe();
         let found = async {
-            let known = held.wait_for(|held| held.find(id).is_some()).await;
-            let (assembly, is_delta) = known.ok()?.find(id)?;
-            Some(match is_delta {
+            let (assembly, is_delta) = self.0.find(|held| held.find(id)).await;
+            match is_delta {
                 false => assembly.piece(range).await,
                 true => assembly.delta_piece(range).await,
-            })
+            }
         };
         match timeout(KEPT_WAITING, found).await {
-            Ok(Some(piece)) => piece,
-            Ok(None) | Err(_) => Err(NOT_HELD.to_owned()),
+            Ok(piece) => piece,
+            Err(_) => Err(NOT_HELD.to_owned()),
         }
     }
 }

@@ -12,6 +12,8 @@ mod files;
 mod folders;
 mod gather;
 mod host;
+#[cfg(test)]
+mod in_memory;
 mod joined;
 mod on_threads;
 mod pulling;
@@ -27,6 +29,7 @@ pub(crate) use spreading::Spreading;
 pub(crate) use stand_in::{PassOn, StandIn, abandon};
 
 use crate::ports::EngineError;
+use crate::told::Told;
 use control::membership::NodeId;
 use proto::cluster::EngineRequest;
 use proto::{NodeName, Role, codec};
@@ -35,7 +38,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use transport::{CallError, Connection, Link};
 
@@ -79,7 +82,7 @@ pub struct RemoteEngine {
     pub(crate) role: Role,
     pub(crate) link: Link,
     pub(crate) bulk: Arc<dyn Connection>,
-    /// How weights and files are brought to nodes.
+    /// The way of weights and files to nodes.
     pub(crate) spreading: Spreading,
     /// Calls that it takes at once; others wait here.
     pub(crate) credits: Semaphore,
@@ -92,7 +95,7 @@ pub struct RemoteEngine {
     /// Called with each checkpoint once it is whole.
     pub(crate) on_checkpoint: Option<CheckpointHook>,
     /// Set when its actor here has ended: nobody waits for answers any more.
-    pub(crate) over: watch::Sender<bool>,
+    pub(crate) over: Told<bool>,
 }
 
 /// What is done with a checkpoint that has come from a learner on another node.
@@ -133,7 +136,7 @@ impl RemoteEngine {
     /// Ends what it is asked, here and, with the callers gone, on its node. Nothing is asked of it later.
     pub(crate) fn retire(&self) {
         self.credits.close();
-        self.over.send_replace(true);
+        self.over.change(|over| *over = true);
     }
 
     /// Asks the engine, somewhat shorter than `limit`. The answer's type follows from the request, as
@@ -162,11 +165,10 @@ impl RemoteEngine {
             return Err(RemoteFault::Lost);
         }
         let left = end.saturating_duration_since(Instant::now());
-        let mut over = self.over.subscribe();
         let called = tokio::select! {
             biased;
             called = self.link.call(method::ENGINE, &body, left) => called,
-            () = async { drop(over.wait_for(|over| *over).await) } => return Err(RemoteFault::Lost),
+            () = self.over.is(|over| *over) => return Err(RemoteFault::Lost),
         };
         match called {
             Ok(answer) => codec::decode(&answer).map_err(refused),
@@ -249,7 +251,7 @@ mod tests {
             is_draining: AtomicBool::new(false),
             checkpoints: None,
             on_checkpoint: None,
-            over: watch::Sender::default(),
+            over: Told::default(),
         };
         (engine, (network, there.unwrap()))
     }

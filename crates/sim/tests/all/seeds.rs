@@ -82,14 +82,14 @@ fn new_seeds_keep_the_invariants() {
     all((0..10).map(|i| first.wrapping_add(i)));
 }
 
-// Broken since files travel by the tree: what they are lent as follows real time now and then.
 #[test]
-#[ignore = "the numbers that files are lent under follow real time"]
 fn si_9_the_same_seed_takes_the_same_course() {
     if asked().is_some() {
         return;
     }
-    for seed in [3, 7, 11, 19] {
+    // Of the last two, learners meet that wait for the same, and the run ends while a sampler takes
+    // weights: it shows who is woken first, and who is told first to end.
+    for seed in [3, 7, 11, 18, 19] {
         assert_eq!(check(seed).hash, check(seed).hash, "seed {seed}");
     }
 }
