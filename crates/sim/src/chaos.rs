@@ -160,6 +160,9 @@ impl Chaos {
     fn sicken(&mut self) {
         let world = self.world.clone();
         let sick = world.scenario.sick;
+        if sick.is_late && world.account.steps() == 0 {
+            return;
+        }
         let machines = world.machines();
         let health = |machine: &Machine| *machine.health.lock().expect("no holder panics");
         let samplers = machines.iter().enumerate().skip(1);

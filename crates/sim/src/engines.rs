@@ -205,7 +205,12 @@ impl Sampler {
             None => {}
         }
         self.place.work().await;
-        Ok(())
+        // A device that is gone takes what it was at with it.
+        match self.ailment() {
+            Some(Ailment::Refuses) => Err(fault()),
+            Some(Ailment::Hangs) => std::future::pending().await,
+            Some(Ailment::Slow | Ailment::Fails(_)) | None => Ok(()),
+        }
     }
 }
 

@@ -95,6 +95,8 @@ pub struct Sick {
     pub at_once: usize,
     /// Whether nothing else goes wrong, so that it is known how long everything may take.
     pub is_alone: bool,
+    /// Whether all are well until training has made a step, and training is long.
+    pub is_late: bool,
     /// Mean time between two that get sick, in milliseconds.
     pub gap_ms: u64,
 }
@@ -109,14 +111,16 @@ impl Sick {
             .count();
         let is_sick = samplers > 0 && machines.len() < 100 && rng.random_bool(0.4);
         let most = (samplers * 2 / 3).max(1);
+        let at_once = match is_sick {
+            true => rng.random_range(1..=most),
+            false => 0,
+        };
+        let is_alone = is_sick && rng.random_bool(0.5);
         Self {
-            at_once: if is_sick {
-                rng.random_range(1..=most)
-            } else {
-                0
-            },
-            is_alone: is_sick && rng.random_bool(0.5),
+            at_once,
+            is_alone,
             gap_ms: between(&mut rng, 1_000, 60_000),
+            is_late: is_alone && rng.random_bool(0.5),
         }
     }
 
@@ -125,6 +129,7 @@ impl Sick {
         Self {
             at_once: 0,
             is_alone: false,
+            is_late: false,
             gap_ms: 60_000,
         }
     }
@@ -185,7 +190,25 @@ impl Scenario {
         };
         match rng.random_bool(0.1) {
             true => scenario.grey(*Ailment::ALL.choose(rng).unwrap_or(&Ailment::Hangs)),
+            false if sick.is_late => scenario.mostly_training(),
             false => scenario,
+        }
+    }
+
+    /// The same with few items and many steps, of which sampling takes most, and every sampler has a part
+    /// in it: one that gets sick is likely to be at something.
+    fn mostly_training(self) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ 0x7a1);
+        let machines = self.machines.iter();
+        let samplers = machines.filter(|roles| roles.contains(&Role::Sampler));
+        Self {
+            states_per_step: 2 * samplers.count(),
+            questions: 4,
+            samples: 2,
+            sample_ms: between(&mut rng, 500, 4000),
+            step_ms: between(&mut rng, 50, 500),
+            steps: self.updates_per_batch * rng.random_range(10..40),
+            ..self
         }
     }
 
