@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// The name of the thread that all of a device's work runs on.
 const DEVICE: &str = "device";
 
-/// How often the thread is looked at.
+/// Pause between looks at the thread.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Time limit for a thread to wait for something, and to be held then.
@@ -27,7 +27,7 @@ const HOLD_LIMIT: Duration = Duration::from_secs(30);
 pub struct Hang {
     /// Closed when it is to go on.
     hold: Option<Sender<()>>,
-    /// Whoever holds a thread has to be a thread, and to stay.
+    /// The thread that holds another one has to live as long.
     holder: Option<JoinHandle<Result<()>>>,
 }
 

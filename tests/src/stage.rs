@@ -337,12 +337,12 @@ impl Stage {
         Ok(())
     }
 
-    /// How many lines a process has logged that hold `text`.
+    /// Number of lines a process has logged that hold `text`.
     pub fn count(&self, name: &str, text: &str) -> usize {
         self.count_lines(name, |line| line.contains(text))
     }
 
-    /// How many lines of a kind a process has logged.
+    /// Number of lines of a kind that a process has logged.
     pub fn count_lines(&self, name: &str, is_one: impl Fn(&str) -> bool) -> usize {
         self.log(name).lines().filter(|line| is_one(line)).count()
     }

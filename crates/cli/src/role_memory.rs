@@ -1,6 +1,6 @@
 //! Memory that the process of each role takes, for whoever has to say so before: Kubernetes, Slurm.
 //!
-//! What lies on the device is counted as `machine_memory` does, which refuses what does not fit there.
+//! Memory of the device is counted as `machine_memory` does, which refuses what does not fit there.
 //! Beside it a node holds weights on their way: those that it gives on, and those that come or are
 //! being made.
 
@@ -44,7 +44,7 @@ impl RoleMemory {
     }
 }
 
-/// What each role of a run takes that works on `items` items, if each has nodes of its own.
+/// The memory of each role of a run on `items` items, if each has nodes of its own.
 pub fn of(config: &Config, spec: &DecoderSpec, items: u64) -> Vec<RoleMemory> {
     let cpu = Device::Cpu;
     let weights = [cpu, Device::Cuda(0)].map(|device| published(config, spec, device));

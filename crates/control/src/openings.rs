@@ -40,7 +40,7 @@ struct Record {
     boot: u64,
     /// Times that its learner hung.
     hangs: u32,
-    /// What is large lies there.
+    /// Models and other large files lie there.
     has_opened: bool,
 }
 

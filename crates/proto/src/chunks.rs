@@ -1,5 +1,5 @@
-//! How weights and files travel: cut into chunks, each with a hash, so that they may come from anybody,
-//! in any order, and be checked one by one.
+//! Weights and files on their way: cut into chunks, each with a hash, so that they may come from
+//! anybody, in any order, and be checked one by one.
 
 use crate::{NodeName, WeightManifest, WeightSnapshot, WeightVersion, codec};
 use serde::{Deserialize, Serialize};
@@ -145,7 +145,7 @@ pub enum WeightAnswer {
     Stuck(SourceFault, String),
 }
 
-/// What is wrong with a node that was to give chunks on.
+/// A fault of a node that was to give chunks on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SourceFault {
     /// It cannot be reached, or not any more.
@@ -156,7 +156,7 @@ pub enum SourceFault {
     Damaged,
 }
 
-/// What it took to get weights or files.
+/// Effort of getting weights or files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pulled {
     /// Bytes that came.

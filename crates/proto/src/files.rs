@@ -1,4 +1,4 @@
-//! How folders travel: all files of one, one behind the other, are cut into chunks as weights are.
+//! Folders on their way: all files of one, one behind the other, are cut into chunks as weights are.
 
 use crate::chunks::{Chunks, Digest, SourceFault};
 use crate::cluster::BlobRef;
@@ -76,11 +76,11 @@ impl FileList {
 pub struct SourceRequest {
     /// [`FileSet::hash`].
     pub hash: Digest,
-    /// What it asks.
+    /// The question.
     pub need: SourceNeed,
 }
 
-/// What a node asks of the way of some files.
+/// A node's question about the way of some files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SourceNeed {
     /// Its source.

@@ -528,7 +528,7 @@ mod tests {
         assert_eq!(breaks(&account), ["SI-11"]);
     }
 
-    /// Who falls ill when the one before is found out costs a step the time of another one.
+    /// A learner that falls ill when the one before is found out costs a step the time of another one.
     #[tokio::test(start_paused = true)]
     async fn si_13_each_that_falls_ill_in_a_step_may_cost_one_limit() {
         let scenario = Scenario::of(1).grey(crate::Ailment::Hangs);

@@ -216,7 +216,7 @@ fn of_kind<'a>(documents: &[Document<'a>], kind: &str) -> Vec<Document<'a>> {
     documents.iter().filter(wanted).copied().collect()
 }
 
-/// What makes pods.
+/// Documents that make pods.
 fn workloads<'a>(documents: &[Document<'a>]) -> Vec<Document<'a>> {
     let mut found = of_kind(documents, "StatefulSet");
     found.extend(of_kind(documents, "Job"));

@@ -70,7 +70,7 @@ pub fn messages(source: &str) -> Vec<String> {
     found
 }
 
-/// What comes before a module of tests.
+/// The part of a source file before its module of tests.
 fn without_tests(source: &str) -> &str {
     let is_tests = |at: &usize| {
         let line = source[*at..].lines().nth(1).unwrap_or_default();

@@ -24,10 +24,10 @@ use transport::{Endpoint, Lane};
 /// Files of a folder, beside a small one.
 const FILES: usize = 3;
 
-/// How often it is looked whether all serve the weights.
+/// Pause between looks whether all serve the weights.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// How many samplers, and how weights are brought to them.
+/// Number of samplers, and of those that each node gives weights to.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Case {
     pub samplers: usize,
@@ -39,30 +39,34 @@ pub struct Case {
 pub struct Rounds {
     /// Until all serve them.
     pub seconds: Vec<f64>,
-    /// What the controller gave.
+    /// Bytes that the controller gave.
     pub given_bytes: Vec<f64>,
 }
 
 /// Publishes made-up weights again and again.
 pub fn spread(job: &Job, case: Case) -> Result<Rounds> {
-    let plan = SpreadPlan {
-        fan_out: case.fan_out,
-        ..SpreadPlan::default()
-    };
-    let mut stage = Stage::set(case.samplers, plan)?;
-    let mut rounds = Rounds::default();
-    for round in 0..=job.rounds {
+    rounds(job, case, |stage, round| {
         let told = stage.publish(made_up(job.bytes, round as u64))?;
-        if round > 0 {
-            rounds.seconds.push(told.seconds);
-            rounds.given_bytes.push(told.given_bytes as f64);
-        }
-    }
-    Ok(rounds)
+        Ok((told.seconds, told.given_bytes))
+    })
 }
 
 /// Has nodes bring a folder of made-up files again and again, as those of a model that is ordered.
 pub fn files(job: &Job, case: Case) -> Result<Rounds> {
+    rounds(job, case, |stage, round| {
+        let folder = tempfile::tempdir()?;
+        write_made_up(folder.path(), job.bytes, round as u64)?;
+        stage.order(folder.path(), round)
+    })
+}
+
+/// Does the same again and again: in so many seconds, and with so many bytes from the controller. The
+/// first time is not counted.
+fn rounds(
+    job: &Job,
+    case: Case,
+    mut once: impl FnMut(&mut Stage, usize) -> Result<(f64, u64)>,
+) -> Result<Rounds> {
     let plan = SpreadPlan {
         fan_out: case.fan_out,
         ..SpreadPlan::default()
@@ -70,9 +74,7 @@ pub fn files(job: &Job, case: Case) -> Result<Rounds> {
     let mut stage = Stage::set(case.samplers, plan)?;
     let mut rounds = Rounds::default();
     for round in 0..=job.rounds {
-        let folder = tempfile::tempdir()?;
-        write_made_up(folder.path(), job.bytes, round as u64)?;
-        let (seconds, given_bytes) = stage.order(folder.path(), round)?;
+        let (seconds, given_bytes) = once(&mut stage, round)?;
         if round > 0 {
             rounds.seconds.push(seconds);
             rounds.given_bytes.push(given_bytes as f64);
@@ -116,7 +118,7 @@ fn made_up(bytes: usize, version: u64) -> WeightSnapshot {
     }
 }
 
-/// What a publication came to.
+/// Figures of one publication.
 pub struct Told {
     pub seconds: f64,
     pub given_bytes: u64,

@@ -81,7 +81,7 @@ pub struct ClusterPlan {
     pub config: String,
     /// The UDP port of all lanes but control.
     pub data_port: u16,
-    /// How weights and files are brought to nodes.
+    /// The way of weights and files to nodes.
     pub weights: SpreadPlan,
     /// Whether nodes that sample or train must compute on a GPU.
     pub requires_gpu: bool,

@@ -93,7 +93,7 @@ pub struct Host {
     given_on: GivenOn,
 }
 
-/// What other nodes can pull: weights, and files that orders named.
+/// Bulk that other nodes can pull: weights, and files that orders named.
 #[derive(Clone, Default)]
 struct GivenOn {
     /// The weights that the sampler serves.
@@ -159,12 +159,12 @@ impl Host {
         }
     }
 
-    /// What other nodes can pull from this one.
+    /// The bulk that other nodes can pull from this one.
     pub(crate) fn given_on(&self) -> Arc<dyn bulk::Source> {
         Arc::new(self.given_on.clone())
     }
 
-    /// What this node gives out.
+    /// The bulk that this node gives to its controller.
     pub(crate) fn blobs(&self) -> &Blobs {
         &self.blobs
     }

@@ -16,17 +16,17 @@ use transport::bulk::{self, PullError};
 /// others are checked.
 pub(super) const STREAMS: usize = 4;
 
-/// How often a chunk that comes damaged is pulled from the controller.
+/// Times that a chunk is pulled from the controller when it comes damaged.
 pub(super) const TRIES: usize = 3;
 
 /// A node that gives nothing for so long is no good source.
 const NODE_STALL: Duration = Duration::from_secs(6);
 
-/// How long another node is kept waiting for what this one does not have yet; it is told then, before
-/// it gives up.
+/// Time for which another node is kept waiting for a chunk that has not come yet. It is told then,
+/// before it gives up.
 pub(super) const KEPT_WAITING: Duration = Duration::from_secs(4);
 
-/// How long another node may take to take a connection.
+/// Time in which another node is to take a connection.
 const DIAL_LIMIT: Duration = Duration::from_secs(5);
 
 const NO_ANSWER: &str = "it gave no answer in time";
@@ -72,7 +72,7 @@ pub(super) struct Giver {
 }
 
 impl Giver {
-    /// Whoever made what is pulled.
+    /// The controller, or a learner: the one that made what is pulled.
     pub(super) fn owner(connection: Arc<dyn Connection>) -> Self {
         Self {
             connection,

@@ -27,7 +27,7 @@ const COUNTS: Duration = Duration::from_secs(580);
 /// Time by which others than the first may be later to say that they could not meet: they all try equally long.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
-/// What becomes of weights as members meet.
+/// Kinds of meetings, by what becomes of weights in them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Meeting {
     /// There is one.

@@ -111,7 +111,7 @@ impl Cluster {
         output(&self.dir.path().join("cluster"), args)
     }
 
-    /// How far the cluster's run, which has ended, is from one in a single process.
+    /// The cluster's run, which has ended, is held against one in a single process.
     pub fn compare(&self, alone: &Results) {
         let found = Results::read(&self.stage.run_folder()).unwrap();
         println!("{}", alone.compare(&found, &self.model).unwrap());
