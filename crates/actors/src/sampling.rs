@@ -3,7 +3,8 @@
 //! - **SA-1 (one result each).** A batch has one result for each request, in order, whichever sampler it
 //!   is from: each request has a seed of its own.
 //! - **SA-2 (nobody holds it up).** What a sampler refuses, does not answer in time, or is lost with goes
-//!   to others; shares follow the samplers' pace. One that is on trial or was slow works on copies.
+//!   to others; shares follow the samplers' pace. One that is on trial or was slow works on copies, and
+//!   so does one that joins while no pace is known.
 //! - **SA-3 (whose fault).** A request that alone fails again and again, on different samplers that answer
 //!   others, ends the batch; samplers that fail are left out, and waited for as long as the run has
 //!   patience.
@@ -169,6 +170,8 @@ struct Batch<'a> {
     busy: BTreeSet<MemberId>,
     took: Vec<Took<Who>>,
     is_dealt: bool,
+    /// Samplers that were there when it was dealt, or were probed since.
+    known: BTreeSet<MemberId>,
 }
 
 impl<'a> Batch<'a> {
@@ -182,6 +185,7 @@ impl<'a> Batch<'a> {
             busy: BTreeSet::new(),
             took: Vec::new(),
             is_dealt: false,
+            known: BTreeSet::new(),
         }
     }
 
@@ -194,6 +198,7 @@ impl<'a> Batch<'a> {
                 true => self.give(),
                 false => self.deal(),
             }
+            self.probe_arrivals();
             if self.is_dealt && self.waiting.is_empty() && self.calls.is_empty() {
                 break;
             }
@@ -214,7 +219,7 @@ impl<'a> Batch<'a> {
             samplers.arrival(until).await;
             return Ok(());
         }
-        let is_waiting = !self.waiting.is_empty();
+        let is_waiting = !self.waiting.is_empty() || samplers.vitals.is_unmeasured();
         let ended = tokio::select! {
             biased;
             ended = self.calls.next() => ended,
@@ -230,6 +235,7 @@ impl<'a> Batch<'a> {
     /// there is nobody else.
     fn deal(&mut self) {
         let idle = self.fleet.samplers.idle();
+        self.known.extend(idle.iter().map(|(id, ..)| *id));
         let (on_trial, trusted): (Vec<_>, Vec<_>) =
             idle.into_iter().partition(|(.., trial)| *trial);
         let count = self.requests.len();
@@ -263,6 +269,19 @@ impl<'a> Batch<'a> {
         // Which request it is does not matter: another sampler works on it too.
         for (i, (id, who, _)) in on_trial.iter().chain(probed).enumerate() {
             self.probe(*id, who.clone(), i % count);
+        }
+    }
+
+    /// As long as no pace is known, those that join are probed: the ones that are asked may hang, and
+    /// would be given up by the limit of an unknown pace alone.
+    fn probe_arrivals(&mut self) {
+        if !self.is_dealt || !self.fleet.samplers.vitals.is_unmeasured() {
+            return;
+        }
+        for (id, who, _) in self.fleet.samplers.idle() {
+            if self.known.insert(id) {
+                self.probe(id, who, 0);
+            }
         }
     }
 

@@ -69,6 +69,12 @@ fn seeds_in_which_learners_that_are_half_there_broke_a_bound_once_keep_it() {
 }
 
 #[test]
+fn seeds_in_which_the_first_sampler_hung_before_a_pace_was_known_keep_the_bound() {
+    // The others joined while it was at the first batch, and had nothing to do.
+    all([501429, 502117].into_iter());
+}
+
+#[test]
 fn more_fixed_seeds_keep_the_invariants() {
     all(20..40);
 }
