@@ -9,7 +9,7 @@
 //!   weights they belong to; one that joins is given these first.
 //! - **PU-4 (who refuses is left out).** A sampler that refuses weights, or does not take them in time, is
 //!   left out as one that is sick: its engine is opened again, and then it is brought to the newest. The
-//!   time follows what others took for as many bytes.
+//!   time follows what others took for as many bytes, and how long a call may take that it ends first.
 
 use crate::fleet::{Fleet, FleetError};
 use crate::newest::Serves;
@@ -387,6 +387,27 @@ mod tests {
                 "{sick:?}"
             );
         }
+    }
+
+    /// PU-4: one that is slow may be at a copy of a request, for which nobody waits.
+    #[tokio::test(start_paused = true)]
+    async fn a_sampler_that_first_ends_a_long_call_is_not_taken_for_sick() {
+        let (fleet, sick) = fleet_with_quarantine();
+        let slow = Slow::of([1, 600, 1]);
+        let (slow, _) = Actor::spawn(None, slow, Log::default()).await.unwrap();
+        let (quick, _) = sampler(1).await;
+        fleet.samplers.insert(slow, node(0), false);
+        fleet.samplers.insert(quick, node(1), false);
+        fleet.publish(weights(1)).await.unwrap();
+        // 64 tokens of a call may take it 640 s.
+        fleet.samplers.vitals.asks(64);
+        let took = Duration::from_secs(100);
+        fleet.samplers.vitals.took(&node(0), 10, took);
+        fleet.publish(weights(2)).await.unwrap();
+        assert_eq!(fleet.sampler_count(), 1);
+        tokio::time::sleep(Duration::from_secs(700)).await;
+        assert_eq!(fleet.sampler_count(), 2);
+        assert!(sick.lock().unwrap().is_empty());
     }
 
     /// PU-4: the first weights come whole, and maybe over a path that is slower.

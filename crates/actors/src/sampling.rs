@@ -56,6 +56,7 @@ impl Fleet {
         let tokens = requests.iter().map(|request| request.params.max_tokens);
         let tokens = tokens.max().unwrap_or(0);
         let vitals = &self.samplers.vitals;
+        vitals.asks(tokens);
         let word = |answer: &Result<Generated, EngineError>| match check(answer, &requests) {
             Ok(()) => Word::Well,
             Err(error) => Word::Sick(error.to_string()),

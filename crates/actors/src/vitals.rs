@@ -81,6 +81,8 @@ struct State {
     shares: Shares<Who>,
     /// Of new weights, by their bytes.
     deliveries: control::replicas::Pace,
+    /// The most tokens that a call was to sample at most.
+    longest_call: u32,
     /// Of the wait for a working member, while there is none.
     without: Option<Reminder>,
     /// Members of this process that come back.
@@ -117,6 +119,7 @@ impl Vitals {
                 pace: Pace::new(pace),
                 shares: Shares::default(),
                 deliveries: control::replicas::Pace::default(),
+                longest_call: 0,
                 without: Some(Reminder::new(0)),
                 own_patients: BTreeSet::new(),
                 reason: String::new(),
@@ -261,6 +264,12 @@ impl Vitals {
         self.state().pace.slowest_ms().is_none()
     }
 
+    /// A call is to sample up to `tokens` tokens.
+    pub(crate) fn asks(&self, tokens: u32) {
+        let mut state = self.state();
+        state.longest_call = state.longest_call.max(tokens);
+    }
+
     /// A call whose longest continuation has `tokens` took so long.
     pub(crate) fn took(&self, who: &Who, tokens: usize, took: Duration) {
         let ms = took.as_millis() as u64;
@@ -273,11 +282,19 @@ impl Vitals {
         self.state().deliveries.done(ms, bytes as u64);
     }
 
-    /// Time limit of the delivery of so many bytes of weights, by what is known now.
+    /// Time limit of the delivery of so many bytes of weights, by what is known now. A sampler first ends
+    /// what it is at: a copy of a request may take a slow one long, and nobody waits for it.
     pub(crate) fn delivery_limit(&self, bytes: usize, is_first: bool) -> Duration {
         let longest = LONGEST_DELIVERY.as_millis() as u64;
-        let limit = self.state().deliveries.limit_ms(bytes as u64, longest);
+        let state = self.state();
+        let limit = state.deliveries.limit_ms(bytes as u64, longest);
+        let call = match state.longest_call {
+            0 => 0,
+            tokens => state.pace.limit_ms(tokens),
+        };
+        drop(state);
         let limit = Duration::from_millis(limit).saturating_mul(DELIVERY_FACTOR);
+        let limit = limit.saturating_add(Duration::from_millis(call));
         let more = if is_first {
             FIRST_DELIVERY
         } else {
