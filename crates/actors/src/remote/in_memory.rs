@@ -16,7 +16,7 @@ pub(super) const SIZE: u32 = 1000;
 pub(super) const CHUNKS: usize = 20;
 
 pub(super) fn name(text: &str) -> NodeName {
-    text.parse().unwrap()
+    text.parse().expect("tests give good names")
 }
 
 pub(super) fn identity(text: &str) -> Identity {
